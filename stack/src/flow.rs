@@ -1,0 +1,404 @@
+//! A flow: one TCP connection with its 4-tuple, its path, its timers and its owner.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::errno::Error;
+use crate::limits;
+use crate::options::Options;
+use crate::path::{Class, PathId};
+use crate::shard::{KeyedHash, SocketId, Stack};
+use crate::slab::key;
+use crate::tcp::{Connection, State};
+use crate::time::Instant;
+
+key! {
+    /// Names a flow; stale names are recognised.
+    pub(crate) FlowId
+}
+
+/// Both ends of a connection, seen from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Tuple {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+}
+
+/// Who drives a connection: the descriptor and the flow are separate things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Socket(SocketId),
+    /// The connection waits in a listener's backlog.
+    Backlog(SocketId),
+    /// The program has closed it; the stack brings it to its end.
+    Orphan,
+}
+
+pub(crate) struct Flow {
+    pub(crate) tuple: Tuple,
+    pub(crate) path: PathId,
+    pub(crate) connection: Connection,
+    pub(crate) owner: Owner,
+    pub(crate) error: Option<Error>,
+    /// Whether the flow is in its path's queue.
+    pub(crate) dirty: bool,
+    /// Bytes that it may still send before the next flow has its turn.
+    pub(crate) deficit: usize,
+    pub(crate) state: State,
+    pub(crate) reset_seen: bool,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    /// The next sequence numbers in both directions, as last seen on the wire.
+    pub(crate) send_next: u32,
+    pub(crate) receive_next: u32,
+    /// When the peer last answered, or when there began to be something to answer.
+    pub(crate) progress_at: Instant,
+    pub(crate) user_timeout: Duration,
+    /// The earliest timer in the heap that is still meant.
+    wake: Option<Instant>,
+    /// How far the flow's clock runs ahead of the stack's: a replaced path resumes it at once.
+    clock_offset: Duration,
+}
+
+impl Flow {
+    pub(crate) fn new(now: Instant, tuple: Tuple, path: PathId, connection: Connection, owner: Owner) -> Self {
+        let state = connection.state();
+        Self {
+            tuple,
+            path,
+            connection,
+            owner,
+            error: None,
+            dirty: false,
+            deficit: 0,
+            state,
+            reset_seen: false,
+            sent_bytes: 0,
+            received_bytes: 0,
+            send_next: 0,
+            receive_next: 0,
+            progress_at: now,
+            user_timeout: limits::USER_TIMEOUT,
+            wake: None,
+            clock_offset: Duration::ZERO,
+        }
+    }
+
+    /// The time on the flow's own clock.
+    pub(crate) fn clock(&self, now: Instant) -> Instant {
+        now + self.clock_offset
+    }
+
+    /// A flow starts among the small ones and leaves them once, when it has moved much.
+    pub(crate) fn class(&self) -> Class {
+        if self.sent_bytes > limits::BULK_AFTER { Class::Bulk } else { Class::Interactive }
+    }
+
+    /// When the stack gives the connection up, and with which error.
+    fn deadline(&self) -> Option<Instant> {
+        let timeout = match self.state {
+            State::SynSent => limits::CONNECT_TIMEOUT.min(self.user_timeout),
+            State::SynReceived => limits::SYN_RECEIVED_TIMEOUT,
+            State::FinWait2 if self.owner == Owner::Orphan => limits::FIN_WAIT_2_TIMEOUT,
+            State::FinWait1 | State::Closing | State::LastAck => self.user_timeout,
+            _ if self.connection.send_queue() > 0 => self.user_timeout,
+            _ => return None,
+        };
+        Some(self.progress_at + timeout)
+    }
+}
+
+/// What is left of a connection in TIME-WAIT: 40 bytes or so, no socket (RFC 9293, section 3.6).
+struct Rest {
+    send_next: u32,
+    receive_next: u32,
+}
+
+/// The connections in TIME-WAIT.
+pub(crate) struct TimeWait {
+    rests: HashMap<Tuple, Rest, KeyedHash>,
+    order: VecDeque<(Instant, Tuple)>,
+}
+
+impl TimeWait {
+    pub(crate) fn new(hash: KeyedHash) -> Self {
+        Self { rests: HashMap::with_hasher(hash), order: VecDeque::new() }
+    }
+
+    fn insert(&mut self, now: Instant, tuple: Tuple, rest: Rest) {
+        if self.order.len() >= limits::TIME_WAIT_MAX
+            && let Some((_, oldest)) = self.order.pop_front()
+        {
+            self.rests.remove(&oldest);
+        }
+        self.rests.insert(tuple, rest);
+        self.order.push_back((now + limits::TIME_WAIT, tuple));
+    }
+
+    pub(crate) fn contains(&self, tuple: &Tuple) -> bool {
+        self.rests.contains_key(tuple)
+    }
+
+    /// Returns the sequence numbers that answer a late segment.
+    pub(crate) fn numbers(&self, tuple: &Tuple) -> Option<(u32, u32)> {
+        self.rests.get(tuple).map(|rest| (rest.send_next, rest.receive_next))
+    }
+
+    pub(crate) fn remove(&mut self, tuple: &Tuple) {
+        self.rests.remove(tuple);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some((at, tuple)) = self.order.front()
+            && *at <= now
+        {
+            self.rests.remove(tuple);
+            self.order.pop_front();
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.order.front().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rests.len()
+    }
+}
+
+impl Stack {
+    pub(crate) fn insert_flow(&mut self, flow: Flow) -> FlowId {
+        let (tuple, path) = (flow.tuple, flow.path);
+        let id = self.flows.insert(flow);
+        self.tuples.insert(tuple, id);
+        if let Some(path) = self.paths.get_mut(path) {
+            path.flow_count += 1;
+        }
+        id
+    }
+
+    /// Takes a flow out of everything that knows it.
+    pub(crate) fn remove_flow(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.remove(id) else {
+            return;
+        };
+        if self.tuples.get(&flow.tuple) == Some(&id) {
+            self.tuples.remove(&flow.tuple);
+        }
+        if flow.owner == Owner::Orphan {
+            self.orphans -= 1;
+        }
+        if let Some(path) = self.paths.get_mut(flow.path) {
+            path.flow_count -= 1;
+        }
+    }
+
+    /// Puts a flow into its path's queue of flows to be served.
+    pub(crate) fn mark_dirty(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let path = flow.path;
+        if !flow.dirty {
+            flow.dirty = true;
+            flow.deficit = limits::QUANTUM;
+            if let Some(path) = self.paths.get_mut(path) {
+                path.dirty.push_back(id);
+            }
+        }
+        self.queue_path(path);
+    }
+
+    /// Sets what options say about a connection.
+    pub(crate) fn apply_options(&mut self, id: FlowId, options: &Options) {
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.connection.set_nagle(!options.no_delay);
+            flow.connection.set_keep_alive(options.keep_alive);
+            flow.connection.set_hop_limit(options.hop_limit);
+            flow.user_timeout = options.user_timeout.unwrap_or(limits::USER_TIMEOUT);
+        }
+    }
+
+    /// Sets the timer of a flow that has nothing more to send now.
+    pub(crate) fn schedule(&mut self, now: Instant, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Some(path) = self.paths.get(flow.path) else {
+            return;
+        };
+        let clock = flow.clock(now);
+        let at = match flow.state {
+            // Its record, not the engine, keeps TIME-WAIT; the engine would clear unread data.
+            State::TimeWait => None,
+            _ => flow.connection.poll_at(&mut self.engine, path.wire, clock),
+        };
+        // The engine may want a turn that it cannot use now: it gets one a little later, not at once.
+        let at = at.map(|at| if at <= clock { now + limits::ACK_DELAY } else { now + (at - clock) });
+        let wake = [at, flow.deadline()].into_iter().flatten().min();
+        if let Some(wake) = wake
+            && flow.wake.is_none_or(|known| wake < known)
+        {
+            flow.wake = Some(wake);
+            self.timers.push(Reverse((wake, id)));
+        }
+    }
+
+    /// Returns when [`Stack::handle_timeout`] has to be called; it may be called earlier.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let flow = self.timers.peek().map(|Reverse((at, _))| *at);
+        [flow, self.time_wait.poll_timeout(), self.reassembly.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Lets time pass: retransmissions, probes, delayed acknowledgements and the ends of waiting.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.time_wait.expire(now);
+        for _ in 0..self.reassembly.expire(now) {
+            self.count_drop(crate::packet::DropReason::Reassembly);
+        }
+        while let Some(Reverse((at, id))) = self.timers.peek().copied()
+            && at <= now
+        {
+            self.timers.pop();
+            let Some(flow) = self.flows.get_mut(id) else {
+                continue;
+            };
+            if flow.wake != Some(at) {
+                continue;
+            }
+            flow.wake = None;
+            if flow.deadline().is_some_and(|deadline| deadline <= now) {
+                self.give_up(now, id);
+            } else {
+                self.mark_dirty(id);
+                // A path without room or link serves nothing, but deadlines go on.
+                self.schedule_deadline(now, id);
+            }
+        }
+    }
+
+    fn schedule_deadline(&mut self, now: Instant, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        if let Some(deadline) = flow.deadline() {
+            let wake = deadline.max(now + limits::ACK_DELAY);
+            flow.wake = Some(wake);
+            self.timers.push(Reverse((wake, id)));
+        }
+    }
+
+    /// Ends a connection whose peer did not answer in time.
+    fn give_up(&mut self, now: Instant, id: FlowId) {
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.error.get_or_insert(Error::TimedOut);
+        }
+        self.abort_flow(now, id);
+    }
+
+    /// Aborts a connection: a reset leaves if the peer can know of it.
+    pub(crate) fn abort_flow(&mut self, now: Instant, id: FlowId) {
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.connection.abort();
+            self.mark_dirty(id);
+            self.after_change(now, id);
+        }
+    }
+
+    /// Ends a connection without a word to the peer, with the error that its program will see.
+    pub(crate) fn fail_flow(&mut self, now: Instant, id: FlowId, error: Error) {
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.error.get_or_insert(error);
+            flow.connection.abort();
+            flow.reset_seen = true;
+            self.tuples.remove(&flow.tuple);
+            self.after_change(now, id);
+        }
+    }
+
+    /// Acts on a change of a connection's state; every entry into the engine ends here.
+    pub(crate) fn after_change(&mut self, now: Instant, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let (before, state) = (flow.state, flow.connection.state());
+        flow.state = state;
+        if before != state {
+            flow.progress_at = now;
+            self.after_transition(now, id, before, state);
+        }
+        let Some(flow) = self.flows.get(id) else {
+            return;
+        };
+        match flow.owner {
+            Owner::Socket(socket) => self.mark_ready(socket),
+            Owner::Orphan if self.is_over(id) => self.bury(now, id),
+            Owner::Backlog(_) | Owner::Orphan => {}
+        }
+    }
+
+    fn after_transition(&mut self, now: Instant, id: FlowId, before: State, state: State) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        // The engine puts a passive connection that was reset back into LISTEN.
+        let ended = matches!(state, State::Closed | State::Listen);
+        if ended && flow.error.is_none() && flow.reset_seen {
+            let refused = before == State::SynSent;
+            flow.error = Some(if refused { Error::ConnectionRefused } else { Error::ConnectionReset });
+        }
+        if let Owner::Backlog(listener) = flow.owner {
+            if ended {
+                flow.owner = Owner::Orphan;
+                self.orphans += 1;
+                self.passive_ended(now, id, listener, before == State::SynReceived);
+            } else if before == State::SynReceived {
+                self.passive_established(id, listener);
+            }
+        }
+    }
+
+    /// Whether nothing more has to be sent or awaited for a connection that no program holds.
+    pub(crate) fn is_over(&self, id: FlowId) -> bool {
+        self.flows.get(id).is_some_and(|flow| match flow.state {
+            State::Closed => flow.reset_seen || !flow.connection.owes_reset(),
+            State::Listen => true,
+            State::TimeWait => !flow.dirty,
+            _ => false,
+        })
+    }
+
+    /// Removes a connection that is over, leaving a record where TIME-WAIT asks for one.
+    pub(crate) fn bury(&mut self, now: Instant, id: FlowId) {
+        if let Some(flow) = self.flows.get(id)
+            && flow.state == State::TimeWait
+        {
+            let rest = Rest { send_next: flow.send_next, receive_next: flow.receive_next };
+            self.time_wait.insert(now, flow.tuple, rest);
+        }
+        self.remove_flow(id);
+    }
+
+    /// Lets a flow go on at once instead of at its next retransmission.
+    pub(crate) fn resume(&mut self, now: Instant, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Some(path) = self.paths.get(flow.path) else {
+            return;
+        };
+        let clock = flow.clock(now);
+        let at = flow.connection.poll_at(&mut self.engine, path.wire, clock);
+        // Only what waits for an answer is brought forward; a keep-alive is not.
+        if let Some(at) = at
+            && at > clock
+            && (flow.connection.send_queue() > 0 || !matches!(flow.state, State::Established | State::CloseWait))
+        {
+            flow.clock_offset += at - clock;
+        }
+        flow.progress_at = now;
+        self.mark_dirty(id);
+    }
+}

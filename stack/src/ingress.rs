@@ -1,0 +1,167 @@
+//! Packets in: checked, demultiplexed by 4-tuple, handed to exactly one flow or socket.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::flow::{FlowId, Tuple};
+use crate::limits;
+use crate::packet::{self, DropReason, Packet, Segment};
+use crate::path::{Class, PathId};
+use crate::ports::Space;
+use crate::shard::Stack;
+use crate::stream::Role;
+use crate::time::Instant;
+
+impl Stack {
+    /// Takes in one IP packet that arrived over `path`. The caller has checked that its source belongs to
+    /// that peer.
+    ///
+    /// # Errors
+    /// The reason why it was dropped, which has been counted.
+    pub fn handle_packet(&mut self, now: Instant, path: PathId, bytes: &[u8]) -> Result<(), DropReason> {
+        let result = self.dispatch(now, path, bytes);
+        if let Err(reason) = result {
+            self.count_drop(reason);
+        }
+        result
+    }
+
+    fn dispatch(&mut self, now: Instant, path: PathId, bytes: &[u8]) -> Result<(), DropReason> {
+        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
+        let packet = Packet::parse(bytes, verify)?;
+        let from_outside = path != self.loopback();
+        if !self.is_own(packet.destination) || (from_outside && packet.destination.is_loopback()) {
+            return Err(DropReason::NotOurs);
+        }
+        // RFC 1122, section 3.2.1.3: what can be no host's address is no source.
+        if is_martian(packet.source) || (from_outside && self.is_own(packet.source)) {
+            return Err(DropReason::Malformed);
+        }
+        if packet.fragment.is_some() {
+            let Some(payload) = self.reassembly.add(now, &packet)? else {
+                return Ok(());
+            };
+            let whole = Packet { payload: &payload, fragment: None, ..packet };
+            return match whole.protocol {
+                packet::PROTOCOL_UDP => self.take_udp(path, &whole),
+                packet::PROTOCOL_ICMP | packet::PROTOCOL_ICMPV6 => self.take_icmp(now, path, &whole),
+                // A TCP sender that knows the MTU does not fragment.
+                _ => Err(DropReason::Protocol),
+            };
+        }
+        match packet.protocol {
+            packet::PROTOCOL_TCP => self.take_tcp(now, path, &packet),
+            packet::PROTOCOL_UDP => self.take_udp(path, &packet),
+            packet::PROTOCOL_ICMP | packet::PROTOCOL_ICMPV6 => self.take_icmp(now, path, &packet),
+            _ => Err(DropReason::Protocol),
+        }
+    }
+
+    fn take_tcp(&mut self, now: Instant, path: PathId, packet: &Packet<'_>) -> Result<(), DropReason> {
+        let segment = Segment::parse(packet.payload).ok_or(DropReason::Malformed)?;
+        let (source, destination) = packet.ports().ok_or(DropReason::Malformed)?;
+        if source == 0 || destination == 0 {
+            return Err(DropReason::Malformed);
+        }
+        let tuple = Tuple {
+            local: SocketAddr::new(packet.destination, destination),
+            remote: SocketAddr::new(packet.source, source),
+        };
+        if let Some(flow) = self.tuples.get(&tuple).copied() {
+            return self.take_segment(now, path, flow, packet, &segment);
+        }
+        if let Some((send_next, receive_next)) = self.time_wait.numbers(&tuple) {
+            let newer = segment.syn && !segment.ack && (segment.sequence.wrapping_sub(receive_next) as i32) > 0;
+            if !newer {
+                return self.answer_late(path, tuple, &segment, (send_next, receive_next));
+            }
+            self.time_wait.remove(&tuple);
+        }
+        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
+        let sum = || packet::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload);
+        if verify && sum() != 0 {
+            return Err(DropReason::Checksum);
+        }
+        if segment.syn && !segment.ack && !segment.rst {
+            let listening =
+                |stack: &Stack, id| matches!(stack.sockets.get(id).map(|s| &s.role), Some(Role::Listening(_)));
+            let suits = |binding: &crate::ports::Binding| listening(self, binding.socket);
+            if let Some(listener) = self.ports.lookup(Space::Tcp, tuple.local, suits) {
+                return self.take_syn(now, path, listener, tuple, packet.bytes);
+            }
+        }
+        if !segment.rst {
+            let reset = packet::reset_for(tuple.local, tuple.remote, &segment);
+            self.reply(path, Class::Interactive, reset);
+        }
+        Err(DropReason::NoSocket)
+    }
+
+    fn take_segment(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        id: FlowId,
+        packet: &Packet<'_>,
+        segment: &Segment,
+    ) -> Result<(), DropReason> {
+        let flow = self.flows.get_mut(id).ok_or(DropReason::NoSocket)?;
+        if flow.path != path {
+            return Err(DropReason::WrongPath);
+        }
+        let wire = self.paths.get(path).ok_or(DropReason::PathLost)?.wire;
+        let clock = flow.clock(now);
+        let mut reply = std::mem::take(&mut self.scratch);
+        reply.clear();
+        let queued = flow.connection.recv_queue();
+        flow.reset_seen = segment.rst;
+        flow.connection.take_in(&mut self.engine, wire, clock, packet.bytes, &mut reply);
+        flow.received_bytes += flow.connection.recv_queue().saturating_sub(queued) as u64;
+        flow.progress_at = now;
+        let class = flow.class();
+        if !reply.is_empty() {
+            if let Some(written) = packet::written_segment(&reply) {
+                flow.receive_next = written.acknowledgement;
+            }
+            self.reply(path, class, reply.clone());
+        }
+        self.scratch = reply;
+        self.mark_dirty(id);
+        self.after_change(now, id);
+        Ok(())
+    }
+
+    /// Answers a segment for a connection in TIME-WAIT (RFC 9293, section 3.10.7.4); resets are ignored
+    /// (RFC 1337).
+    fn answer_late(
+        &mut self,
+        path: PathId,
+        tuple: Tuple,
+        segment: &Segment,
+        (send_next, receive_next): (u32, u32),
+    ) -> Result<(), DropReason> {
+        if segment.rst || (segment.payload_len == 0 && !segment.fin && !segment.syn) {
+            return Ok(());
+        }
+        let answer = packet::acknowledgement(tuple.local, tuple.remote, send_next, receive_next);
+        self.reply(path, Class::Interactive, answer);
+        Ok(())
+    }
+
+    /// Queues an answer to something taken in; the queue is short, and what exceeds it is dropped.
+    pub(crate) fn reply(&mut self, path: PathId, class: Class, bytes: Vec<u8>) {
+        let Some(entry) = self.paths.get_mut(path) else {
+            return;
+        };
+        if entry.replies.len() >= limits::REPLY_QUEUE_LEN_MAX {
+            self.count_drop(DropReason::ReplyQueueFull);
+            return;
+        }
+        entry.replies.push_back((class, bytes));
+        self.queue_path(path);
+    }
+}
+
+fn is_martian(source: IpAddr) -> bool {
+    let broadcast = matches!(source, IpAddr::V4(v4) if v4.is_broadcast());
+    source.is_unspecified() || source.is_multicast() || broadcast
+}

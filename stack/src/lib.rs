@@ -1,0 +1,66 @@
+//! A TCP/UDP/ICMP stack in user space: what happens with this packet, now?
+//!
+//! No I/O, no clock, no threads, no randomness of its own. The caller hands in packets, the time and a
+//! seed; it takes out packets, deadlines and events:
+//!
+//! ```
+//! use unisockets_stack::{Event, Family, Instant, Kind, Room, Stack};
+//!
+//! let mut stack = Stack::new(7);
+//! let now = Instant::ZERO;
+//! let listener = stack.socket(Kind::Tcp, Family::V4).unwrap();
+//! stack.bind(listener, "127.0.0.1:80".parse().unwrap()).unwrap();
+//! stack.listen(listener, 8).unwrap();
+//! let client = stack.socket(Kind::Tcp, Family::V4).unwrap();
+//! let _in_progress = stack.connect(now, client, "127.0.0.1:80".parse().unwrap());
+//!
+//! // The caller's whole loop: what a path gives goes out, what comes in is handed over.
+//! let room = Room { stream: 1 << 20, datagram: 1 << 20 };
+//! let mut packet = Vec::new();
+//! while let Some(path) = stack.poll_path() {
+//!     while stack.poll_packet(now, path, room, &mut packet).is_some() {
+//!         stack.handle_packet(now, path, &packet).unwrap();
+//!         packet.clear();
+//!     }
+//! }
+//! assert_eq!(stack.poll_event(), Some(Event::Ready(client)));
+//! assert!(stack.accept(now, listener).is_ok());
+//! ```
+//!
+//! TCP's state machine is smoltcp's, one socket set per connection; everything around it is here:
+//! demultiplexing, timers, backlogs, orphans, TIME-WAIT, UDP, ICMP, ports, fragments, fairness.
+//! A **path** is the stack's name for the link to a peer.
+
+mod egress;
+mod errno;
+mod flow;
+mod fragments;
+mod icmp;
+mod ingress;
+mod limits;
+mod listener;
+mod options;
+mod packet;
+mod path;
+mod paths;
+mod ports;
+mod readiness;
+mod shard;
+mod slab;
+mod stream;
+mod tcp;
+mod time;
+mod udp;
+
+pub use errno::Error;
+pub use limits::{DATAGRAM_LEN_MAX, MTU_MIN, PACKET_LEN_MAX};
+pub use options::{Options, SocketOption};
+pub use packet::DropReason;
+pub use path::{Class, PathConfig, PathId, Room};
+pub use paths::PathEnd;
+pub use readiness::Readiness;
+pub use shard::{Event, Family, Kind, Prefix, SocketId, Stack};
+pub use stream::{Shutdown, SocketInfo, StreamInfo};
+pub use tcp::State;
+pub use time::Instant;
+pub use udp::Received;

@@ -1,0 +1,69 @@
+//! Every limit of the stack, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Largest IP packet on any path, in bytes: the IPv4 total length field has 16 bits.
+pub const PACKET_LEN_MAX: usize = 65_535;
+/// Largest UDP payload over IPv4, in bytes (65,535 less both headers).
+pub const DATAGRAM_LEN_MAX: usize = 65_507;
+/// MTU of the loopback path, in bytes.
+pub const LOOPBACK_MTU: usize = 65_535;
+/// Smallest MTU of a path, in bytes: what IPv6 requires (RFC 8200, section 5).
+pub const MTU_MIN: usize = 1_280;
+/// Answers (ACK, RST, echo) that wait per path while it has no room, in packets: taking packets in
+/// must never wait for sending.
+pub(crate) const REPLY_QUEUE_LEN_MAX: usize = 64;
+/// Datagrams that wait per path, in bytes; what does not fit is `EAGAIN` for the sender.
+pub(crate) const DATAGRAM_QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// The same while the peer is still being looked up and dialled.
+pub(crate) const PENDING_QUEUE_BYTES_MAX: usize = 64 * 1024 + 1_024;
+/// Received datagrams that wait per socket, in bytes; the rest is dropped and counted.
+pub(crate) const UDP_RECEIVE_BYTES_DEFAULT: usize = 1024 * 1024;
+/// Bytes that one waiting datagram is charged above its payload, so that empty ones are bounded too.
+pub(crate) const DATAGRAM_OVERHEAD: usize = 128;
+/// Receive and send buffer of a TCP connection, in bytes: bounds the speed at distance.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) const TCP_BUFFER_DEFAULT: usize = 1024 * 1024;
+/// The same where memory is dear.
+#[cfg(target_family = "wasm")]
+pub(crate) const TCP_BUFFER_DEFAULT: usize = 256 * 1024;
+/// Smallest and largest buffer that an option may ask for, in bytes.
+pub(crate) const BUFFER_MIN: usize = 4 * 1024;
+/// See [`BUFFER_MIN`].
+pub(crate) const BUFFER_MAX: usize = 4 * 1024 * 1024;
+/// Sockets per stack.
+pub(crate) const SOCKETS_MAX: usize = 65_536;
+/// TCP connections per stack, those in backlogs and orphans included.
+pub(crate) const FLOWS_MAX: usize = 65_536;
+/// Connections whose program has closed them, still being brought to their end.
+pub(crate) const ORPHANS_MAX: usize = 8_192;
+/// Connections in TIME-WAIT; the oldest makes room.
+pub(crate) const TIME_WAIT_MAX: usize = 16_384;
+/// Largest backlog of a listener (SOMAXCONN of Linux).
+pub(crate) const BACKLOG_MAX: usize = 4_096;
+/// Paths per stack.
+pub(crate) const PATHS_MAX: usize = 16_384;
+/// Incomplete datagrams under reassembly per stack.
+pub(crate) const REASSEMBLY_LEN_MAX: usize = 64;
+/// Bytes held by incomplete datagrams per stack.
+pub(crate) const REASSEMBLY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Fragments of one datagram: 65,535 bytes at the smallest MTU need 53.
+pub(crate) const FRAGMENTS_MAX: usize = 64;
+/// How long fragments wait for the rest (RFC 8200, section 4.5 says 60 s; a link is faster).
+pub(crate) const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection attempt lasts (six SYNs of Linux: 127 s).
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
+/// How long data may stay unacknowledged (tcp_retries2 of Linux: about 15 minutes).
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(924);
+/// How long an orphan waits in FIN-WAIT-2 (tcp_fin_timeout of Linux).
+pub(crate) const FIN_WAIT_2_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a half-open passive connection lasts (five SYN|ACKs of Linux: 63 s).
+pub(crate) const SYN_RECEIVED_TIMEOUT: Duration = Duration::from_secs(63);
+/// How long TIME-WAIT lasts (TCP_TIMEWAIT_LEN of Linux).
+pub(crate) const TIME_WAIT: Duration = Duration::from_secs(60);
+/// Longest delay of an acknowledgement: short, because a link's round trip is short.
+pub(crate) const ACK_DELAY: Duration = Duration::from_millis(2);
+/// Bytes that a flow may send before the next flow of the path has its turn.
+pub(crate) const QUANTUM: usize = 64 * 1024;
+/// Sent bytes after which a flow leaves the lane for small transfers.
+pub(crate) const BULK_AFTER: u64 = 256 * 1024;

@@ -1,0 +1,185 @@
+//! What the outside says about paths: opened, up, writable, lost, replaced, ended.
+
+use std::net::IpAddr;
+
+use crate::errno::Error;
+use crate::flow::FlowId;
+use crate::limits;
+use crate::packet::DropReason;
+use crate::path::{Path, PathConfig, PathId, PathState};
+use crate::shard::Stack;
+use crate::stream::Role;
+use crate::time::Instant;
+
+/// Why a path ended for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathEnd {
+    /// The peer left or restarted: its connections are gone (ECONNRESET).
+    Reset,
+    /// The peer cannot be reached, or nobody has the address (EHOSTUNREACH).
+    Unreachable,
+}
+
+impl Stack {
+    /// Opens a path to a peer that linked to us before we sent anything to it.
+    ///
+    /// # Errors
+    /// [`Error::NoBuffers`] at the limit of 16,384 paths.
+    pub fn open_path(&mut self, config: PathConfig) -> Result<PathId, Error> {
+        if self.paths.len() >= limits::PATHS_MAX {
+            return Err(Error::NoBuffers);
+        }
+        Ok(self.paths.insert(Path::new(config, PathState::Pending)))
+    }
+
+    /// Returns the path that an address is routed over, if there is one.
+    pub fn route(&self, address: IpAddr) -> Option<PathId> {
+        self.routes.get(&address).copied()
+    }
+
+    /// Routes an address over a path. What waited on another path for the same address moves there.
+    pub fn add_route(&mut self, now: Instant, address: IpAddr, path: PathId) {
+        let Some(before) = self.routes.insert(address, path) else {
+            return;
+        };
+        if before == path {
+            return;
+        }
+        let moves = |flow: &crate::flow::Flow| flow.path == before && flow.tuple.remote.ip() == address;
+        let flows: Vec<FlowId> = self.flows.iter().filter(|(_, flow)| moves(flow)).map(|(id, _)| id).collect();
+        for id in flows {
+            self.move_flow(id, path);
+        }
+        let Some(old) = self.paths.get_mut(before) else {
+            return;
+        };
+        let datagrams = std::mem::take(&mut old.datagrams);
+        let waiters = std::mem::take(&mut old.waiters);
+        old.datagram_bytes = 0;
+        if let Some(new) = self.paths.get_mut(path) {
+            for datagram in datagrams {
+                new.datagram_bytes += datagram.len();
+                new.datagrams.push_back(datagram);
+            }
+            new.waiters.extend(waiters);
+        }
+        if !self.routes.values().any(|used| *used == before) {
+            self.end_path(now, before, PathEnd::Unreachable);
+        }
+        self.queue_path(path);
+    }
+
+    fn move_flow(&mut self, id: FlowId, path: PathId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut flow.path, path);
+        flow.dirty = false;
+        if let Some(old) = self.paths.get_mut(before) {
+            old.dirty.retain(|dirty| *dirty != id);
+            old.flow_count -= 1;
+        }
+        if let Some(new) = self.paths.get_mut(path) {
+            new.flow_count += 1;
+        }
+        self.mark_dirty(id);
+    }
+
+    /// Says that the path's link is there, at first or again; every flow of the path resumes at once.
+    pub fn path_up(&mut self, now: Instant, path: PathId, config: PathConfig) {
+        let Some(entry) = self.paths.get_mut(path) else {
+            return;
+        };
+        let was_pending = entry.state == PathState::Pending;
+        entry.state = PathState::Up;
+        entry.wire = config.wire();
+        for flow in self.flows_of(path) {
+            if was_pending {
+                self.mark_dirty(flow);
+            } else {
+                self.resume(now, flow);
+            }
+        }
+        self.queue_path(path);
+        self.wake_waiters(path);
+    }
+
+    /// Says that the path's link broke: nothing leaves until [`Stack::path_up`], connections stay.
+    pub fn path_lost(&mut self, path: PathId) {
+        if let Some(entry) = self.paths.get_mut(path) {
+            entry.state = PathState::Lost;
+            let dropped = entry.replies.len() + entry.datagrams.len();
+            entry.replies.clear();
+            entry.datagrams.clear();
+            entry.datagram_bytes = 0;
+            for _ in 0..dropped {
+                self.count_drop(DropReason::PathLost);
+            }
+            self.wake_waiters(path);
+        }
+    }
+
+    /// Says that the path's link has room again.
+    pub fn path_writable(&mut self, path: PathId) {
+        self.queue_path(path);
+    }
+
+    /// Ends every connection of a path, keeping the path: the peer restarted under the same key.
+    pub fn reset_flows(&mut self, now: Instant, path: PathId) {
+        for flow in self.flows_of(path) {
+            self.fail_flow(now, flow, Error::ConnectionReset);
+        }
+    }
+
+    /// Ends a path and its connections; datagram sockets that used it see the error once.
+    pub fn end_path(&mut self, now: Instant, path: PathId, end: PathEnd) {
+        if path == self.loopback() {
+            return;
+        }
+        let error = match end {
+            PathEnd::Reset => Error::ConnectionReset,
+            PathEnd::Unreachable => Error::HostUnreachable,
+        };
+        for flow in self.flows_of(path) {
+            self.fail_flow(now, flow, error);
+        }
+        let ended: Vec<IpAddr> = self.routes.iter().filter(|(_, used)| **used == path).map(|(ip, _)| *ip).collect();
+        for address in &ended {
+            self.routes.remove(address);
+        }
+        if let Some(entry) = self.paths.remove(path) {
+            for _ in 0..entry.replies.len() + entry.datagrams.len() {
+                self.count_drop(DropReason::PathLost);
+            }
+            for socket in entry.waiters {
+                self.mark_ready(socket);
+            }
+        }
+        // An error on its way back concerns the sockets that talk to that peer (ip(7), IP_RECVERR off).
+        for socket in self.sockets.keys() {
+            if let Some(entry) = self.sockets.get_mut(socket)
+                && let Role::Datagram(datagram) = &entry.role
+                && datagram.talks_to(&ended)
+            {
+                entry.error = Some(Error::HostUnreachable);
+                self.mark_ready(socket);
+            }
+        }
+    }
+
+    /// Returns how many connections use a path; such a link is not closed for being idle.
+    pub fn flow_count(&self, path: PathId) -> usize {
+        self.paths.get(path).map_or(0, |path| path.flow_count)
+    }
+
+    fn flows_of(&self, path: PathId) -> Vec<FlowId> {
+        self.flows.iter().filter(|(_, flow)| flow.path == path).map(|(id, _)| id).collect()
+    }
+
+    pub(crate) fn wake_waiters(&mut self, path: PathId) {
+        let waiters = self.paths.get_mut(path).map(|path| std::mem::take(&mut path.waiters)).unwrap_or_default();
+        for socket in waiters {
+            self.mark_ready(socket);
+        }
+    }
+}

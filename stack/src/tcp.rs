@@ -1,0 +1,339 @@
+//! One TCP connection: the only file that names smoltcp's TCP.
+//!
+//! A connection is a socket set of exactly one socket, so the cost of a packet does not depend on
+//! how many other connections exist.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
+use smoltcp::phy::{RxToken, TxToken};
+use smoltcp::socket::tcp;
+use smoltcp::time::{Duration as WireDuration, Instant as WireInstant};
+use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
+
+use crate::limits;
+use crate::time::Instant;
+
+/// The state of a connection (RFC 9293, section 3.3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum State {
+    Closed,
+    Listen,
+    SynSent,
+    SynReceived,
+    Established,
+    FinWait1,
+    FinWait2,
+    CloseWait,
+    Closing,
+    LastAck,
+    TimeWait,
+}
+
+impl State {
+    /// Returns the name that `ss` and RFC 9293 use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Closed => "CLOSED",
+            State::Listen => "LISTEN",
+            State::SynSent => "SYN-SENT",
+            State::SynReceived => "SYN-RECEIVED",
+            State::Established => "ESTABLISHED",
+            State::FinWait1 => "FIN-WAIT-1",
+            State::FinWait2 => "FIN-WAIT-2",
+            State::CloseWait => "CLOSE-WAIT",
+            State::Closing => "CLOSING",
+            State::LastAck => "LAST-ACK",
+            State::TimeWait => "TIME-WAIT",
+        }
+    }
+}
+
+/// Sizes of the two rings of a connection, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Buffers {
+    pub(crate) receive: usize,
+    pub(crate) send: usize,
+}
+
+/// What the engine must know of the path that a connection uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wire {
+    pub(crate) mtu: usize,
+    pub(crate) verify_checksums: bool,
+}
+
+/// The contexts that connections are polled through: one for each kind of path.
+pub(crate) struct Engine {
+    contexts: Vec<(Wire, Interface)>,
+}
+
+impl Engine {
+    pub(crate) fn new() -> Self {
+        Self { contexts: Vec::new() }
+    }
+
+    /// Returns the context for `wire`; there are as many as distinct MTUs, so a linear search serves.
+    fn context(&mut self, wire: Wire) -> &mut Interface {
+        let found = self.contexts.iter().position(|(known, _)| *known == wire);
+        let index = found.unwrap_or_else(|| {
+            self.contexts.push((wire, interface(wire, 0)));
+            self.contexts.len() - 1
+        });
+        &mut self.contexts[index].1
+    }
+}
+
+/// Makes a context that accepts every address: demultiplexing is the stack's, not smoltcp's.
+fn interface(wire: Wire, random_seed: u64) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = random_seed;
+    let mut device = Port { wire, packet: None, out: &mut Vec::new(), sent: false };
+    let mut interface = Interface::new(config, &mut device, WireInstant::ZERO);
+    interface.set_any_ip(true);
+    interface
+}
+
+fn wire_instant(now: Instant) -> WireInstant {
+    WireInstant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn wire_duration(duration: Duration) -> WireDuration {
+    WireDuration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// A device of one packet in and one packet out.
+struct Port<'a> {
+    wire: Wire,
+    packet: Option<&'a [u8]>,
+    out: &'a mut Vec<u8>,
+    sent: bool,
+}
+
+struct PortRx<'a>(&'a [u8]);
+struct PortTx<'a> {
+    out: &'a mut Vec<u8>,
+    sent: &'a mut bool,
+}
+
+impl RxToken for PortRx<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+impl TxToken for PortTx<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        *self.sent = true;
+        let start = self.out.len();
+        self.out.resize(start + len, 0);
+        f(&mut self.out[start..])
+    }
+}
+
+impl Device for Port<'_> {
+    type RxToken<'b>
+        = PortRx<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = PortTx<'b>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, _: WireInstant) -> Option<(PortRx<'_>, PortTx<'_>)> {
+        let packet = self.packet.take()?;
+        Some((PortRx(packet), PortTx { out: self.out, sent: &mut self.sent }))
+    }
+
+    fn transmit(&mut self, _: WireInstant) -> Option<PortTx<'_>> {
+        if self.sent {
+            return None;
+        }
+        Some(PortTx { out: self.out, sent: &mut self.sent })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.wire.mtu;
+        let kind = if self.wire.verify_checksums { Checksum::Both } else { Checksum::Tx };
+        let mut checksum = ChecksumCapabilities::default();
+        checksum.ipv4 = kind;
+        checksum.tcp = kind;
+        capabilities.checksum = checksum;
+        capabilities
+    }
+}
+
+/// One TCP connection.
+pub(crate) struct Connection {
+    set: SocketSet<'static>,
+    handle: SocketHandle,
+}
+
+impl Connection {
+    fn new(buffers: Buffers) -> Self {
+        let ring = |len: usize| tcp::SocketBuffer::new(vec![0; len]);
+        let mut socket = tcp::Socket::new(ring(buffers.receive), ring(buffers.send));
+        socket.set_ack_delay(Some(wire_duration(limits::ACK_DELAY)));
+        let mut set = SocketSet::new(Vec::with_capacity(1));
+        let handle = set.add(socket);
+        Self { set, handle }
+    }
+
+    /// Starts a connection attempt; the SYN leaves at the next [`Connection::emit`].
+    ///
+    /// `seed` is the random number that the initial sequence number comes from (RFC 9293, 3.4.1).
+    pub(crate) fn connect(wire: Wire, seed: u64, tuple: (SocketAddr, SocketAddr), buffers: Buffers) -> Self {
+        let mut connection = Self::new(buffers);
+        let mut context = interface(wire, seed);
+        let local: IpEndpoint = tuple.0.into();
+        let remote: IpEndpoint = tuple.1.into();
+        let result = connection.socket_mut().connect(context.context(), remote, IpListenEndpoint::from(local));
+        result.expect("both ends were checked: ports are not zero, families agree, addresses are specified");
+        connection
+    }
+
+    /// Answers a SYN; the SYN|ACK leaves at the next [`Connection::emit`].
+    pub(crate) fn accept(wire: Wire, seed: u64, now: Instant, syn: &[u8], local: SocketAddr, buffers: Buffers) -> Self {
+        let mut connection = Self::new(buffers);
+        let local: IpEndpoint = local.into();
+        let result = connection.socket_mut().listen(IpListenEndpoint::from(local));
+        result.expect("the socket is new and its port is not zero");
+        let mut context = interface(wire, seed);
+        let mut out = Vec::new();
+        let mut port = Port { wire, packet: Some(syn), out: &mut out, sent: false };
+        context.poll_ingress_single(wire_instant(now), &mut port, &mut connection.set);
+        connection
+    }
+
+    fn socket(&self) -> &tcp::Socket<'static> {
+        self.set.get(self.handle)
+    }
+
+    fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
+        self.set.get_mut(self.handle)
+    }
+
+    /// Takes a packet in; an immediate answer, if any, is appended to `reply`.
+    pub(crate) fn take_in(
+        &mut self,
+        engine: &mut Engine,
+        wire: Wire,
+        now: Instant,
+        packet: &[u8],
+        reply: &mut Vec<u8>,
+    ) {
+        let mut port = Port { wire, packet: Some(packet), out: reply, sent: false };
+        engine.context(wire).poll_ingress_single(wire_instant(now), &mut port, &mut self.set);
+    }
+
+    /// Appends at most one packet to `out`; returns whether it did.
+    pub(crate) fn emit(&mut self, engine: &mut Engine, wire: Wire, now: Instant, out: &mut Vec<u8>) -> bool {
+        let mut port = Port { wire, packet: None, out, sent: false };
+        engine.context(wire).poll_egress(wire_instant(now), &mut port, &mut self.set);
+        port.sent
+    }
+
+    /// Returns when the connection next wants [`Connection::emit`]: `ZERO` means now.
+    pub(crate) fn poll_at(&mut self, engine: &mut Engine, wire: Wire, now: Instant) -> Option<Instant> {
+        let at = engine.context(wire).poll_at(wire_instant(now), &self.set)?;
+        Some(Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)))
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match self.socket().state() {
+            tcp::State::Closed => State::Closed,
+            tcp::State::Listen => State::Listen,
+            tcp::State::SynSent => State::SynSent,
+            tcp::State::SynReceived => State::SynReceived,
+            tcp::State::Established => State::Established,
+            tcp::State::FinWait1 => State::FinWait1,
+            tcp::State::FinWait2 => State::FinWait2,
+            tcp::State::CloseWait => State::CloseWait,
+            tcp::State::Closing => State::Closing,
+            tcp::State::LastAck => State::LastAck,
+            tcp::State::TimeWait => State::TimeWait,
+        }
+    }
+
+    /// Whether a reset still has to leave: an aborted connection knows its peer until then.
+    pub(crate) fn owes_reset(&self) -> bool {
+        self.state() == State::Closed && self.socket().remote_endpoint().is_some()
+    }
+
+    /// Queues bytes for sending and returns how many fitted.
+    pub(crate) fn send(&mut self, data: &[u8]) -> usize {
+        let mut sent = 0;
+        // A ring hands out one contiguous piece at a time: twice fills it.
+        while sent < data.len() {
+            match self.socket_mut().send_slice(&data[sent..]) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => sent += n,
+            }
+        }
+        sent
+    }
+
+    /// Takes received bytes out and returns how many.
+    pub(crate) fn recv(&mut self, data: &mut [u8]) -> usize {
+        let mut received = 0;
+        while received < data.len() {
+            match self.socket_mut().recv_slice(&mut data[received..]) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => received += n,
+            }
+        }
+        received
+    }
+
+    /// Copies received bytes without taking them out.
+    pub(crate) fn peek(&mut self, data: &mut [u8]) -> usize {
+        self.socket_mut().peek_slice(data).unwrap_or(0)
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.socket_mut().close();
+    }
+
+    pub(crate) fn abort(&mut self) {
+        self.socket_mut().abort();
+    }
+
+    pub(crate) fn may_send(&self) -> bool {
+        self.socket().may_send()
+    }
+
+    pub(crate) fn may_recv(&self) -> bool {
+        self.socket().may_recv()
+    }
+
+    pub(crate) fn send_queue(&self) -> usize {
+        self.socket().send_queue()
+    }
+
+    pub(crate) fn recv_queue(&self) -> usize {
+        self.socket().recv_queue()
+    }
+
+    pub(crate) fn send_capacity(&self) -> usize {
+        self.socket().send_capacity()
+    }
+
+    pub(crate) fn set_nagle(&mut self, enabled: bool) {
+        self.socket_mut().set_nagle_enabled(enabled);
+    }
+
+    pub(crate) fn set_keep_alive(&mut self, interval: Option<Duration>) {
+        self.socket_mut().set_keep_alive(interval.map(wire_duration));
+    }
+
+    /// Sets the hop limit of outgoing packets; zero was refused before (RFC 1122, 3.2.1.7).
+    pub(crate) fn set_hop_limit(&mut self, hop_limit: u8) {
+        self.socket_mut().set_hop_limit(Some(hop_limit));
+    }
+}
