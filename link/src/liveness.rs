@@ -1,0 +1,136 @@
+//! Whether a peer is still there, decided from what was heard and when. No I/O.
+
+/// An idle link is probed after this long, in microseconds.
+pub const PROBE_AFTER_US: u64 = 5_000_000;
+/// Sent bytes that make no progress for this long end the link, in microseconds.
+pub const STALL_US: u64 = 5_000_000;
+/// Unanswered probes that end the link.
+pub const PROBES_MAX: u32 = 3;
+/// Round trips that are remembered.
+const ROUND_TRIPS: usize = 8;
+
+/// What has to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Send a ping with this number, the time in microseconds.
+    Ping(u64),
+    /// Give the link up.
+    Lost,
+}
+
+/// The memory of a link about its peer.
+#[derive(Debug)]
+pub struct Liveness {
+    heard_us: u64,
+    probed_us: Option<u64>,
+    unanswered: u32,
+    outstanding: usize,
+    progress_us: u64,
+    round_trips: [u64; ROUND_TRIPS],
+    samples: usize,
+}
+
+impl Liveness {
+    /// Starts with a peer that was heard just now.
+    pub fn new(now_us: u64) -> Self {
+        Self {
+            heard_us: now_us,
+            probed_us: None,
+            unanswered: 0,
+            outstanding: 0,
+            progress_us: now_us,
+            round_trips: [0; ROUND_TRIPS],
+            samples: 0,
+        }
+    }
+
+    /// Notes that a frame of any kind arrived.
+    pub fn heard(&mut self, now_us: u64) {
+        self.heard_us = now_us;
+        self.progress_us = now_us;
+        self.unanswered = 0;
+    }
+
+    /// Notes the answer to a ping.
+    pub fn pong(&mut self, now_us: u64, number: u64) {
+        self.heard(now_us);
+        let round_trip = now_us.saturating_sub(number).max(1);
+        if number <= now_us && round_trip < 60_000_000 {
+            self.round_trips[self.samples % ROUND_TRIPS] = round_trip;
+            self.samples += 1;
+        }
+    }
+
+    /// Notes how many bytes the transport has not yet had acknowledged.
+    pub fn outstanding(&mut self, now_us: u64, bytes: usize) {
+        if bytes < self.outstanding || self.outstanding == 0 {
+            self.progress_us = now_us;
+        }
+        self.outstanding = bytes;
+    }
+
+    /// Returns the smallest of the last round trips, in microseconds.
+    pub fn round_trip_us(&self) -> Option<u64> {
+        self.round_trips.iter().take(self.samples).copied().min()
+    }
+
+    /// Returns when to call [`Liveness::poll`] next, in microseconds.
+    pub fn poll_timeout_us(&self) -> u64 {
+        let since = self.probed_us.map_or(self.heard_us, |probed| probed.max(self.heard_us));
+        let probe = since + PROBE_AFTER_US;
+        if self.outstanding > 0 { probe.min(self.progress_us + STALL_US) } else { probe }
+    }
+
+    /// Decides what to do at `now_us`.
+    pub fn poll(&mut self, now_us: u64) -> Option<Action> {
+        if now_us < self.poll_timeout_us() {
+            return None;
+        }
+        if self.outstanding > 0 && now_us >= self.progress_us + STALL_US {
+            return Some(Action::Lost);
+        }
+        if self.unanswered >= PROBES_MAX {
+            return Some(Action::Lost);
+        }
+        self.unanswered += 1;
+        self.probed_us = Some(now_us);
+        Some(Action::Ping(now_us))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_peer_that_answers_lives_and_its_round_trip_is_known() {
+        let mut liveness = Liveness::new(0);
+        let mut now = 0;
+        for _ in 0..100 {
+            now = liveness.poll_timeout_us();
+            assert_eq!(liveness.poll(now), Some(Action::Ping(now)));
+            now += 700;
+            liveness.pong(now, now - 700);
+        }
+        assert_eq!(now, 100 * (PROBE_AFTER_US + 700));
+        assert_eq!(liveness.round_trip_us(), Some(700));
+    }
+
+    #[test]
+    fn three_unanswered_probes_end_an_idle_link() {
+        let mut liveness = Liveness::new(0);
+        for probe in 1..=3 {
+            assert_eq!(liveness.poll(probe * PROBE_AFTER_US), Some(Action::Ping(probe * PROBE_AFTER_US)));
+        }
+        assert_eq!(liveness.poll(4 * PROBE_AFTER_US), Some(Action::Lost));
+    }
+
+    #[test]
+    fn outstanding_bytes_without_progress_end_a_link_in_five_seconds() {
+        let mut liveness = Liveness::new(0);
+        liveness.outstanding(1_000_000, 5_000);
+        liveness.outstanding(3_000_000, 4_000);
+        assert_eq!(liveness.poll(7_999_999), Some(Action::Ping(7_999_999)));
+        assert_eq!(liveness.poll(8_000_000), Some(Action::Lost));
+    }
+}

@@ -1,0 +1,603 @@
+//! The real link: four WebRTC data channels to one peer, natively.
+//!
+//! `send` is synchronous and only fills the queue; one task owns the channels and drains it, one task
+//! for each lane delivers what arrives, and one follows the negotiation.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use rtc::ice::mdns::MulticastDnsMode;
+use rtc::peer_connection::configuration::setting_engine::SctpMaxMessageSize;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{sleep_until, timeout};
+use tracing::{Instrument, debug, trace};
+use webrtc::data_channel::{DataChannel, DataChannelEvent, RTCDataChannelInit};
+use webrtc::error::Error as RtcError;
+use webrtc::peer_connection::{
+    PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder, RTCIceCandidateInit,
+    RTCIceCandidateType, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
+    RTCSessionDescription, RTCStatsReportEntry, SettingEngineBuilder, StatsSelector,
+};
+
+use crate::frame::{self, Probe};
+use crate::lanes::{Lane, Lanes};
+use crate::liveness::{Action, Liveness};
+use crate::signal::{self, IceServer, Role, Signal};
+use crate::sockets::TunedRuntime;
+use crate::{Counters, Event, Full, Link, Lost, Room, Route, Sink};
+
+/// How long two peers may look for a path to each other.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Signals of the peer that wait to be worked on.
+const SIGNALS_MAX: usize = 2 * signal::CANDIDATES_MAX;
+/// SCTP receive window, in bytes: bounds the speed at distance.
+const RECEIVE_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes outstanding below a stream lane; the datagram lane gets a quarter.
+const OUTSTANDING_MAX: usize = 512 * 1024;
+/// How often outstanding bytes are looked at while there are some.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the last control message may take to leave before the connection is closed.
+const CLOSE_GRACE: Duration = Duration::from_millis(200);
+
+/// How links are made on this machine.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// STUN and TURN servers.
+    pub ice_servers: Vec<IceServer>,
+    /// Use relays only, so that the peer does not learn this machine's addresses (threat T12).
+    pub relay_only: bool,
+    /// Local addresses to use, port 0; none means every interface.
+    pub bind: Vec<SocketAddr>,
+    /// Holds the kernel's socket buffers down, in bytes; for measuring only.
+    pub socket_buffer_max: Option<usize>,
+}
+
+/// Returns the receive buffer that the system granted the last link, in bytes.
+pub fn granted_receive_buffer() -> Option<usize> {
+    crate::sockets::granted_receive_buffer()
+}
+
+#[derive(Default)]
+struct AtomicCounters {
+    sent_packets: AtomicU64,
+    sent_bytes: AtomicU64,
+    received_packets: AtomicU64,
+    received_bytes: AtomicU64,
+    malformed: AtomicU64,
+}
+
+struct Shared {
+    lanes: Mutex<Lanes>,
+    /// Wakes the task that drains the lanes.
+    filled: Notify,
+    sink: Arc<dyn Sink>,
+    counters: AtomicCounters,
+    liveness: Mutex<Liveness>,
+    origin: Instant,
+    open_lanes: AtomicUsize,
+    closing: AtomicBool,
+    closed: Notify,
+    route: AtomicU8,
+    ended: AtomicBool,
+}
+
+impl Shared {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn liveness(&self) -> MutexGuard<'_, Liveness> {
+        self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Reports the end once.
+    fn lose(&self, lost: Lost) {
+        if !self.ended.swap(true, Ordering::AcqRel) && !self.closing.load(Ordering::Acquire) {
+            debug!(reason = %lost, "link lost");
+            self.sink.event(Event::Lost(lost));
+        }
+        self.closed.notify_waiters();
+        self.closed.notify_one();
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended.load(Ordering::Acquire) || self.closing.load(Ordering::Acquire)
+    }
+}
+
+/// A link over WebRTC.
+pub struct NativeLink {
+    shared: Arc<Shared>,
+    signals: mpsc::Sender<Signal>,
+}
+
+impl NativeLink {
+    /// Starts to make a link; what has to reach the peer comes out as [`Event::Signal`].
+    pub fn open(config: Config, role: Role, sink: Arc<dyn Sink>) -> Arc<NativeLink> {
+        let shared = Arc::new(Shared {
+            lanes: Mutex::new(Lanes::new()),
+            filled: Notify::new(),
+            sink,
+            counters: AtomicCounters::default(),
+            liveness: Mutex::new(Liveness::new(0)),
+            origin: Instant::now(),
+            open_lanes: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            closed: Notify::new(),
+            route: AtomicU8::new(0),
+            ended: AtomicBool::new(false),
+        });
+        let (signals, inbox) = mpsc::channel(SIGNALS_MAX);
+        let task = negotiate(Arc::clone(&shared), config, role, inbox);
+        tokio::spawn(task.instrument(tracing::debug_span!("link")));
+        Arc::new(NativeLink { shared, signals })
+    }
+}
+
+impl Link for NativeLink {
+    fn room(&self) -> Room {
+        self.shared.lanes().room()
+    }
+
+    fn send(&self, lane: Lane, packet: &[u8]) -> Result<(), Full> {
+        let first = {
+            let mut lanes = self.shared.lanes();
+            let first = !lanes.waits(lane);
+            lanes.push(lane, packet)?;
+            first
+        };
+        self.shared.counters.sent_packets.fetch_add(1, Ordering::Relaxed);
+        self.shared.counters.sent_bytes.fetch_add(packet.len() as u64, Ordering::Relaxed);
+        if first {
+            self.shared.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    fn send_control(&self, message: &[u8]) -> Result<(), Full> {
+        self.shared.lanes().push(Lane::Control, message)?;
+        self.shared.filled.notify_one();
+        Ok(())
+    }
+
+    fn handle_signal(&self, signal: Signal) {
+        if !signal.is_reasonable() || self.signals.try_send(signal).is_err() {
+            debug!("a signal of the peer was dropped: too large or too many");
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        let counters = &self.shared.counters;
+        Counters {
+            sent_packets: counters.sent_packets.load(Ordering::Relaxed),
+            sent_bytes: counters.sent_bytes.load(Ordering::Relaxed),
+            received_packets: counters.received_packets.load(Ordering::Relaxed),
+            received_bytes: counters.received_bytes.load(Ordering::Relaxed),
+            malformed: counters.malformed.load(Ordering::Relaxed),
+        }
+    }
+
+    fn round_trip_us(&self) -> Option<u64> {
+        self.shared.liveness().round_trip_us()
+    }
+
+    fn route(&self) -> Option<Route> {
+        match self.shared.route.load(Ordering::Relaxed) {
+            1 => Some(Route::Direct),
+            2 => Some(Route::Relayed),
+            _ => None,
+        }
+    }
+
+    fn close(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.filled.notify_one();
+        self.shared.closed.notify_one();
+    }
+}
+
+/// What the library reports while two peers find each other.
+enum Notice {
+    Candidate(Signal),
+    State(RTCPeerConnectionState),
+}
+
+struct Handler {
+    notices: mpsc::Sender<Notice>,
+}
+
+#[async_trait::async_trait]
+impl PeerConnectionEventHandler for Handler {
+    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
+        if let Ok(init) = event.candidate.to_json()
+            && !init.candidate.is_empty()
+        {
+            let candidate = Signal::Candidate { candidate: init.candidate, mid: init.sdp_mid };
+            // Bounded: what does not fit is one address fewer to try.
+            let _ = self.notices.try_send(Notice::Candidate(candidate));
+        }
+    }
+
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        let _ = self.notices.send(Notice::State(state)).await;
+    }
+}
+
+/// Makes the connection with its negotiated channels.
+async fn connect(
+    config: &Config,
+    notices: mpsc::Sender<Notice>,
+) -> Result<(Arc<dyn PeerConnection>, Vec<Arc<dyn DataChannel>>), RtcError> {
+    let servers = config.ice_servers.iter().map(|server| RTCIceServer {
+        urls: vec![server.url.clone()],
+        username: server.username.clone(),
+        credential: server.credential.clone(),
+    });
+    let policy = if config.relay_only { RTCIceTransportPolicy::Relay } else { RTCIceTransportPolicy::All };
+    let configuration =
+        RTCConfigurationBuilder::new().with_ice_servers(servers.collect()).with_ice_transport_policy(policy).build();
+    // The library's pauses of 200 ms between checks cost more than all the rest of making a link; a pair
+    // is given up after as long as before.
+    let settings = SettingEngineBuilder::new()
+        .with_multicast_dns_mode(MulticastDnsMode::Disabled)
+        .with_include_loopback_candidate(true)
+        .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(frame::MESSAGE_LEN_MAX as u32))
+        .with_sctp_max_receive_buffer_size(RECEIVE_WINDOW)
+        .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(250))
+        .with_host_acceptance_min_wait(Some(Duration::ZERO))
+        .with_srflx_acceptance_min_wait(Some(Duration::from_millis(100)))
+        .with_prflx_acceptance_min_wait(Some(Duration::from_millis(100)))
+        .build();
+    let addresses = if config.bind.is_empty() {
+        vec![SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from(([0u16; 8], 0))]
+    } else {
+        config.bind.clone()
+    };
+    let connection = PeerConnectionBuilder::<SocketAddr>::new()
+        .with_configuration(configuration)
+        .with_setting_engine(settings)
+        .with_runtime(Arc::new(TunedRuntime::new(config.socket_buffer_max)))
+        .with_handler(Arc::new(Handler { notices }))
+        .with_udp_addrs(addresses)
+        .with_data_channel_send_buffer_limit(OUTSTANDING_MAX)
+        .build()
+        .await?;
+    let connection: Arc<dyn PeerConnection> = Arc::new(connection);
+    let mut channels = Vec::with_capacity(Lane::ALL.len());
+    for lane in Lane::ALL {
+        let datagram = lane == Lane::Datagram;
+        let init = RTCDataChannelInit {
+            ordered: !datagram,
+            max_retransmits: datagram.then_some(0),
+            negotiated: Some(lane.index() as u16),
+            ..RTCDataChannelInit::default()
+        };
+        channels.push(connection.create_data_channel(lane.label(), Some(init)).await?);
+    }
+    Ok((connection, channels))
+}
+
+/// Follows the negotiation until the link ends, then closes everything.
+async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: mpsc::Receiver<Signal>) {
+    let (notices, mut notice_inbox) = mpsc::channel(4 * signal::CANDIDATES_MAX);
+    let (connection, channels) = match connect(&config, notices).await {
+        Ok(made) => made,
+        Err(error) => {
+            debug!(%error, "a connection could not be made");
+            return shared.lose(Lost::Setup);
+        }
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    for (lane, channel) in Lane::ALL.into_iter().zip(&channels) {
+        tasks.spawn(deliver(Arc::clone(&shared), lane, Arc::clone(channel)).in_current_span());
+    }
+    tasks.spawn(drain(Arc::clone(&shared), channels.clone(), Arc::clone(&connection)).in_current_span());
+    let mut negotiation =
+        Negotiation { shared: &shared, connection: &*connection, early: Vec::new(), described: false };
+    let opened = async {
+        if role == Role::Offer {
+            negotiation.offer().await?;
+        }
+        negotiation.follow(&mut inbox, &mut notice_inbox).await
+    };
+    if let Err(lost) = opened.await {
+        shared.lose(lost);
+    }
+    if shared.closing.load(Ordering::Acquire) {
+        // Let "bye" leave.
+        let _ = timeout(CLOSE_GRACE, flushed(&shared, &channels)).await;
+    }
+    tasks.shutdown().await;
+    let _ = connection.close().await;
+    trace!("link closed");
+}
+
+/// Waits until nothing is queued or outstanding on the control lane.
+async fn flushed(shared: &Shared, channels: &[Arc<dyn DataChannel>]) {
+    loop {
+        let waits = shared.lanes().waits(Lane::Control);
+        let outstanding = channels[Lane::Control.index()].outstanding_bytes().await.unwrap_or(0);
+        if !waits && outstanding == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+struct Negotiation<'a> {
+    shared: &'a Shared,
+    connection: &'a dyn PeerConnection,
+    /// Candidates that came before the description.
+    early: Vec<RTCIceCandidateInit>,
+    described: bool,
+}
+
+impl Negotiation<'_> {
+    async fn offer(&mut self) -> Result<(), Lost> {
+        let offer = self.connection.create_offer(None).await.map_err(setup)?;
+        let sdp = offer.sdp.clone();
+        // The signal leaves before gathering begins, so that candidates follow their offer.
+        self.shared.sink.event(Event::Signal(Signal::Offer { sdp }));
+        self.connection.set_local_description(offer).await.map_err(setup)
+    }
+
+    async fn follow(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Signal>,
+        notices: &mut mpsc::Receiver<Notice>,
+    ) -> Result<(), Lost> {
+        let deadline = tokio::time::Instant::now() + OPEN_TIMEOUT;
+        let mut sent_candidates = 0;
+        loop {
+            let open = self.shared.open_lanes.load(Ordering::Acquire) == Lane::ALL.len();
+            tokio::select! {
+                () = self.shared.closed.notified() => return Ok(()),
+                Some(signal) = inbox.recv() => self.take(signal).await?,
+                Some(notice) = notices.recv() => match notice {
+                    Notice::Candidate(candidate) if sent_candidates < signal::CANDIDATES_MAX => {
+                        sent_candidates += 1;
+                        self.shared.sink.event(Event::Signal(candidate));
+                    }
+                    Notice::Candidate(_) => {}
+                    Notice::State(state) => self.state(state)?,
+                },
+                () = sleep_until(deadline), if !open => return Err(Lost::NoPath),
+            }
+        }
+    }
+
+    fn state(&self, state: RTCPeerConnectionState) -> Result<(), Lost> {
+        debug!(%state, "connection");
+        match state {
+            RTCPeerConnectionState::Failed => Err(Lost::NoPath),
+            RTCPeerConnectionState::Closed => Err(Lost::Transport),
+            _ => Ok(()),
+        }
+    }
+
+    async fn take(&mut self, signal: Signal) -> Result<(), Lost> {
+        match signal {
+            Signal::Offer { sdp } => {
+                let description = RTCSessionDescription::offer(sdp).map_err(setup)?;
+                self.connection.set_remote_description(description).await.map_err(setup)?;
+                self.described().await;
+                let answer = self.connection.create_answer(None).await.map_err(setup)?;
+                let sdp = answer.sdp.clone();
+                self.shared.sink.event(Event::Signal(Signal::Answer { sdp }));
+                self.connection.set_local_description(answer).await.map_err(setup)
+            }
+            Signal::Answer { sdp } => {
+                let description = RTCSessionDescription::answer(sdp).map_err(setup)?;
+                self.connection.set_remote_description(description).await.map_err(setup)?;
+                self.described().await;
+                Ok(())
+            }
+            Signal::Candidate { candidate, mid } => {
+                let init = RTCIceCandidateInit { candidate, sdp_mid: mid, ..RTCIceCandidateInit::default() };
+                if self.described {
+                    self.try_candidate(init).await;
+                } else if self.early.len() < signal::CANDIDATES_MAX {
+                    self.early.push(init);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn described(&mut self) {
+        self.described = true;
+        for candidate in std::mem::take(&mut self.early) {
+            self.try_candidate(candidate).await;
+        }
+    }
+
+    /// A candidate that the library does not understand is one address fewer to try, no more.
+    async fn try_candidate(&self, candidate: RTCIceCandidateInit) {
+        if let Err(error) = self.connection.add_ice_candidate(candidate).await {
+            debug!(%error, "a candidate of the peer was not usable");
+        }
+    }
+}
+
+fn setup(error: RtcError) -> Lost {
+    debug!(%error, "negotiation failed");
+    Lost::Setup
+}
+
+/// Delivers what arrives on one lane.
+async fn deliver(shared: Arc<Shared>, lane: Lane, channel: Arc<dyn DataChannel>) {
+    while let Some(event) = channel.poll().await {
+        match event {
+            DataChannelEvent::OnOpen => {
+                let open = shared.open_lanes.fetch_add(1, Ordering::AcqRel) + 1;
+                if open == Lane::ALL.len() {
+                    let now = shared.now_us();
+                    shared.liveness().heard(now);
+                    shared.sink.event(Event::Opened);
+                    shared.filled.notify_one();
+                }
+            }
+            DataChannelEvent::OnMessage(message) => receive(&shared, lane, &message.data),
+            DataChannelEvent::OnClose => break,
+            _ => {}
+        }
+    }
+    shared.lose(Lost::Transport);
+}
+
+fn receive(shared: &Shared, lane: Lane, data: &BytesMut) {
+    let now = shared.now_us();
+    match lane {
+        Lane::Control => {
+            shared.liveness().heard(now);
+            shared.sink.event(Event::Control(data));
+        }
+        Lane::Datagram if data.first().is_some_and(|first| *first < 0x10) => match Probe::parse(data) {
+            Some(Probe::Ping(number)) => {
+                shared.liveness().heard(now);
+                // A full lane drops the answer; the peer asks again.
+                let _ = shared.lanes().push(Lane::Datagram, &Probe::Pong(number).emit());
+                shared.filled.notify_one();
+            }
+            Some(Probe::Pong(number)) => shared.liveness().pong(now, number),
+            None => {
+                shared.counters.malformed.fetch_add(1, Ordering::Relaxed);
+            }
+        },
+        Lane::Interactive | Lane::Bulk | Lane::Datagram => {
+            shared.liveness().heard(now);
+            let (mut count, mut malformed) = (0, 0);
+            for packet in frame::packets(data) {
+                match packet {
+                    Ok(_) => count += 1,
+                    Err(_) => malformed += 1,
+                }
+            }
+            shared.counters.received_packets.fetch_add(count, Ordering::Relaxed);
+            shared.counters.received_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+            shared.counters.malformed.fetch_add(malformed, Ordering::Relaxed);
+            shared.sink.event(Event::Packets(data));
+        }
+    }
+}
+
+/// The bytes below each lane that the transport has not had acknowledged, as far as is known.
+#[derive(Default)]
+struct Outstanding([usize; 4]);
+
+impl Outstanding {
+    fn limit(lane: Lane) -> usize {
+        match lane {
+            Lane::Datagram => OUTSTANDING_MAX / 4,
+            Lane::Control | Lane::Interactive | Lane::Bulk => OUTSTANDING_MAX,
+        }
+    }
+
+    fn may_send(&self, lane: Lane) -> bool {
+        self.0[lane.index()] < Self::limit(lane)
+    }
+
+    async fn refresh(&mut self, channels: &[Arc<dyn DataChannel>]) -> usize {
+        for (known, channel) in self.0.iter_mut().zip(channels) {
+            if *known > 0 {
+                *known = channel.outstanding_bytes().await.unwrap_or(0);
+            }
+        }
+        self.0.iter().sum()
+    }
+}
+
+/// Drains the queue into the channels; also probes, and notices stalls.
+async fn drain(shared: Arc<Shared>, channels: Vec<Arc<dyn DataChannel>>, connection: Arc<dyn PeerConnection>) {
+    let mut outstanding = Outstanding::default();
+    let mut routed = false;
+    loop {
+        if shared.open_lanes.load(Ordering::Acquire) < Lane::ALL.len() {
+            shared.filled.notified().await;
+            continue;
+        }
+        if !routed {
+            routed = true;
+            shared.route.store(find_route(&*connection).await, Ordering::Relaxed);
+        }
+        let next = shared.lanes().pop(|lane| outstanding.may_send(lane));
+        if let Some((lane, message)) = next {
+            outstanding.0[lane.index()] += message.len();
+            if channels[lane.index()].send(message).await.is_err() {
+                return shared.lose(Lost::Transport);
+            }
+            if shared.lanes().take_writable() {
+                shared.sink.event(Event::Writable);
+            }
+            continue;
+        }
+        if !rest(&shared, &channels, &mut outstanding).await {
+            return;
+        }
+    }
+}
+
+/// Waits until there may be something to do; returns whether the link goes on.
+async fn rest(shared: &Shared, channels: &[Arc<dyn DataChannel>], outstanding: &mut Outstanding) -> bool {
+    let total = outstanding.refresh(channels).await;
+    let now = shared.now_us();
+    shared.liveness().outstanding(now, total);
+    if shared.lanes().take_writable() {
+        shared.sink.event(Event::Writable);
+    }
+    let blocked = Lane::ALL.into_iter().find(|lane| !outstanding.may_send(*lane) && shared.lanes().waits(*lane));
+    let blocked = blocked.map(|lane| (lane, &channels[lane.index()]));
+    let action = shared.liveness().poll(now);
+    match action {
+        Some(Action::Lost) => {
+            shared.lose(Lost::Silent);
+            return false;
+        }
+        Some(Action::Ping(number)) => {
+            let _ = shared.lanes().push(Lane::Datagram, &Probe::Ping(number).emit());
+            return true;
+        }
+        None => {}
+    }
+    let due = Duration::from_micros(shared.liveness().poll_timeout_us().saturating_sub(now));
+    let pause = if total > 0 { due.min(PROGRESS_INTERVAL) } else { due };
+    let capacity = async {
+        match blocked {
+            // Only datagrams are held below the library's own limit, and they are soon gone.
+            Some((Lane::Datagram, _)) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Some((_, channel)) => drop(channel.writable().await),
+            None => std::future::pending().await,
+        }
+    };
+    if blocked.is_none() && shared.lanes().is_empty() || blocked.is_some() {
+        tokio::select! {
+            () = shared.filled.notified() => {}
+            () = capacity => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    !shared.is_over() || !shared.lanes().is_empty()
+}
+
+/// Finds out from the candidate pair in use whether a relay stands between: 1 direct, 2 relayed.
+async fn find_route(connection: &dyn PeerConnection) -> u8 {
+    let report = connection.get_stats(Instant::now(), StatsSelector::None).await;
+    let relay = |id: &str| match report.get(id) {
+        Some(RTCStatsReportEntry::LocalCandidate(c) | RTCStatsReportEntry::RemoteCandidate(c)) => {
+            c.candidate_type == RTCIceCandidateType::Relay
+        }
+        _ => false,
+    };
+    let used = report.candidate_pairs().max_by_key(|pair| (pair.nominated, pair.packets_sent));
+    match used {
+        Some(pair) if relay(&pair.local_candidate_id) || relay(&pair.remote_candidate_id) => 2,
+        _ => 1,
+    }
+}

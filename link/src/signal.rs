@@ -1,0 +1,97 @@
+//! What two ends of a link tell each other before it exists, and who makes the offer.
+
+use serde::{Deserialize, Serialize};
+
+/// Candidates that one end may send; more is no honest peer (threat T8).
+pub const CANDIDATES_MAX: usize = 32;
+/// Largest session description, in bytes.
+pub const DESCRIPTION_LEN_MAX: usize = 16 * 1024;
+
+/// A message of the negotiation (RFC 8829), carried by whoever introduces the peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Signal {
+    /// The description that opens the negotiation.
+    Offer {
+        /// The session description (RFC 8866).
+        sdp: String,
+    },
+    /// The description that accepts it.
+    Answer {
+        /// The session description (RFC 8866).
+        sdp: String,
+    },
+    /// One more address to try (RFC 8838).
+    Candidate {
+        /// The candidate's attribute (RFC 8839, section 5.1).
+        candidate: String,
+        /// The media section that it belongs to.
+        mid: Option<String>,
+    },
+}
+
+impl Signal {
+    /// Returns whether the sizes are such as an honest peer sends.
+    pub fn is_reasonable(&self) -> bool {
+        match self {
+            Signal::Offer { sdp } | Signal::Answer { sdp } => sdp.len() <= DESCRIPTION_LEN_MAX,
+            Signal::Candidate { candidate, mid } => {
+                candidate.len() <= 512 && mid.as_ref().is_none_or(|mid| mid.len() <= 32)
+            }
+        }
+    }
+}
+
+/// Which end makes the offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// This end offers.
+    Offer,
+    /// The other end offers; its offer is handed to [`crate::Link::handle_signal`].
+    Answer,
+}
+
+/// Who yields when both ends offered at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Glare {
+    /// Our offer stands; the other's is ignored.
+    Keep,
+    /// We drop our offer and answer the other's.
+    Yield,
+}
+
+/// Decides between two offers that crossed: the offer of the lower key stands.
+pub fn glare(own_key: &[u8], peer_key: &[u8]) -> Glare {
+    if own_key < peer_key { Glare::Keep } else { Glare::Yield }
+}
+
+/// A STUN or TURN server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceServer {
+    /// `stun:HOST:PORT` or `turn:HOST:PORT?transport=udp` (RFC 7064, RFC 7065).
+    pub url: String,
+    /// User of a TURN server.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// Password of a TURN server.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub credential: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_of_two_crossing_offers_stands() {
+        assert_eq!((glare(b"a", b"b"), glare(b"b", b"a")), (Glare::Keep, Glare::Yield));
+    }
+
+    #[test]
+    fn signals_read_back_and_unknown_fields_are_refused() {
+        let signal = Signal::Candidate { candidate: "candidate:1".into(), mid: Some("0".into()) };
+        let text = serde_json::to_string(&signal).unwrap();
+        assert_eq!(serde_json::from_str::<Signal>(&text).unwrap(), signal);
+        assert!(serde_json::from_str::<Signal>(r#"{"kind":"offer","sdp":"","x":1}"#).is_err());
+    }
+}
