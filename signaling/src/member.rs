@@ -1,0 +1,372 @@
+//! A member's side of the conversation with signaling: joining, asking, resuming. No I/O.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::identity::{KeyPair, PublicKey};
+use crate::network::{Network, address_v6};
+use crate::protocol::{
+    self, Code, FromMember, FromServer, GoneReason, Hello, Member, NetworkProof, Nonce, Proven, Query, Welcome,
+};
+
+/// Requests that wait for an answer, or for the next connection.
+const REQUESTS_MAX: usize = 1_024;
+/// First pause before connecting again, in milliseconds; it doubles up to [`BACKOFF_MAX_MS`].
+const BACKOFF_MIN_MS: u64 = 200;
+/// See [`BACKOFF_MIN_MS`].
+const BACKOFF_MAX_MS: u64 = 15_000;
+/// How long the server may take to answer a hello, in milliseconds.
+const JOIN_TIMEOUT_MS: u64 = 15_000;
+
+/// What a member brings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The network.
+    pub network: Arc<Network>,
+    /// The member's keys.
+    pub pair: KeyPair,
+    /// The name it would like.
+    pub name: Option<String>,
+    /// The IPv4 address it would like.
+    pub ipv4: Option<std::net::Ipv4Addr>,
+    /// Whether the lease is given back on leaving.
+    pub ephemeral: bool,
+    /// The server's host and port, as in the `Host` header.
+    pub host: String,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The server refused.
+    Refused(Code, String),
+    /// The server's answer contradicts itself: it is broken, or lies.
+    Forged,
+    /// Too many requests wait.
+    Busy,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Refused(_, message) => f.write_str(message),
+            Failure::Forged => f.write_str("the signaling server's answer contradicts itself: do not trust it"),
+            Failure::Busy => f.write_str("too many requests wait for the signaling server"),
+        }
+    }
+}
+
+/// Something that the member learns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// It is in; also after a renewal or a reconnection.
+    Joined(Box<Welcome>),
+    /// It is not let in, and trying again does not help.
+    Rejected(Code, String),
+    /// The connection is gone; it is being made again.
+    Disconnected,
+    /// The answer to [`Membership::resolve`].
+    Resolved(u64, Result<Member, Failure>),
+    /// The answer to [`Membership::list`].
+    Members(u64, Result<Vec<Member>, Failure>),
+    /// Another member's payload.
+    Signal(PublicKey, String),
+    /// A payload was handed on.
+    Delivered(u64),
+    /// A payload found no recipient.
+    Undelivered(u64, Failure),
+    /// A watched member is gone.
+    Gone(PublicKey, GoneReason),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Not connected; the next attempt is due then.
+    Waiting {
+        until_ms: u64,
+    },
+    /// The shell is connecting, or the challenge has not come.
+    Connecting {
+        deadline_ms: u64,
+    },
+    Joining {
+        deadline_ms: u64,
+    },
+    Joined {
+        renew_at_ms: u64,
+    },
+    Ended,
+}
+
+/// A member's conversation with signaling.
+pub struct Membership {
+    config: Config,
+    state: State,
+    attempts: u32,
+    resume: Option<Nonce>,
+    welcome: Option<Box<Welcome>>,
+    next_id: u64,
+    requests: BTreeMap<u64, FromMember>,
+    frames: VecDeque<String>,
+    events: VecDeque<Event>,
+}
+
+impl Membership {
+    /// Starts outside; the first connection is wanted at once.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            state: State::Waiting { until_ms: 0 },
+            attempts: 0,
+            resume: None,
+            welcome: None,
+            next_id: 0,
+            requests: BTreeMap::new(),
+            frames: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Returns the last welcome.
+    pub fn welcome(&self) -> Option<&Welcome> {
+        self.welcome.as_deref()
+    }
+
+    /// Returns whether the member is connected and let in.
+    pub fn is_joined(&self) -> bool {
+        matches!(self.state, State::Joined { .. })
+    }
+
+    /// Returns whether the conversation is over for good.
+    pub fn is_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// Returns the next frame to send.
+    pub fn poll_frame(&mut self) -> Option<String> {
+        self.frames.pop_front()
+    }
+
+    /// Returns the next thing learnt.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Returns when [`Membership::handle_timeout`] is due, in milliseconds.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        match self.state {
+            State::Waiting { until_ms } => Some(until_ms),
+            State::Connecting { deadline_ms } | State::Joining { deadline_ms } => Some(deadline_ms),
+            State::Joined { renew_at_ms } => Some(renew_at_ms),
+            State::Ended => None,
+        }
+    }
+
+    /// Lets time pass; returns whether the shell should drop its connection, if any, and make a new one.
+    pub fn handle_timeout(&mut self, now_ms: u64) -> bool {
+        match self.state {
+            State::Waiting { until_ms } if until_ms <= now_ms => {
+                self.state = State::Connecting { deadline_ms: now_ms + JOIN_TIMEOUT_MS };
+                true
+            }
+            State::Connecting { deadline_ms } | State::Joining { deadline_ms } if deadline_ms <= now_ms => {
+                self.state = State::Connecting { deadline_ms: now_ms + JOIN_TIMEOUT_MS };
+                true
+            }
+            State::Joined { renew_at_ms } if renew_at_ms <= now_ms => {
+                self.state = State::Joined { renew_at_ms: now_ms + JOIN_TIMEOUT_MS };
+                self.push(&FromMember::Renew);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the end, or the failure, of the connection; `random` spreads the next attempts of many members.
+    pub fn handle_closed(&mut self, now_ms: u64, random: u64) {
+        if self.state == State::Ended {
+            return;
+        }
+        if matches!(self.state, State::Joined { .. }) {
+            self.events.push_back(Event::Disconnected);
+            self.attempts = 0;
+        }
+        self.frames.clear();
+        let ceiling = (BACKOFF_MIN_MS << self.attempts.min(10)).min(BACKOFF_MAX_MS);
+        self.attempts += 1;
+        self.wait(now_ms + ceiling / 2 + random % (ceiling / 2 + 1));
+    }
+
+    fn wait(&mut self, until_ms: u64) {
+        self.state = State::Waiting { until_ms };
+    }
+
+    fn push(&mut self, message: &FromMember) {
+        self.frames.push_back(protocol::emit(message));
+    }
+
+    /// Takes a frame; `nonce` is random. Frames that are no messages are ignored.
+    pub fn handle_frame(&mut self, now_ms: u64, frame: &str, nonce: Nonce) {
+        let Ok(message) = protocol::parse::<FromServer>(frame) else {
+            tracing::debug!("the signaling server sent a frame that is no message");
+            return;
+        };
+        match message {
+            FromServer::Challenge { nonce: server_nonce } if matches!(self.state, State::Connecting { .. }) => {
+                self.state = State::Joining { deadline_ms: now_ms + JOIN_TIMEOUT_MS };
+                let hello = self.hello(&server_nonce, nonce);
+                self.push(&FromMember::Hello(hello));
+            }
+            FromServer::Challenge { .. } => {}
+            FromServer::Welcome(welcome) => self.welcomed(now_ms, welcome),
+            FromServer::Resolved { id, member } => self.resolved(id, member),
+            FromServer::Members { id, members } => {
+                if let Some(FromMember::List { .. }) = self.requests.remove(&id) {
+                    let true_ones = members.iter().all(|member| self.is_true(member));
+                    let result = if true_ones { Ok(members) } else { Err(Failure::Forged) };
+                    self.events.push_back(Event::Members(id, result));
+                }
+            }
+            FromServer::Signal { from, payload } => self.events.push_back(Event::Signal(from, payload)),
+            FromServer::Delivered { id } => {
+                self.requests.remove(&id);
+                self.events.push_back(Event::Delivered(id));
+            }
+            FromServer::Refused { id: Some(id), code, message, .. } => self.failed(id, Failure::Refused(code, message)),
+            FromServer::Refused { id: None, code, message, retry_after_ms } => {
+                self.refused(now_ms, code, message, retry_after_ms);
+            }
+            FromServer::Gone { key, reason } => self.events.push_back(Event::Gone(key, reason)),
+            FromServer::Draining { retry_after_ms } => {
+                if matches!(self.state, State::Joined { .. }) {
+                    self.events.push_back(Event::Disconnected);
+                }
+                self.attempts = 0;
+                self.wait(now_ms + retry_after_ms.min(BACKOFF_MAX_MS));
+            }
+        }
+    }
+
+    fn hello(&self, server_nonce: &Nonce, nonce: Nonce) -> Hello {
+        let config = &self.config;
+        let key = config.pair.public();
+        let network = config.network.id();
+        let proven = Proven { host: &config.host, network, key: &key, server_nonce, nonce: &nonce };
+        let network_proof =
+            config.network.signing().map(|pair| NetworkProof { key: pair.public(), signature: proven.sign(pair) });
+        Hello {
+            protocol: protocol::VERSION,
+            network: network.to_owned(),
+            key,
+            name: config.name.clone(),
+            ipv4: config.ipv4,
+            ephemeral: config.ephemeral,
+            resume: self.resume,
+            proof: proven.sign(&config.pair),
+            nonce,
+            network_proof,
+        }
+    }
+
+    fn welcomed(&mut self, now_ms: u64, welcome: Box<Welcome>) {
+        let (lease, id) = (&welcome.lease.lease, self.config.network.id());
+        let own = lease.key == self.config.pair.public() && lease.network == id;
+        if !own || !welcome.lease.is_signed() || welcome.ipv6 != address_v6(id, &lease.key) {
+            self.state = State::Ended;
+            self.events.push_back(Event::Rejected(Code::BadProof, Failure::Forged.to_string()));
+            return;
+        }
+        let was_joined = matches!(self.state, State::Joined { .. });
+        self.attempts = 0;
+        self.resume = Some(welcome.resume);
+        self.state = State::Joined { renew_at_ms: now_ms + welcome.lease_s.max(1) * 1_000 };
+        self.welcome = Some(welcome.clone());
+        self.events.push_back(Event::Joined(welcome));
+        if !was_joined {
+            // What was asked before the connection broke is asked again.
+            let frames: Vec<String> = self.requests.values().map(protocol::emit).collect();
+            self.frames.extend(frames);
+        }
+    }
+
+    fn refused(&mut self, now_ms: u64, code: Code, message: String, retry_after_ms: Option<u64>) {
+        if !matches!(self.state, State::Joining { .. }) {
+            tracing::debug!(?code, %message, "the signaling server refused something");
+            return;
+        }
+        // In use may pass when the other session ends; with a resume token it is our own old one.
+        if code.is_transient() || (code == Code::InUse && self.resume.is_some()) {
+            self.wait(now_ms + retry_after_ms.unwrap_or(1_000));
+        } else {
+            self.state = State::Ended;
+            self.events.push_back(Event::Rejected(code, message));
+        }
+    }
+
+    /// A member's IPv6 address is derived from its key, whatever the server says (threat T1).
+    fn is_true(&self, member: &Member) -> bool {
+        member.ipv6 == address_v6(self.config.network.id(), &member.key)
+    }
+
+    fn resolved(&mut self, id: u64, member: Member) {
+        let Some(FromMember::Resolve { query, .. }) = self.requests.remove(&id) else {
+            return;
+        };
+        let answers = match &query {
+            Query::Key(key) => member.key == *key,
+            Query::Name(name) => member.name.as_ref() == Some(name),
+            Query::Ip(IpAddr::V4(address)) => member.ipv4 == *address,
+            Query::Ip(IpAddr::V6(address)) => member.ipv6 == *address,
+        };
+        let result = if answers && self.is_true(&member) { Ok(member) } else { Err(Failure::Forged) };
+        self.events.push_back(Event::Resolved(id, result));
+    }
+
+    fn failed(&mut self, id: u64, failure: Failure) {
+        self.events.extend(match self.requests.remove(&id) {
+            Some(FromMember::Resolve { .. }) => Some(Event::Resolved(id, Err(failure))),
+            Some(FromMember::List { .. }) => Some(Event::Members(id, Err(failure))),
+            Some(FromMember::Signal { .. }) => Some(Event::Undelivered(id, failure)),
+            _ => None,
+        });
+    }
+
+    fn request(&mut self, make: impl FnOnce(u64) -> FromMember) -> u64 {
+        self.next_id += 1;
+        let id = self.next_id;
+        let message = make(id);
+        let busy = self.requests.len() >= REQUESTS_MAX;
+        if !busy && self.is_joined() {
+            self.push(&message);
+        }
+        self.requests.insert(id, message);
+        if busy {
+            self.failed(id, Failure::Busy);
+        }
+        id
+    }
+
+    /// Asks who has an address, a name or a key; [`Event::Resolved`] brings the answer.
+    pub fn resolve(&mut self, query: Query) -> u64 {
+        self.request(|id| FromMember::Resolve { id, query })
+    }
+
+    /// Asks for a page of members; [`Event::Members`] brings it.
+    pub fn list(&mut self, after: Option<PublicKey>, limit: usize) -> u64 {
+        self.request(|id| FromMember::List { id, after, limit })
+    }
+
+    /// Sends a payload to a member.
+    pub fn signal(&mut self, to: PublicKey, payload: String) -> u64 {
+        self.request(|id| FromMember::Signal { id, to, payload })
+    }
+
+    /// Leaves for good: the frame is the last one.
+    pub fn leave(&mut self) {
+        if self.is_joined() {
+            self.push(&FromMember::Leave);
+        }
+        self.state = State::Ended;
+    }
+}

@@ -1,0 +1,282 @@
+//! A member's connection to signaling, natively: a task around [`crate::member`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tracing::debug;
+
+use crate::identity::PublicKey;
+use crate::member::{Config, Event, Membership};
+use crate::protocol::{FRAME_LEN_MAX, Nonce, Query};
+
+/// Commands that wait for the task.
+const COMMANDS_MAX: usize = 1_024;
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection on which nothing comes, not even the server's ping, for so long is broken.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long the last frame may take to leave.
+const LEAVE_GRACE: Duration = Duration::from_millis(500);
+
+/// What a member wants of signaling.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Ask who has an address, a name or a key; the number comes back with the answer.
+    Resolve(u64, Query),
+    /// Ask for a page of members.
+    List(u64, Option<PublicKey>, usize),
+    /// Send a payload.
+    Signal(PublicKey, String),
+    /// Leave for good.
+    Leave,
+}
+
+/// A URL that is no address of a signaling server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadUrl(String);
+
+impl fmt::Display for BadUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}' is no signaling URL; it looks like ws://HOST:PORT or wss://HOST", self.0)
+    }
+}
+
+impl std::error::Error for BadUrl {}
+
+/// A parsed signaling URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    text: String,
+    host: String,
+}
+
+impl Url {
+    /// Parses `ws://HOST:PORT` or `wss://HOST`, with or without `/v1`; `http` and `https` do too.
+    ///
+    /// # Errors
+    /// [`BadUrl`].
+    pub fn parse(text: &str) -> Result<Url, BadUrl> {
+        let bad = || BadUrl(text.to_owned());
+        let (scheme, rest) = text.trim().split_once("://").ok_or_else(bad)?;
+        let scheme = match scheme {
+            "ws" | "http" => "ws",
+            "wss" | "https" => "wss",
+            _ => return Err(bad()),
+        };
+        let rest = rest.trim_end_matches('/');
+        let rest = rest.strip_suffix("/v1").unwrap_or(rest);
+        let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
+        let uri: Result<tokio_tungstenite::tungstenite::http::Uri, _> = format!("{scheme}://{host}/").parse();
+        if host.is_empty() || host.contains('@') || uri.is_err() {
+            return Err(bad());
+        }
+        let path = if path.is_empty() { "/v1".to_owned() } else { format!("/{path}/v1") };
+        Ok(Url { text: format!("{scheme}://{host}{path}"), host: host.to_owned() })
+    }
+
+    /// Returns host and port as the `Host` header has them.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns the host without port and brackets.
+    pub fn host_name(&self) -> &str {
+        let host = match self.host.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or(rest),
+            None => self.host.rsplit_once(':').map_or(&*self.host, |(host, _)| host),
+        };
+        host
+    }
+
+    /// Returns whether the server is on this machine.
+    pub fn is_loopback(&self) -> bool {
+        let name = self.host_name();
+        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// Returns the URL to connect to.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What the task reports besides [`Event`]s.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Something was learnt. The number is the caller's for answers, not the wire's.
+    Event(Event),
+    /// A connection could not be made; another attempt follows.
+    Unreachable(String),
+}
+
+/// A handle on the task.
+#[derive(Debug, Clone)]
+pub struct Client {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Client {
+    /// Starts the task; `notify` is called for all that it learns and must not wait.
+    pub fn start(url: Url, config: Config, notify: Arc<dyn Fn(Notice) + Send + Sync>) -> Client {
+        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        let shell = Shell { url, membership: Membership::new(config), notify, inbox, numbers: Vec::new() };
+        tokio::spawn(shell.run());
+        Client { commands }
+    }
+
+    /// Hands over a command; returns whether the task took it.
+    pub fn command(&self, command: Command) -> bool {
+        self.commands.try_send(command).is_ok()
+    }
+
+    /// Leaves, and waits until the server had the chance to hear of it.
+    pub async fn leave(&self) {
+        if self.commands.send(Command::Leave).await.is_ok() {
+            let _ = timeout(2 * LEAVE_GRACE, self.commands.closed()).await;
+        }
+    }
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+struct Shell {
+    url: Url,
+    membership: Membership,
+    notify: Arc<dyn Fn(Notice) + Send + Sync>,
+    inbox: mpsc::Receiver<Command>,
+    /// (wire number, caller's number) of requests under way.
+    numbers: Vec<(u64, u64)>,
+}
+
+fn now_ms(origin: tokio::time::Instant) -> u64 {
+    u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system has a random source");
+    bytes
+}
+
+impl Shell {
+    async fn run(mut self) {
+        let origin = tokio::time::Instant::now();
+        while !self.membership.is_ended() {
+            let due = self.membership.poll_timeout().unwrap_or(u64::MAX);
+            let pause = Duration::from_millis(due.saturating_sub(now_ms(origin)));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                command = self.inbox.recv() => {
+                    self.take(command);
+                    continue;
+                }
+            }
+            if !self.membership.handle_timeout(now_ms(origin)) {
+                continue;
+            }
+            match connect(&self.url).await {
+                Ok(socket) => self.converse(origin, socket).await,
+                Err(error) => {
+                    debug!(%error, "signaling cannot be reached");
+                    (self.notify)(Notice::Unreachable(error));
+                }
+            }
+            self.membership.handle_closed(now_ms(origin), u64::from_be_bytes(random()));
+            self.report();
+        }
+    }
+
+    fn take(&mut self, command: Option<Command>) {
+        match command {
+            Some(Command::Resolve(number, query)) => {
+                let wire = self.membership.resolve(query);
+                self.numbers.push((wire, number));
+            }
+            Some(Command::List(number, after, limit)) => {
+                let wire = self.membership.list(after, limit);
+                self.numbers.push((wire, number));
+            }
+            Some(Command::Signal(to, payload)) => drop(self.membership.signal(to, payload)),
+            Some(Command::Leave) | None => self.membership.leave(),
+        }
+        self.report();
+    }
+
+    fn report(&mut self) {
+        while let Some(event) = self.membership.poll_event() {
+            let event = match event {
+                Event::Resolved(wire, result) => Event::Resolved(self.number(wire), result),
+                Event::Members(wire, result) => Event::Members(self.number(wire), result),
+                other => other,
+            };
+            (self.notify)(Notice::Event(event));
+        }
+    }
+
+    fn number(&mut self, wire: u64) -> u64 {
+        let known = self.numbers.iter().position(|(known, _)| *known == wire);
+        known.map_or(0, |index| self.numbers.swap_remove(index).1)
+    }
+
+    async fn converse(&mut self, origin: tokio::time::Instant, mut socket: Socket) {
+        loop {
+            while let Some(frame) = self.membership.poll_frame() {
+                if socket.send(Message::Text(frame.into())).await.is_err() {
+                    return;
+                }
+            }
+            if self.membership.is_ended() {
+                let _ = timeout(LEAVE_GRACE, socket.close(None)).await;
+                return;
+            }
+            let due = self.membership.poll_timeout().unwrap_or(u64::MAX);
+            let pause = Duration::from_millis(due.saturating_sub(now_ms(origin)));
+            tokio::select! {
+                message = timeout(SILENCE, socket.next()) => match message {
+                    Ok(Some(Ok(Message::Text(frame)))) => {
+                        self.membership.handle_frame(now_ms(origin), &frame, Nonce::new(random()));
+                        self.report();
+                    }
+                    Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) | Err(_) => return,
+                    Ok(Some(Ok(_))) => {}
+                },
+                command = self.inbox.recv() => self.take(command),
+                () = tokio::time::sleep(pause) => {
+                    if self.membership.handle_timeout(now_ms(origin)) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn connect(url: &Url) -> Result<Socket, String> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = WebSocketConfig::default()
+        .read_buffer_size(8 * 1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * FRAME_LEN_MAX)
+        .max_message_size(Some(4 * FRAME_LEN_MAX))
+        .max_frame_size(Some(4 * FRAME_LEN_MAX));
+    let attempt = connect_async_with_config(url.as_str(), Some(config), true);
+    match timeout(CONNECT_TIMEOUT, attempt).await {
+        Ok(Ok((socket, _))) => Ok(socket),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer within 10 seconds".to_owned()),
+    }
+}

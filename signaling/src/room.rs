@@ -1,0 +1,612 @@
+//! The state of a signaling server: who is connected, who watches whom. No I/O.
+//!
+//! The shell hands in what connections say and what the directory answers; it carries out
+//! [`Output`]s. Delivery is by recipient, never broadcast: a join costs the same at 10 and at 10,000
+//! members.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use crate::identity::{KeyPair, PublicKey};
+use crate::leases::{Claim, ClaimError, Record};
+use crate::network::{Prefix, address_v6, is_id, parse_name, prefix_v6, secret_id};
+use crate::protocol::{
+    self, Code, FromMember, FromServer, GoneReason, Hello, IceServer, Lease, Member, Nonce, Proven, Query, SignedLease,
+    Welcome,
+};
+
+/// How long a connection may take to say hello, in milliseconds.
+pub const HANDSHAKE_MS: u64 = 10_000;
+/// How long the old session of a contended key may take to answer a ping, in milliseconds.
+pub const CONTENTION_MS: u64 = 3_000;
+/// Frames that are no messages before the connection is closed.
+pub const BAD_FRAMES_MAX: u32 = 10;
+/// How long a lease proves something, in seconds: a day beyond the last renewal.
+pub const LEASE_PROOF_S: u64 = 86_400;
+/// Seconds after which a member renews.
+pub const RENEW_S: u64 = 3_600;
+/// Members that one member watches, asked for or implied.
+const WATCHED_MAX: usize = 4_096;
+/// Members that wait for the old session of their key.
+const CONTENDERS_MAX: usize = 1_024;
+
+/// Names a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A member in a network.
+pub type Place = (String, PublicKey);
+
+/// What the shell has to carry out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send a message.
+    Send(ConnectionId, FromServer),
+    /// Close a connection once what was sent has left.
+    Close(ConnectionId),
+    /// Ping a connection and call [`Room::alive`] if it answers.
+    Probe(ConnectionId),
+    /// Ask the directory for a lease, then call [`Room::claimed`].
+    Claim(ConnectionId, Claim),
+    /// Tell the directory that a member has come.
+    Enter(Place),
+    /// Tell the directory that a member has gone, and whether its lease is given back.
+    Exit(Place, Kept),
+    /// Ask the directory, then call [`Room::found`].
+    Find(ConnectionId, u64, String, Query),
+    /// Ask the directory, then call [`Room::listed`].
+    List(ConnectionId, u64, String, Option<PublicKey>, usize),
+    /// Hand a payload to the instance that has the recipient, then call [`Room::forwarded`].
+    Forward {
+        /// Who sends, and where.
+        connection: ConnectionId,
+        /// The sender's number for it.
+        id: u64,
+        /// The sender.
+        from: PublicKey,
+        /// The recipient.
+        to: Place,
+        /// The payload.
+        payload: String,
+    },
+}
+
+/// What happens to the lease of a member that goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is kept for the next time.
+    Lease,
+    /// It is given back.
+    Nothing,
+}
+
+/// Whether networks without a secret are let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Any network.
+    Open,
+    /// Networks with a secret only.
+    SecretOnly,
+}
+
+/// The settings of a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Signs leases.
+    pub key: KeyPair,
+    /// The IPv4 prefix of every network.
+    pub prefix: (std::net::Ipv4Addr, u8),
+    /// Which networks are let in.
+    pub admission: Admission,
+    /// STUN and TURN servers that members are told; `{host}` stands for what a member calls this server.
+    pub ice_servers: Vec<IceServer>,
+}
+
+struct Session {
+    place: Place,
+    ephemeral: bool,
+    resume: Nonce,
+    watches: HashSet<PublicKey>,
+}
+
+enum State {
+    /// The challenge is out.
+    Challenged {
+        nonce: Nonce,
+        deadline_ms: u64,
+    },
+    /// The hello is good; the key's old session is being probed.
+    Contending {
+        hello: Box<Hello>,
+        deadline_ms: u64,
+    },
+    /// The directory is being asked.
+    Claiming {
+        hello: Box<Hello>,
+    },
+    Member(Session),
+    Closing,
+}
+
+struct Connection {
+    state: State,
+    host: String,
+    bad_frames: u32,
+}
+
+/// The members of all networks that are connected to this instance.
+pub struct Room {
+    config: Config,
+    connections: HashMap<ConnectionId, Connection>,
+    members: HashMap<Place, ConnectionId>,
+    watchers: HashMap<Place, HashSet<ConnectionId>>,
+    outputs: VecDeque<Output>,
+    /// Connections with a deadline, in the order in which they came.
+    waiting: VecDeque<ConnectionId>,
+    /// Numbers for the metrics page.
+    pub totals: Totals,
+}
+
+/// Counts since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Members let in.
+    pub joins: u64,
+    /// Requests refused.
+    pub refusals: u64,
+    /// Signals handed on.
+    pub signals: u64,
+    /// Frames that were no messages.
+    pub bad_frames: u64,
+    /// Messages sent to members.
+    pub sent: u64,
+}
+
+impl Room {
+    /// Makes an empty room.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            connections: HashMap::new(),
+            members: HashMap::new(),
+            watchers: HashMap::new(),
+            outputs: VecDeque::new(),
+            waiting: VecDeque::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// Returns the next thing to carry out.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Returns how many members are connected here.
+    pub fn member_count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Returns how many connections there are.
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Returns whether a member is connected here.
+    pub fn has_member(&self, network: &str, key: &PublicKey) -> bool {
+        self.members.contains_key(&(network.to_owned(), *key))
+    }
+
+    fn send(&mut self, to: ConnectionId, message: FromServer) {
+        self.totals.sent += 1;
+        self.outputs.push_back(Output::Send(to, message));
+    }
+
+    fn refuse(&mut self, to: ConnectionId, id: Option<u64>, code: Code, message: &str) {
+        self.totals.refusals += 1;
+        let retry_after_ms = code.is_transient().then_some(1_000);
+        self.send(to, FromServer::Refused { id, code, message: message.to_owned(), retry_after_ms });
+    }
+
+    fn refuse_and_close(&mut self, to: ConnectionId, code: Code, message: &str) {
+        self.refuse(to, None, code, message);
+        if let Some(connection) = self.connections.get_mut(&to) {
+            connection.state = State::Closing;
+        }
+        self.outputs.push_back(Output::Close(to));
+    }
+
+    /// Takes a new connection; `host` is what it calls this server, `nonce` is random.
+    pub fn open(&mut self, now_ms: u64, id: ConnectionId, host: &str, nonce: Nonce) {
+        let state = State::Challenged { nonce, deadline_ms: now_ms + HANDSHAKE_MS };
+        self.connections.insert(id, Connection { state, host: host.to_owned(), bad_frames: 0 });
+        self.waiting.push_back(id);
+        self.send(id, FromServer::Challenge { nonce });
+    }
+
+    /// Takes a frame.
+    pub fn frame(&mut self, now_ms: u64, id: ConnectionId, frame: &str) {
+        match protocol::parse::<FromMember>(frame) {
+            Ok(message) => self.message(now_ms, id, message),
+            Err(bad) => {
+                self.totals.bad_frames += 1;
+                let Some(connection) = self.connections.get_mut(&id) else {
+                    return;
+                };
+                connection.bad_frames += 1;
+                if connection.bad_frames >= BAD_FRAMES_MAX {
+                    self.refuse_and_close(id, Code::BadMessage, "too many frames were no messages; update the client");
+                } else {
+                    self.refuse(id, None, Code::BadMessage, &bad.to_string());
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, now_ms: u64, id: ConnectionId, message: FromMember) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        match (&mut connection.state, message) {
+            (State::Closing, _) => {}
+            (State::Challenged { nonce, .. }, FromMember::Hello(hello)) => {
+                let nonce = *nonce;
+                self.hello(now_ms, id, hello, &nonce);
+            }
+            (State::Member(session), message) => {
+                let place = session.place.clone();
+                self.member_message(now_ms, id, place, message);
+            }
+            _ => self.refuse(id, None, Code::BadState, "the first message must be hello, and only the first"),
+        }
+    }
+
+    fn hello(&mut self, now_ms: u64, id: ConnectionId, hello: Hello, server_nonce: &Nonce) {
+        let host = self.connections.get(&id).map(|connection| connection.host.clone()).unwrap_or_default();
+        if let Err((code, message)) = self.check_hello(&host, &hello, server_nonce) {
+            return self.refuse_and_close(id, code, message);
+        }
+        let place = (hello.network.clone(), hello.key);
+        let Some(old) = self.members.get(&place).copied() else {
+            return self.claim(now_ms, id, hello);
+        };
+        let resumes = match self.connections.get(&old).map(|connection| &connection.state) {
+            Some(State::Member(session)) => hello.resume == Some(session.resume),
+            _ => true,
+        };
+        if resumes {
+            return self.claim(now_ms, id, hello);
+        }
+        let contending = |c: &&Connection| matches!(c.state, State::Contending { .. });
+        if self.connections.values().filter(contending).count() >= CONTENDERS_MAX {
+            return self.refuse_and_close(id, Code::TooMuch, "too many sessions are contended; try again later");
+        }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.state = State::Contending { hello: Box::new(hello), deadline_ms: now_ms + CONTENTION_MS };
+            self.waiting.push_back(id);
+            self.outputs.push_back(Output::Probe(old));
+        }
+    }
+
+    fn check_hello(&self, host: &str, hello: &Hello, server_nonce: &Nonce) -> Result<(), (Code, &'static str)> {
+        if hello.protocol != protocol::VERSION {
+            return Err((Code::BadVersion, "this server speaks version 1 of the protocol; update the older side"));
+        }
+        if !is_id(&hello.network) {
+            return Err((Code::BadNetwork, "the network's id is malformed"));
+        }
+        if hello.name.as_ref().is_some_and(|name| parse_name(name).as_ref() != Ok(name)) {
+            return Err((Code::BadName, "a name has 1 to 63 of the letters a-z, digits and '-' inside"));
+        }
+        let proven = Proven { host, network: &hello.network, key: &hello.key, server_nonce, nonce: &hello.nonce };
+        if !proven.verify(&hello.key, &hello.proof) {
+            return Err((Code::BadProof, "the proof of the key does not hold for this server's name"));
+        }
+        match (hello.network.split_once('~'), &hello.network_proof) {
+            (None, _) if self.config.admission == Admission::SecretOnly => {
+                Err((Code::SecretRequired, "this server takes networks with a secret only; give --secret"))
+            }
+            (None, _) => Ok(()),
+            (Some(_), None) => Err((Code::BadProof, "the proof of the network's secret is missing")),
+            (Some((name, _)), Some(proof)) => {
+                let known = secret_id(name, &proof.key) == hello.network;
+                if known && proven.verify(&proof.key, &proof.signature) {
+                    Ok(())
+                } else {
+                    Err((Code::BadProof, "the proof of the network's secret does not hold"))
+                }
+            }
+        }
+    }
+
+    fn claim(&mut self, now_ms: u64, id: ConnectionId, hello: Hello) {
+        let claim = Claim {
+            network: hello.network.clone(),
+            key: hello.key,
+            name: hello.name.clone(),
+            ipv4: hello.ipv4,
+            now_s: now_ms / 1_000,
+        };
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.state = State::Claiming { hello: Box::new(hello) };
+            self.outputs.push_back(Output::Claim(id, claim));
+        }
+    }
+
+    /// Takes the directory's answer to a claim, which is durable by now; `resume` is random.
+    pub fn claimed(&mut self, now_ms: u64, id: ConnectionId, result: Result<Record, ClaimError>, resume: Nonce) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            // It went while the directory was asked: whoever comes next gets the lease.
+            return;
+        };
+        let (ephemeral, is_renewal) = match &connection.state {
+            State::Claiming { hello } => (hello.ephemeral, false),
+            State::Member(session) => (session.ephemeral, true),
+            _ => return,
+        };
+        let record = match result {
+            Ok(record) => record,
+            Err(error) => {
+                let (code, message) = refusal(error);
+                return if is_renewal {
+                    self.refuse(id, None, code, message)
+                } else {
+                    self.refuse_and_close(id, code, message)
+                };
+            }
+        };
+        let place = (record.network.clone(), record.key);
+        if !is_renewal {
+            if let Some(old) = self.members.insert(place.clone(), id).filter(|old| *old != id) {
+                // The newest proof wins; the old session ends without a word to watchers.
+                self.forget_watches(old);
+                if let Some(old) = self.connections.get_mut(&old) {
+                    old.state = State::Closing;
+                }
+                self.outputs.push_back(Output::Close(old));
+            }
+            let session = Session { place: place.clone(), ephemeral, resume, watches: HashSet::new() };
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.state = State::Member(session);
+            }
+            self.totals.joins += 1;
+            self.outputs.push_back(Output::Enter(place));
+        } else if let Some(State::Member(session)) = self.connections.get_mut(&id).map(|c| &mut c.state) {
+            session.resume = resume;
+        }
+        let host =
+            self.connections.get(&id).map(|connection| host_name(&connection.host).to_owned()).unwrap_or_default();
+        let welcome = self.welcome(now_ms, record, resume, &host);
+        self.send(id, FromServer::Welcome(Box::new(welcome)));
+    }
+
+    fn welcome(&self, now_ms: u64, record: Record, resume: Nonce, host: &str) -> Welcome {
+        let ipv6 = address_v6(&record.network, &record.key);
+        let prefixes = vec![
+            Prefix { address: self.config.prefix.0.into(), len: self.config.prefix.1 },
+            Prefix { address: prefix_v6(&record.network).into(), len: 48 },
+        ];
+        let lease = Lease {
+            network: record.network,
+            key: record.key,
+            ipv4: record.ipv4,
+            name: record.name,
+            epoch: record.epoch,
+            not_after: now_ms / 1_000 + LEASE_PROOF_S,
+        };
+        let lease = SignedLease::sign(lease, &self.config.key);
+        // The server does not know its own names: the member has called it by one.
+        let named = |server: &IceServer| IceServer { url: server.url.replace("{host}", host), ..server.clone() };
+        let ice_servers = self.config.ice_servers.iter().map(named).collect();
+        Welcome { lease, ipv6, prefixes, lease_s: RENEW_S, resume, ice_servers }
+    }
+
+    /// Takes the answer of a probed connection: its key is in use.
+    pub fn alive(&mut self, id: ConnectionId) {
+        let Some(State::Member(session)) = self.connections.get(&id).map(|connection| &connection.state) else {
+            return;
+        };
+        let place = session.place.clone();
+        let contends = |connection: &Connection| match &connection.state {
+            State::Contending { hello, .. } => hello.key == place.1 && hello.network == place.0,
+            _ => false,
+        };
+        let contenders: Vec<ConnectionId> =
+            self.connections.iter().filter(|(_, connection)| contends(connection)).map(|(id, _)| *id).collect();
+        for contender in contenders {
+            let message = "this key is in use by a live session; use another key, or stop the other program";
+            self.refuse_and_close(contender, Code::InUse, message);
+        }
+    }
+
+    fn member_message(&mut self, now_ms: u64, id: ConnectionId, place: Place, message: FromMember) {
+        match message {
+            FromMember::Hello(_) => self.refuse(id, None, Code::BadState, "hello was said already"),
+            FromMember::Resolve { id: number, query } => {
+                self.outputs.push_back(Output::Find(id, number, place.0, query));
+            }
+            FromMember::List { id: number, after, limit } => {
+                let limit = limit.clamp(1, protocol::LIST_LEN_MAX);
+                self.outputs.push_back(Output::List(id, number, place.0, after, limit));
+            }
+            FromMember::Signal { id: number, to, payload } => self.signal(id, number, &place, to, payload),
+            FromMember::Watch { keys } if keys.len() > protocol::WATCH_LEN_MAX => {
+                self.refuse(id, None, Code::TooMuch, "watch takes at most 256 keys");
+            }
+            FromMember::Watch { keys } => keys.into_iter().for_each(|key| self.watch(id, &place.0, key)),
+            FromMember::Renew => {
+                let claim = Claim { network: place.0, key: place.1, name: None, ipv4: None, now_s: now_ms / 1_000 };
+                self.outputs.push_back(Output::Claim(id, claim));
+            }
+            FromMember::Leave => {
+                self.depart(id, GoneReason::Left);
+                self.outputs.push_back(Output::Close(id));
+            }
+        }
+    }
+
+    fn signal(&mut self, id: ConnectionId, number: u64, place: &Place, to: PublicKey, payload: String) {
+        if payload.len() > protocol::PAYLOAD_LEN_MAX {
+            return self.refuse(id, Some(number), Code::TooMuch, "a payload has at most 40 KiB");
+        }
+        self.watch(id, &place.0, to);
+        let to = (place.0.clone(), to);
+        if self.deliver(&to, place.1, &payload) {
+            self.send(id, FromServer::Delivered { id: number });
+        } else {
+            self.outputs.push_back(Output::Forward { connection: id, id: number, from: place.1, to, payload });
+        }
+    }
+
+    /// Hands a payload to a member connected here; returns whether there is one.
+    pub fn deliver(&mut self, to: &Place, from: PublicKey, payload: &str) -> bool {
+        let Some(recipient) = self.members.get(to).copied() else {
+            return false;
+        };
+        self.totals.signals += 1;
+        self.watch(recipient, &to.0, from);
+        self.send(recipient, FromServer::Signal { from, payload: payload.to_owned() });
+        true
+    }
+
+    /// Takes the outcome of [`Output::Forward`].
+    pub fn forwarded(&mut self, id: ConnectionId, number: u64, delivered: Result<(), ()>) {
+        match delivered {
+            Ok(()) => self.send(id, FromServer::Delivered { id: number }),
+            Err(()) => self.refuse(id, Some(number), Code::NotFound, "that member is not connected now"),
+        }
+    }
+
+    fn watch(&mut self, id: ConnectionId, network: &str, key: PublicKey) {
+        if let Some(State::Member(session)) = self.connections.get_mut(&id).map(|connection| &mut connection.state)
+            && session.watches.len() < WATCHED_MAX
+            && session.watches.insert(key)
+        {
+            self.watchers.entry((network.to_owned(), key)).or_default().insert(id);
+        }
+    }
+
+    fn forget_watches(&mut self, id: ConnectionId) {
+        let Some(State::Member(session)) = self.connections.get_mut(&id).map(|connection| &mut connection.state) else {
+            return;
+        };
+        let (network, watches) = (session.place.0.clone(), std::mem::take(&mut session.watches));
+        for key in watches {
+            let place = (network.clone(), key);
+            if let Some(watchers) = self.watchers.get_mut(&place) {
+                watchers.remove(&id);
+                if watchers.is_empty() {
+                    self.watchers.remove(&place);
+                }
+            }
+        }
+    }
+
+    /// Takes the directory's answer to [`Output::Find`].
+    pub fn found(&mut self, id: ConnectionId, number: u64, found: Option<(Record, bool)>) {
+        match found {
+            Some((record, present)) => {
+                self.send(id, FromServer::Resolved { id: number, member: describe(record, present) });
+            }
+            None => {
+                self.refuse(id, Some(number), Code::NotFound, "nobody on this network has that name, address or key")
+            }
+        }
+    }
+
+    /// Takes the directory's answer to [`Output::List`].
+    pub fn listed(&mut self, id: ConnectionId, number: u64, found: Vec<(Record, bool)>) {
+        let members = found.into_iter().map(|(record, present)| describe(record, present)).collect();
+        self.send(id, FromServer::Members { id: number, members });
+    }
+
+    /// Takes the end of a connection.
+    pub fn closed(&mut self, id: ConnectionId, reason: GoneReason) {
+        self.depart(id, reason);
+        self.connections.remove(&id);
+    }
+
+    /// Takes a member out and tells its watchers.
+    fn depart(&mut self, id: ConnectionId, reason: GoneReason) {
+        self.forget_watches(id);
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let State::Member(session) = std::mem::replace(&mut connection.state, State::Closing) else {
+            return;
+        };
+        self.members.remove(&session.place);
+        let kept = if session.ephemeral { Kept::Nothing } else { Kept::Lease };
+        for watcher in self.watchers.get(&session.place).cloned().unwrap_or_default() {
+            self.send(watcher, FromServer::Gone { key: session.place.1, reason });
+        }
+        self.outputs.push_back(Output::Exit(session.place, kept));
+    }
+
+    /// Returns when [`Room::handle_timeout`] is due, in milliseconds.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.waiting.iter().filter_map(|id| self.deadline(*id)).min()
+    }
+
+    fn deadline(&self, id: ConnectionId) -> Option<u64> {
+        match &self.connections.get(&id)?.state {
+            State::Challenged { deadline_ms, .. } | State::Contending { deadline_ms, .. } => Some(*deadline_ms),
+            _ => None,
+        }
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now_ms: u64) {
+        for id in std::mem::take(&mut self.waiting) {
+            match self.deadline(id) {
+                Some(deadline) if deadline > now_ms => self.waiting.push_back(id),
+                Some(_) => self.expire(now_ms, id),
+                None => {}
+            }
+        }
+    }
+
+    fn expire(&mut self, now_ms: u64, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        match std::mem::replace(&mut connection.state, State::Closing) {
+            // The old session did not answer: the newest proof wins.
+            State::Contending { hello, .. } => self.claim(now_ms, id, *hello),
+            _ => self.refuse_and_close(id, Code::BadState, "no hello came within 10 seconds"),
+        }
+    }
+
+    /// Tells everybody that the server is about to stop.
+    pub fn drain(&mut self, retry_after_ms: u64) {
+        let connections: Vec<ConnectionId> = self.members.values().copied().collect();
+        for id in connections {
+            self.send(id, FromServer::Draining { retry_after_ms });
+            self.outputs.push_back(Output::Close(id));
+        }
+    }
+}
+
+/// Returns the host of a `Host` header without its port.
+fn host_name(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+fn describe(record: Record, present: bool) -> Member {
+    let ipv6 = address_v6(&record.network, &record.key);
+    Member { key: record.key, ipv4: record.ipv4, ipv6, name: record.name, present }
+}
+
+fn refusal(error: ClaimError) -> (Code, &'static str) {
+    match error {
+        ClaimError::NameTaken => (Code::NameTaken, "another member has that name; choose another one"),
+        ClaimError::AddressTaken => {
+            (Code::AddressTaken, "that address is another member's or outside the network's prefix; choose another one")
+        }
+        ClaimError::PoolEmpty => {
+            (Code::PoolEmpty, "no address is free; the server's operator can give a larger prefix")
+        }
+        ClaimError::Unavailable => (Code::Unavailable, "the server cannot store leases now; try again later"),
+    }
+}

@@ -1,0 +1,515 @@
+//! The signaling server: sockets, clocks and tasks around [`crate::room`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum_server::tls_rustls::RustlsConfig;
+use futures_util::{SinkExt, StreamExt};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info};
+
+use crate::bus::{Bus, MemoryBus, Parcel};
+use crate::directory::{Directory, LocalDirectory};
+use crate::identity::KeyPair;
+use crate::network::PREFIX_V4;
+use crate::protocol::{FRAME_LEN_MAX, GoneReason, IceServer, Nonce, emit};
+use crate::room::{self, Admission, ConnectionId, Output, Room};
+
+/// Connections of one server.
+const CONNECTIONS_MAX: usize = 50_000;
+/// Messages that wait for a slow reader before it is put out.
+const OUTGOING_LEN_MAX: usize = 512;
+/// A connection that is silent for so long is pinged.
+const PING_AFTER: Duration = Duration::from_secs(20);
+/// A connection that answers no ping for so long is gone.
+const GONE_AFTER: Duration = Duration::from_secs(30);
+/// New connections a second from one address, and at once.
+const CONNECTS_PER_S: u32 = 50;
+/// See [`CONNECTS_PER_S`].
+const CONNECTS_BURST: u32 = 500;
+/// Frames a second from one connection, and at once; the rest waits in the sender's own socket.
+const FRAMES_PER_S: u32 = 200;
+/// See [`FRAMES_PER_S`].
+const FRAMES_BURST: u32 = 1_000;
+/// When members shall come back after a server that stops.
+const RETURN_MS: u64 = 500;
+/// How long stopping may take.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// The settings of a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one. The same port serves STUN on UDP.
+    pub listen: SocketAddr,
+    /// The file that keeps leases and the server's key; without it both end with the process.
+    pub data: Option<PathBuf>,
+    /// Whether networks without a secret are let in.
+    pub admission: Admission,
+    /// Certificate and key files, for TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Further STUN and TURN servers to tell members.
+    pub ice_servers: Vec<IceServer>,
+    /// The IPv4 prefix of every network.
+    pub prefix: (Ipv4Addr, u8),
+}
+
+impl Config {
+    /// Settings for a server at an address: open on loopback only, in memory, without TLS.
+    pub fn new(listen: SocketAddr) -> Self {
+        let admission = if listen.ip().is_loopback() { Admission::Open } else { Admission::SecretOnly };
+        Self { listen, data: None, admission, tls: None, ice_servers: Vec::new(), prefix: PREFIX_V4 }
+    }
+}
+
+/// Why a server cannot start; the text says what to do.
+#[derive(Debug)]
+pub struct ServeError(String);
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+enum Outgoing {
+    Text(String),
+    Ping,
+    Close,
+}
+
+struct Shared {
+    room: Mutex<Room>,
+    outgoing: Mutex<HashMap<ConnectionId, mpsc::Sender<Outgoing>>>,
+    directory: Arc<dyn Directory>,
+    bus: Arc<dyn Bus>,
+    instance: u64,
+    next_connection: AtomicU64,
+    connects: DefaultKeyedRateLimiter<IpAddr>,
+    deadline_changed: Notify,
+    draining: AtomicBool,
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system has a random source");
+    bytes
+}
+
+impl Shared {
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outgoing(&self) -> MutexGuard<'_, HashMap<ConnectionId, mpsc::Sender<Outgoing>>> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the room and carries out what follows from it.
+    fn with_room(self: &Arc<Self>, f: impl FnOnce(&mut Room)) {
+        let mut later = Vec::new();
+        {
+            // Messages are handed on under the lock: their order is the room's order.
+            let mut room = self.room();
+            f(&mut room);
+            while let Some(output) = room.poll_output() {
+                match output {
+                    Output::Send(id, message) => self.hand(id, Outgoing::Text(emit(&message))),
+                    Output::Close(id) => self.hand(id, Outgoing::Close),
+                    Output::Probe(id) => self.hand(id, Outgoing::Ping),
+                    other => later.push(other),
+                }
+            }
+        }
+        if !later.is_empty() {
+            self.carry_out(later);
+        }
+        self.deadline_changed.notify_one();
+    }
+
+    /// Queues something for a connection; one that does not read is put out.
+    fn hand(&self, id: ConnectionId, outgoing: Outgoing) {
+        let mut table = self.outgoing();
+        if let Some(sender) = table.get(&id)
+            && sender.try_send(outgoing).is_err()
+        {
+            debug!(?id, "a slow reader is put out");
+            table.remove(&id);
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, outputs: Vec<Output>) {
+        for output in outputs {
+            let shared = Arc::clone(self);
+            match output {
+                Output::Enter(place) => self.directory.enter(&place, self.instance),
+                Output::Exit(place, kept) => self.directory.exit(&place, self.instance, kept, now_ms() / 1_000),
+                Output::Claim(id, claim) => {
+                    let answer = self.directory.claim(claim);
+                    tokio::spawn(async move {
+                        let result = answer.await;
+                        shared.with_room(|room| room.claimed(now_ms(), id, result, Nonce::new(random())));
+                    });
+                }
+                Output::Find(id, number, network, query) => {
+                    let answer = self.directory.find(&network, &query);
+                    tokio::spawn(async move {
+                        let found = answer.await.map(|found| (found.record, found.instance.is_some()));
+                        shared.with_room(|room| room.found(id, number, found));
+                    });
+                }
+                Output::List(id, number, network, after, limit) => {
+                    let answer = self.directory.list(&network, after, limit);
+                    tokio::spawn(async move {
+                        let found = answer.await.into_iter().map(|found| (found.record, found.instance.is_some()));
+                        let found = found.collect();
+                        shared.with_room(|room| room.listed(id, number, found));
+                    });
+                }
+                Output::Forward { connection, id, from, to, payload } => {
+                    tokio::spawn(async move {
+                        let query = crate::protocol::Query::Key(to.1);
+                        let found = shared.directory.find(&to.0, &query).await;
+                        let instance = found.and_then(|found| found.instance).filter(|other| *other != shared.instance);
+                        let publish = |instance| shared.bus.publish(instance, Parcel { to, from, payload });
+                        let delivered = instance.ok_or(()).and_then(|instance| publish(instance).map_err(|_| ()));
+                        shared.with_room(|room| room.forwarded(connection, id, delivered));
+                    });
+                }
+                Output::Send(..) | Output::Close(_) | Output::Probe(_) => {}
+            }
+        }
+    }
+}
+
+/// A running server; dropping it does not stop it, [`Server::stop`] does.
+pub struct Server {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    scheme: &'static str,
+    handle: axum_server::Handle<SocketAddr>,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Server {
+    /// Starts a server.
+    ///
+    /// # Errors
+    /// [`ServeError`] if the address, the certificate or the data file cannot be used.
+    pub async fn start(config: Config) -> Result<Server, ServeError> {
+        let directory = open_directory(&config)?;
+        Self::start_with(config, directory, Arc::new(MemoryBus::default())).await
+    }
+
+    /// Starts an instance on a directory and a bus that it shares with others.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with(
+        config: Config,
+        directory: Arc<dyn Directory>,
+        bus: Arc<dyn Bus>,
+    ) -> Result<Server, ServeError> {
+        let (listener, stun) = bind(config.listen).await?;
+        let address = listener.local_addr().map_err(|error| ServeError(error.to_string()))?;
+        let stun_server = IceServer {
+            url: format!("stun:{{host}}:{}", address.port()),
+            username: String::new(),
+            credential: String::new(),
+        };
+        let ice_servers = std::iter::once(stun_server).chain(config.ice_servers.clone()).collect();
+        let room = Room::new(room::Config {
+            key: directory.server_key(),
+            prefix: config.prefix,
+            admission: config.admission,
+            ice_servers,
+        });
+        let instance = u64::from_be_bytes(random());
+        let inbox = bus.subscribe(instance);
+        let connects = quota(CONNECTS_PER_S, CONNECTS_BURST);
+        let shared = Arc::new(Shared {
+            room: Mutex::new(room),
+            outgoing: Mutex::new(HashMap::new()),
+            directory,
+            bus,
+            instance,
+            next_connection: AtomicU64::new(0),
+            connects: RateLimiter::keyed(connects),
+            deadline_changed: Notify::new(),
+            draining: AtomicBool::new(false),
+        });
+        let handle = axum_server::Handle::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(answer_stun(stun));
+        tasks.spawn(keep_time(Arc::clone(&shared)));
+        tasks.spawn(take_parcels(Arc::clone(&shared), inbox));
+        let scheme = serve(&config, listener, Arc::clone(&shared), &handle, &mut tasks).await?;
+        info!(%address, "signaling serves");
+        Ok(Server { shared, address, scheme, handle, tasks })
+    }
+
+    /// Returns the address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the URL that members on this machine use.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Returns how many members are connected.
+    pub fn member_count(&self) -> usize {
+        self.shared.room().member_count()
+    }
+
+    /// Tells members to come back soon, lets what was sent leave, and stops.
+    pub async fn stop(mut self) {
+        self.shared.draining.store(true, Ordering::Release);
+        self.shared.with_room(|room| room.drain(RETURN_MS));
+        let gone = async {
+            while self.shared.room().connection_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = timeout(STOP_GRACE, gone).await;
+        self.handle.shutdown();
+        self.tasks.shutdown().await;
+    }
+}
+
+fn quota(per_s: u32, burst: u32) -> Quota {
+    let nonzero = |n| NonZeroU32::new(n).expect("the limits are not zero");
+    Quota::per_second(nonzero(per_s)).allow_burst(nonzero(burst))
+}
+
+fn open_directory(config: &Config) -> Result<Arc<dyn Directory>, ServeError> {
+    let Some(path) = &config.data else {
+        return Ok(Arc::new(LocalDirectory::in_memory(config.prefix, KeyPair::from_seed(&random()))));
+    };
+    let directory = LocalDirectory::in_file(config.prefix, path, random());
+    Ok(Arc::new(directory.map_err(|error| ServeError(format!("{}: {error}", path.display())))?))
+}
+
+/// Binds TCP and UDP at the same port; where a free one is asked for, some tries may be needed.
+async fn bind(listen: SocketAddr) -> Result<(std::net::TcpListener, UdpSocket), ServeError> {
+    let failed = |error: std::io::Error| {
+        ServeError(format!("cannot listen on {listen}: {error}; choose another address with --listen"))
+    };
+    for attempt in 0.. {
+        let listener = std::net::TcpListener::bind(listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        match UdpSocket::bind(address).await {
+            Ok(udp) => return Ok((listener, udp)),
+            Err(_) if listen.port() == 0 && attempt < 16 => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    unreachable!("the loop returns")
+}
+
+async fn serve(
+    config: &Config,
+    listener: std::net::TcpListener,
+    shared: Arc<Shared>,
+    handle: &axum_server::Handle<SocketAddr>,
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> Result<&'static str, ServeError> {
+    let router = Router::new()
+        .route("/", get(front))
+        .route("/v1", get(upgrade))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(shared)
+        .into_make_service_with_connect_info::<SocketAddr>();
+    let failed = |error: std::io::Error| ServeError(format!("cannot serve: {error}"));
+    match &config.tls {
+        None => {
+            let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
+            tasks.spawn(async move { drop(server.serve(router).await) });
+            Ok("ws")
+        }
+        Some((certificate, key)) => {
+            // Two libraries in the process may each have chosen a provider; ours is ring.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let tls = RustlsConfig::from_pem_file(certificate, key).await.map_err(|error| {
+                let (certificate, key) = (certificate.display(), key.display());
+                ServeError(format!("cannot use {certificate} with {key}: {error}; both must be PEM files"))
+            })?;
+            let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?.handle(handle.clone());
+            tasks.spawn(async move { drop(server.serve(router).await) });
+            Ok("wss")
+        }
+    }
+}
+
+async fn front() -> &'static str {
+    "unisockets signaling server\n\nMembers connect with: unisockets ... --signal URL-of-this-server\n"
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    if shared.draining.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    "ready\n".into_response()
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let (members, connections, totals) = {
+        let room = shared.room();
+        (room.member_count(), room.connection_count(), room.totals)
+    };
+    let rows = [
+        ("members", "gauge", "Members connected.", members as u64),
+        ("connections", "gauge", "Connections open.", connections as u64),
+        ("joins_total", "counter", "Members let in.", totals.joins),
+        ("refusals_total", "counter", "Requests refused.", totals.refusals),
+        ("signals_total", "counter", "Signals handed on.", totals.signals),
+        ("bad_frames_total", "counter", "Frames that were no messages.", totals.bad_frames),
+        ("sent_total", "counter", "Messages sent to members.", totals.sent),
+    ];
+    let text: String = rows
+        .iter()
+        .map(|(name, kind, help, value)| {
+            let name = format!("unisockets_signal_{name}");
+            format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
+        })
+        .collect();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+async fn upgrade(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if shared.connects.check_key(&address.ip()).is_err() {
+        return (StatusCode::TOO_MANY_REQUESTS, "too many connections from this address; slow down\n").into_response();
+    }
+    if shared.draining.load(Ordering::Acquire) || shared.outgoing().len() >= CONNECTIONS_MAX {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the server is full or stopping; try again later\n").into_response();
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+    upgrade
+        .max_message_size(FRAME_LEN_MAX)
+        .max_frame_size(FRAME_LEN_MAX)
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(4 * 1024)
+        .max_write_buffer_size(4 * FRAME_LEN_MAX)
+        .on_upgrade(move |socket| converse(shared, socket, host))
+}
+
+/// Follows one connection to its end.
+async fn converse(shared: Arc<Shared>, socket: WebSocket, host: String) {
+    let id = ConnectionId(shared.next_connection.fetch_add(1, Ordering::Relaxed));
+    let (mut sink, mut stream) = socket.split();
+    let (sender, mut outgoing) = mpsc::channel(OUTGOING_LEN_MAX);
+    shared.outgoing().insert(id, sender);
+    shared.with_room(|room| room.open(now_ms(), id, &host, Nonce::new(random())));
+    let mut heard = Instant::now();
+    let mut pinged = false;
+    let frames: DefaultDirectRateLimiter = RateLimiter::direct(quota(FRAMES_PER_S, FRAMES_BURST));
+    let reason = loop {
+        let quiet_until = heard + if pinged { GONE_AFTER } else { PING_AFTER };
+        let sent = tokio::select! {
+            message = stream.next() => {
+                heard = Instant::now();
+                pinged = false;
+                match message {
+                    Some(Ok(Message::Text(frame))) => {
+                        frames.until_ready().await;
+                        shared.with_room(|room| room.frame(now_ms(), id, &frame));
+                    }
+                    Some(Ok(Message::Binary(_))) => shared.with_room(|room| room.frame(now_ms(), id, "")),
+                    Some(Ok(Message::Pong(_))) => shared.with_room(|room| room.alive(id)),
+                    Some(Ok(Message::Ping(_))) => {}
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => break GoneReason::Closed,
+                }
+                Ok(())
+            }
+            next = outgoing.recv() => match next {
+                Some(Outgoing::Text(text)) => sink.send(Message::Text(text.into())).await,
+                Some(Outgoing::Ping) => sink.send(Message::Ping(Vec::new().into())).await,
+                Some(Outgoing::Close) | None => {
+                    let _ = timeout(Duration::from_secs(1), sink.close()).await;
+                    break GoneReason::Closed;
+                }
+            },
+            () = sleep_until(quiet_until) => {
+                if pinged {
+                    break GoneReason::Timeout;
+                }
+                pinged = true;
+                sink.send(Message::Ping(Vec::new().into())).await
+            }
+        };
+        if sent.is_err() {
+            break GoneReason::Closed;
+        }
+    };
+    shared.outgoing().remove(&id);
+    shared.with_room(|room| room.closed(id, reason));
+}
+
+/// Calls the room when its deadlines are due.
+async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let due = shared.room().poll_timeout();
+        let wait = async {
+            match due {
+                Some(due) => tokio::time::sleep(Duration::from_millis(due.saturating_sub(now_ms()))).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = wait => shared.with_room(|room| room.handle_timeout(now_ms())),
+            () = shared.deadline_changed.notified() => {}
+        }
+    }
+}
+
+async fn take_parcels(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Parcel>) {
+    while let Some(parcel) = inbox.recv().await {
+        shared.with_room(|room| {
+            room.deliver(&parcel.to, parcel.from, &parcel.payload);
+        });
+    }
+}
+
+async fn answer_stun(socket: UdpSocket) {
+    let mut packet = [0; 2_048];
+    loop {
+        // Errors of single packets (an unreachable sender) are no reason to stop.
+        let Ok((len, source)) = socket.recv_from(&mut packet).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        if let Some(answer) = crate::stun::answer(&packet[..len], source) {
+            let _ = socket.send_to(&answer, source).await;
+        }
+    }
+}
