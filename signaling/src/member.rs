@@ -75,7 +75,14 @@ pub enum Event {
     /// A payload was handed on.
     Delivered(u64),
     /// A payload found no recipient.
-    Undelivered(u64, Failure),
+    Undelivered {
+        /// The number that [`Membership::signal`] gave.
+        id: u64,
+        /// Who should have had it.
+        to: PublicKey,
+        /// Why not.
+        failure: Failure,
+    },
     /// A watched member is gone.
     Gone(PublicKey, GoneReason),
 }
@@ -327,7 +334,7 @@ impl Membership {
         self.events.extend(match self.requests.remove(&id) {
             Some(FromMember::Resolve { .. }) => Some(Event::Resolved(id, Err(failure))),
             Some(FromMember::List { .. }) => Some(Event::Members(id, Err(failure))),
-            Some(FromMember::Signal { .. }) => Some(Event::Undelivered(id, failure)),
+            Some(FromMember::Signal { to, .. }) => Some(Event::Undelivered { id, to, failure }),
             _ => None,
         });
     }

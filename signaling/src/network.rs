@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(address_v6(network.id(), &key).to_string(), VECTOR.1);
     }
 
-    const VECTOR: (&str, &str) = ("ID", "V6");
+    const VECTOR: (&str, &str) = ("home~86561d2a815fcacab4a430d9a9366698", "fd75:6e69:945b:e1d0:2f5f:870f:170b:fa0c");
 
     #[test]
     fn names_are_dns_labels() {

@@ -18,6 +18,8 @@ pub enum PathEnd {
     Reset,
     /// The peer cannot be reached, or nobody has the address (EHOSTUNREACH).
     Unreachable,
+    /// Nothing used it any more; the next packet makes a new one, and nobody sees an error.
+    Idle,
 }
 
 impl Stack {
@@ -138,7 +140,7 @@ impl Stack {
         }
         let error = match end {
             PathEnd::Reset => Error::ConnectionReset,
-            PathEnd::Unreachable => Error::HostUnreachable,
+            PathEnd::Unreachable | PathEnd::Idle => Error::HostUnreachable,
         };
         for flow in self.flows_of(path) {
             self.fail_flow(now, flow, error);
@@ -154,6 +156,9 @@ impl Stack {
             for socket in entry.waiters {
                 self.mark_ready(socket);
             }
+        }
+        if end == PathEnd::Idle {
+            return;
         }
         // An error on its way back concerns the sockets that talk to that peer (ip(7), IP_RECVERR off).
         for socket in self.sockets.keys() {

@@ -1,0 +1,466 @@
+//! How a node gets a link to a peer, proves itself, finds out about a loss, and gets it back.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use unisockets_link::{Link, Lost, Role, Signal, signal};
+use unisockets_signaling::envelope::{self, Content};
+use unisockets_signaling::identity::PublicKey;
+use unisockets_signaling::network::address_v6;
+use unisockets_signaling::protocol::{GoneReason, Lease, SignedLease};
+use unisockets_stack::{Instant, PathConfig, PathEnd};
+
+use crate::hello::{self, Bye, Control, Ends, Hello};
+use crate::node::{NodeCore, Output, PEERS_MAX, Signaling};
+use crate::peers::{self, Attempt, LinkEntry, LinkId, Peer};
+
+impl NodeCore {
+    /// Starts to make a link to a peer, unless there is one, or an attempt.
+    pub(crate) fn dial(&mut self, now: Instant, key: PublicKey) {
+        let busy = self.peers.get(&key).is_none_or(|peer| peer.link.is_some() || peer.attempt.is_some());
+        if !busy {
+            let session = self.random_session();
+            self.attempt(now, key, Role::Offer, session, None);
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        now: Instant,
+        key: PublicKey,
+        role: Role,
+        session: envelope::SessionId,
+        offer: Option<[u8; 32]>,
+    ) -> LinkId {
+        let link = self.new_link_id();
+        self.links.insert(link, LinkEntry { peer: key, link: None, session, early: Vec::new() });
+        if let Some(peer) = self.peers.get_mut(&key) {
+            let deadline = now + peers::ATTEMPT_TIMEOUT;
+            peer.redial_at = None;
+            peer.attempt = Some(Attempt { link, session, role, offer, answered: false, counter: 0, deadline });
+        }
+        self.outputs.push_back(Output::OpenLink { link, role });
+        link
+    }
+
+    /// Takes a link that the shell has made for [`Output::OpenLink`].
+    pub fn link_made(&mut self, id: LinkId, link: Arc<dyn Link>) {
+        match self.links.get_mut(&id) {
+            Some(entry) => {
+                for signal in entry.early.drain(..) {
+                    link.handle_signal(signal);
+                }
+                entry.link = Some(link);
+            }
+            // The attempt was given up meanwhile.
+            None => link.close(),
+        }
+    }
+
+    /// Takes what a link has to tell its peer, to be signed and sent through signaling.
+    pub fn link_signal(&mut self, now: Instant, id: LinkId, signal: &Signal) {
+        let Some(key) = self.links.get(&id).map(|entry| entry.peer) else {
+            return;
+        };
+        let body = serde_json::to_string(signal).expect("every signal has a JSON form");
+        let unix_ms = self.unix_ms(now);
+        let nonce: [u8; 24] = self.random()[..24].try_into().expect("24 of 32 bytes");
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let Some(attempt) = peer.attempt.as_mut().filter(|attempt| attempt.link == id) else {
+            return;
+        };
+        let is_offer = matches!(signal, Signal::Offer { .. });
+        if is_offer {
+            attempt.offer = Some(envelope::offer_hash(&body));
+        }
+        let content = Content {
+            session: attempt.session,
+            counter: attempt.counter,
+            sent_at_ms: unix_ms,
+            incarnation: peer.incarnation.filter(|_| is_offer && peer.link.is_some()),
+            offer: attempt.offer.filter(|_| !is_offer),
+            body,
+        };
+        attempt.counter += 1;
+        let payload = envelope::seal(&self.network, &self.pair, &key, &content, nonce);
+        self.outputs.push_back(Output::Signal { to: key, payload });
+    }
+
+    /// Takes a payload that came through signaling. Nothing of it is believed before its signature is.
+    pub fn handle_signal(&mut self, now: Instant, from: PublicKey, payload: &str) {
+        let unix_ms = self.unix_ms(now);
+        let opened = envelope::open(&self.network, &from, &self.key, payload)
+            .and_then(|content| self.freshness.accept(unix_ms, &from, &content).map(|()| content));
+        let content = match opened {
+            Ok(content) => content,
+            Err(rejected) => {
+                let kind = match rejected {
+                    envelope::Rejected::Sealed => "signal_sealed",
+                    envelope::Rejected::Forged => "signal_forged",
+                    envelope::Rejected::Replayed => "signal_replayed",
+                    _ => "signal_malformed",
+                };
+                return self.incident(now, kind, format!("{rejected} (from {})", from.short()));
+            }
+        };
+        let signal = match serde_json::from_str::<Signal>(&content.body) {
+            Ok(signal) if signal.is_reasonable() => signal,
+            _ => return self.incident(now, "signal_malformed", format!("nonsense from {}", from.short())),
+        };
+        if content.incarnation.is_some_and(|wanted| wanted != self.incarnation) {
+            // Meant for this node's earlier life: the peer will learn from our hello.
+            tracing::debug!(peer = %from.short(), "an offer for an earlier life of this node");
+        }
+        match signal {
+            Signal::Offer { .. } => self.take_offer(now, from, &content, signal),
+            Signal::Answer { .. } | Signal::Candidate { .. } => self.take_reply(now, from, &content, signal),
+        }
+    }
+
+    fn take_offer(&mut self, now: Instant, from: PublicKey, content: &Content, signal: Signal) {
+        if !self.peers.contains_key(&from) {
+            if self.peers.len() >= PEERS_MAX || from == self.key {
+                return;
+            }
+            let config = PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false };
+            let Ok(path) = self.stack.open_path(config) else {
+                return;
+            };
+            let ipv6 = address_v6(self.network.id(), &from);
+            self.paths.insert(path, from);
+            self.peers.insert(from, Peer::new(now, from, ipv6, path));
+        }
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return;
+        };
+        peer.gone = None;
+        if let Some(attempt) = &peer.attempt {
+            // Two offers crossed, or the peer has given its own up and begun again.
+            let crossed = attempt.role == Role::Offer && !attempt.answered;
+            if crossed && signal::glare(self.key.as_bytes(), from.as_bytes()) == signal::Glare::Keep {
+                return;
+            }
+            let link = attempt.link;
+            peer.attempt = None;
+            self.drop_link(link);
+        } else if peer.link.is_some() && peer.linked_at.is_some_and(|at| now < at + peers::REPLACE_INTERVAL) {
+            return tracing::debug!(peer = %from.short(), "a working link is not replaced so soon");
+        }
+        let offer = envelope::offer_hash(&content.body);
+        let link = self.attempt(now, from, Role::Answer, content.session, Some(offer));
+        self.give_signal(link, signal);
+    }
+
+    fn take_reply(&mut self, now: Instant, from: PublicKey, content: &Content, signal: Signal) {
+        let attempt = self.peers.get_mut(&from).and_then(|peer| peer.attempt.as_mut());
+        let Some(attempt) = attempt.filter(|attempt| attempt.session == content.session) else {
+            return tracing::debug!(peer = %from.short(), "a signal of an attempt that is over");
+        };
+        let is_answer = matches!(signal, Signal::Answer { .. });
+        if content.offer != attempt.offer || (is_answer && (attempt.role != Role::Offer || attempt.answered)) {
+            let rejected = envelope::Rejected::WrongOffer;
+            return self.incident(now, "signal_wrong_offer", format!("{rejected} (from {})", from.short()));
+        }
+        attempt.answered |= is_answer;
+        let link = attempt.link;
+        self.give_signal(link, signal);
+    }
+
+    fn give_signal(&mut self, link: LinkId, signal: Signal) {
+        match self.links.get_mut(&link) {
+            Some(LinkEntry { link: Some(link), .. }) => link.handle_signal(signal),
+            Some(entry) if entry.early.len() <= signal::CANDIDATES_MAX => entry.early.push(signal),
+            _ => {}
+        }
+    }
+
+    /// Says that all lanes of a link are open: the node introduces itself.
+    pub fn link_opened(&mut self, id: LinkId) {
+        let Some(entry) = self.links.get(&id) else {
+            return;
+        };
+        let ends = Ends { network: self.network.id(), from: &self.key, to: &entry.peer };
+        let (lease, mtu) = (self.lease.clone(), unisockets_link::MTU);
+        let hello = Hello::sign(ends, &self.pair, self.incarnation, mtu, entry.session, lease);
+        if let Some(link) = &entry.link {
+            // The control lane is empty at first: the hello fits.
+            let _ = link.send_control(&Control::Hello(Box::new(hello)).emit());
+        }
+    }
+
+    /// Takes a message of a link's control lane.
+    pub fn handle_control(&mut self, now: Instant, id: LinkId, message: &[u8]) {
+        let Some(key) = self.links.get(&id).map(|entry| entry.peer) else {
+            return;
+        };
+        match Control::parse(message) {
+            Some(Control::Hello(hello)) => self.take_hello(now, id, key, &hello),
+            Some(Control::Bye { reason }) => self.take_bye(now, id, key, reason),
+            None => self.refuse_link(now, id, "hello_malformed", "its first message is no hello of this version"),
+        }
+    }
+
+    fn refuse_link(&mut self, now: Instant, id: LinkId, kind: &'static str, text: &str) {
+        let Some(entry) = self.links.get(&id) else {
+            return;
+        };
+        let key = entry.peer;
+        if let Some(link) = &entry.link {
+            let _ = link.send_control(&Control::Bye { reason: Bye::Refused }.emit());
+        }
+        self.incident(now, kind, format!("the link with {} was refused: {text}", key.short()));
+        self.link_lost(now, id, Lost::Setup);
+    }
+
+    fn take_hello(&mut self, now: Instant, id: LinkId, key: PublicKey, hello: &Hello) {
+        let Some(session) = self.links.get(&id).map(|entry| entry.session) else {
+            return;
+        };
+        let ends = Ends { network: self.network.id(), from: &key, to: &self.key };
+        if hello.version != hello::VERSION {
+            return self.refuse_link(now, id, "hello_version", "it speaks another version; update the older side");
+        }
+        if hello.session != session || !hello.is_signed(ends) {
+            return self.refuse_link(now, id, "hello_forged", "its hello is not signed for this link");
+        }
+        if let Some(lease) = &hello.lease
+            && let Err(text) = self.check_lease(now, &key, lease)
+        {
+            return self.refuse_link(now, id, "lease_invalid", text);
+        }
+        let awaited = self.peers.get(&key).and_then(|peer| peer.attempt.as_ref()).is_some_and(|a| a.link == id);
+        if awaited {
+            self.adopt_link(now, id, key, hello);
+        }
+    }
+
+    /// An IPv4 address needs the word of the server that this node trusts (threat T2).
+    fn check_lease(&self, now: Instant, key: &PublicKey, lease: &SignedLease) -> Result<(), &'static str> {
+        let own = self.lease.as_ref().map(|own| own.server);
+        if lease.lease.key != *key || lease.lease.network != self.network.id() {
+            return Err("it presents another member's lease");
+        }
+        if own.is_some_and(|own| own != lease.server) || !lease.is_signed() {
+            return Err("its lease is not signed by this network's server");
+        }
+        if lease.lease.not_after * 1_000 < self.unix_ms(now) {
+            return Err("its lease has ended");
+        }
+        Ok(())
+    }
+
+    /// Puts a proven link into use, in the place of the one before.
+    fn adopt_link(&mut self, now: Instant, id: LinkId, key: PublicKey, hello: &Hello) {
+        let lease = hello.lease.as_ref().map(|lease| lease.lease.clone());
+        let lease = self.settle_claim(key, lease);
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let restarted = peer.incarnation.is_some_and(|known| known != hello.incarnation);
+        let old = peer.link.replace(id);
+        peer.attempt = None;
+        peer.incarnation = Some(hello.incarnation);
+        peer.mtu = hello.mtu.clamp(unisockets_stack::MTU_MIN, unisockets_link::MTU);
+        peer.failures = 0;
+        (peer.redial_at, peer.lost_at, peer.gone) = (None, None, None);
+        (peer.linked_at, peer.active_at, peer.counted) = (Some(now), now, 0);
+        if let Some(lease) = lease {
+            (peer.ipv4, peer.epoch) = (Some(lease.ipv4), lease.epoch);
+            peer.name = lease.name.or(peer.name.take());
+        }
+        let (path, mtu, label) = (peer.path, peer.mtu, peer.label());
+        if let (Some(tap), None) = (&mut self.tap, peer.interface) {
+            peer.interface = Some(tap.interface(&label));
+            let addresses = peer.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(peer.ipv6)]);
+            addresses.for_each(|address| tap.name(address, &label));
+        }
+        tracing::info!(peer = %label, mtu, "linked");
+        if let Some(old) = old {
+            self.drop_link(old);
+        }
+        if restarted {
+            self.stack.reset_flows(now, path);
+        }
+        self.stack.path_up(now, path, PathConfig { mtu, verify_checksums: false });
+        self.route(now, &key);
+    }
+
+    /// Two peers may show leases of one address: the one given out later holds.
+    fn settle_claim(&mut self, key: PublicKey, lease: Option<Lease>) -> Option<Lease> {
+        let lease = lease?;
+        let holder =
+            self.owner_of(lease.ipv4).filter(|holder| holder.key != key).map(|holder| (holder.key, holder.epoch));
+        match holder {
+            Some((_, epoch)) if epoch >= lease.epoch => None,
+            Some((holder, _)) => {
+                if let Some(holder) = self.peers.get_mut(&holder) {
+                    holder.ipv4 = None;
+                }
+                Some(lease)
+            }
+            None => Some(lease),
+        }
+    }
+
+    fn take_bye(&mut self, now: Instant, id: LinkId, key: PublicKey, reason: Bye) {
+        let current = self.peers.get(&key).is_some_and(|peer| peer.link == Some(id));
+        match reason {
+            Bye::Leaving if current => self.forget_peer(now, key, PathEnd::Reset),
+            Bye::Idle if current => {
+                // A connection made here at this very moment dials again.
+                let used = self.peers.get(&key).is_some_and(|peer| self.stack.flow_count(peer.path) > 0);
+                if used {
+                    self.link_lost(now, id, Lost::Transport);
+                } else {
+                    self.forget_peer(now, key, PathEnd::Idle);
+                }
+            }
+            Bye::Refused => {
+                let text = format!("{} refused the link; its status says why", key.short());
+                self.incident(now, "refused_by_peer", text);
+                self.forget_peer(now, key, PathEnd::Unreachable);
+            }
+            Bye::Leaving | Bye::Idle => {}
+        }
+    }
+
+    /// Takes a peer out of everything, with the end that its connections see.
+    pub(crate) fn forget_peer(&mut self, now: Instant, key: PublicKey, end: PathEnd) {
+        let Some(peer) = self.peers.remove(&key) else {
+            return;
+        };
+        self.paths.remove(&peer.path);
+        for link in peer.link.into_iter().chain(peer.attempt.map(|attempt| attempt.link)) {
+            self.drop_link(link);
+        }
+        self.stack.end_path(now, peer.path, end);
+    }
+
+    fn drop_link(&mut self, id: LinkId) {
+        if let Some(LinkEntry { link: Some(link), .. }) = self.links.remove(&id) {
+            link.close();
+        }
+    }
+
+    /// Takes the end of a link.
+    pub fn link_lost(&mut self, now: Instant, id: LinkId, lost: Lost) {
+        let Some(key) = self.links.get(&id).map(|entry| entry.peer) else {
+            return;
+        };
+        self.drop_link(id);
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        if peer.link == Some(id) {
+            tracing::info!(peer = %peer.label(), reason = %lost, "link lost");
+            peer.link = None;
+            peer.lost_at = Some(now);
+            let pause = if self.key.as_bytes() < key.as_bytes() { std::time::Duration::ZERO } else { peers::YIELD };
+            peer.redial_at = peer.attempt.is_none().then_some(now + pause);
+            let path = peer.path;
+            self.stack.path_lost(path);
+        } else if peer.attempt.as_ref().is_some_and(|attempt| attempt.link == id) {
+            peer.attempt = None;
+            peer.failures += 1;
+            self.attempt_failed(now, key, lost);
+        }
+    }
+
+    /// An attempt failed: what never was connected fails, what was goes on trying.
+    fn attempt_failed(&mut self, now: Instant, key: PublicKey, lost: Lost) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        if peer.link.is_some() {
+            return;
+        }
+        if peer.lost_at.is_none() {
+            let text = format!("{} cannot be linked to: {lost}", peer.label());
+            self.incident(now, "no_link", text);
+            return self.forget_peer(now, key, PathEnd::Unreachable);
+        }
+        if self.stack.flow_count(peer.path) == 0 {
+            return self.forget_peer(now, key, PathEnd::Idle);
+        }
+        peer.redial_at = Some(now + peer.redial_pause());
+    }
+
+    /// Takes signaling's word that a payload found no recipient.
+    pub fn undelivered(&mut self, now: Instant, to: PublicKey) {
+        let link = self.peers.get(&to).and_then(|peer| peer.attempt.as_ref()).map(|attempt| attempt.link);
+        if let Some(link) = link {
+            self.link_lost(now, link, Lost::NoPath);
+        }
+    }
+
+    /// Takes signaling's word that a member is gone; a live link is not touched by it.
+    pub fn peer_gone(&mut self, now: Instant, key: PublicKey, reason: GoneReason) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        // One that has left will not come back under this session.
+        peer.gone = Some(if reason == GoneReason::Left { GoneReason::Closed } else { reason });
+        if peer.link.is_none()
+            && let Some(link) = peer.attempt.as_ref().filter(|attempt| !attempt.answered).map(|attempt| attempt.link)
+        {
+            self.link_lost(now, link, Lost::NoPath);
+        }
+    }
+
+    /// Does what is due for a peer.
+    pub(crate) fn peer_timeout(&mut self, now: Instant, key: PublicKey) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        if let Some(attempt) = peer.attempt.as_ref().filter(|attempt| attempt.deadline <= now) {
+            let link = attempt.link;
+            return self.link_lost(now, link, Lost::NoPath);
+        }
+        let gone = peer.gone == Some(GoneReason::Closed);
+        if peer.link.is_none() && gone && peer.lost_at.is_some_and(|at| at + peers::GONE_GRACE <= now) {
+            return self.forget_peer(now, key, PathEnd::Unreachable);
+        }
+        if peer.redial_at.is_some_and(|at| at <= now) {
+            peer.redial_at = None;
+            return self.dial(now, key);
+        }
+        if let Some(id) = peer.link {
+            self.close_if_idle(now, key, id);
+        }
+    }
+
+    fn close_if_idle(&mut self, now: Instant, key: PublicKey, id: LinkId) {
+        let counters = self.links.get(&id).map(LinkEntry::counters).unwrap_or_default();
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let passed = counters.sent_packets + counters.received_packets;
+        let joined = self.signaling == Signaling::Reachable;
+        if passed != peer.counted || self.stack.flow_count(peer.path) > 0 || !joined {
+            peer.counted = passed;
+            peer.active_at = now;
+            return;
+        }
+        if peer.active_at + peers::IDLE_CLOSE <= now {
+            tracing::debug!(peer = %peer.label(), "link closed: nothing used it");
+            if let Some(link) = self.links.get(&id).and_then(|entry| entry.link.as_ref()) {
+                let _ = link.send_control(&Control::Bye { reason: Bye::Idle }.emit());
+            }
+            self.forget_peer(now, key, PathEnd::Idle);
+        }
+    }
+
+    /// Says goodbye on every link and closes it.
+    pub fn leave(&mut self, now: Instant) {
+        let keys: Vec<PublicKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            let link = self.peers.get(&key).and_then(|peer| peer.link).and_then(|id| self.links.get(&id));
+            if let Some(link) = link.and_then(|entry| entry.link.as_ref()) {
+                let _ = link.send_control(&Control::Bye { reason: Bye::Leaving }.emit());
+            }
+            self.forget_peer(now, key, PathEnd::Reset);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! A node as programs hold it.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant as Clock, timeout};
+use unisockets_link::native as link;
+use unisockets_signaling::identity::PublicKey;
+use unisockets_signaling::member;
+use unisockets_signaling::native::{BadUrl, Client, Url};
+use unisockets_signaling::network::{Network, parse_name};
+use unisockets_signaling::protocol::{Code, Welcome};
+
+use crate::capture::Capture;
+use crate::config::{Config, Identity, KeyError};
+use crate::driver::{Driver, Membership, flush_capture, unix_ns};
+use crate::node::{self, NodeCore};
+use crate::status::Status;
+
+/// How long leaving may wait for connections that were closed but not yet brought to their end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long links may take to say goodbye.
+const GOODBYE: Duration = Duration::from_millis(250);
+
+/// Why a node could not join; the text says what to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The settings are not usable.
+    Settings(String),
+    /// The key's file is not usable, or in use.
+    Key(KeyError),
+    /// The signaling server did not answer in time.
+    Unreachable {
+        /// The server's URL.
+        url: String,
+        /// What was tried last.
+        reason: String,
+    },
+    /// The signaling server does not let the node in.
+    Rejected(Code, String),
+    /// The capture's file cannot be written.
+    Capture(std::io::Error),
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JoinError::Settings(text) => f.write_str(text),
+            JoinError::Key(error) => error.fmt(f),
+            JoinError::Unreachable { url, reason } => write!(
+                f,
+                "the signaling server {url} cannot be reached ({reason}); start one with 'unisockets signal serve', \
+                 or give another one with --signal"
+            ),
+            JoinError::Rejected(_, text) => f.write_str(text),
+            JoinError::Capture(error) => write!(f, "the capture cannot be written: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for JoinError {}
+
+impl From<KeyError> for JoinError {
+    fn from(error: KeyError) -> Self {
+        JoinError::Key(error)
+    }
+}
+
+impl From<BadUrl> for JoinError {
+    fn from(error: BadUrl) -> Self {
+        JoinError::Settings(error.to_string())
+    }
+}
+
+struct Inner {
+    driver: Arc<Driver>,
+    network: String,
+    ephemeral: bool,
+    /// Keeps the lock on the key's file.
+    _identity: Identity,
+}
+
+/// A member of a virtual network. Clones are handles on the same node.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("network", &self.inner.network).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Joins a network. Must be called within a tokio runtime, on which the node then lives.
+    ///
+    /// # Errors
+    /// [`JoinError`]; its text says what to do.
+    pub async fn join(config: Config) -> Result<Node, JoinError> {
+        let url = Url::parse(&config.signal)?;
+        let settings = |bad: unisockets_signaling::network::BadName| JoinError::Settings(bad.to_string());
+        let name = config.name.as_deref().map(parse_name).transpose().map_err(settings)?;
+        let identity = Identity::load(&config)?;
+        let (network_name, secret) = (config.network.clone(), config.secret.clone());
+        // Deriving a secret's keys takes 64 MiB and a while: not on a thread that others need.
+        let network = tokio::task::spawn_blocking(move || Network::new(&network_name, secret.as_deref()));
+        let network = Arc::new(network.await.expect("the derivation does not panic").map_err(settings)?);
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).expect("the operating system has a random source");
+        let origin_unix_ns = unix_ns();
+        let origin = Clock::now();
+        let mut core = NodeCore::new(node::Config {
+            network: Arc::clone(&network),
+            pair: identity.pair.clone(),
+            seed,
+            origin_unix_ms: origin_unix_ns / 1_000_000,
+            pins: identity.pins.clone(),
+            host: url.host().to_owned(),
+        });
+        if let Some(path) = &config.capture {
+            core.set_tap(Box::new(Capture::create(path, origin_unix_ns).map_err(JoinError::Capture)?));
+        }
+        let driver = Driver::new(core, origin, link_config(&config, &url), identity.pins_path());
+        if config.capture.is_some() {
+            tokio::spawn(flush_capture(Arc::downgrade(&driver)));
+        }
+        let membership = member::Config {
+            network: Arc::clone(&network),
+            pair: identity.pair.clone(),
+            name,
+            ipv4: config.ipv4,
+            ephemeral: identity.ephemeral,
+            host: url.host().to_owned(),
+        };
+        let weak = Arc::downgrade(&driver);
+        let notify = Arc::new(move |notice| {
+            if let Some(driver) = weak.upgrade() {
+                driver.notice(notice);
+            }
+        });
+        driver.set_client(Client::start(url.clone(), membership, notify));
+        let ephemeral = identity.ephemeral;
+        let inner = Inner { driver, network: network.id().to_owned(), ephemeral, _identity: identity };
+        let node = Node { inner: Arc::new(inner) };
+        node.wait_joined(&url, config.join_timeout).await?;
+        Ok(node)
+    }
+
+    async fn wait_joined(&self, url: &Url, limit: Duration) -> Result<(), JoinError> {
+        let mut membership = self.inner.driver.membership.subscribe();
+        let decided = membership.wait_for(|membership| !matches!(membership, Membership::Joining(_)));
+        let decided = timeout(limit, decided).await.ok().and_then(Result::ok).map(|membership| membership.clone());
+        match decided {
+            Some(Membership::Rejected(code, text)) => Err(JoinError::Rejected(code, text)),
+            Some(_) => Ok(()),
+            None => {
+                let last = match &*self.inner.driver.membership.borrow() {
+                    Membership::Joining(Some(reason)) => reason.clone(),
+                    _ => format!("no answer within {} seconds", limit.as_secs()),
+                };
+                let url = url.to_string();
+                Err(JoinError::Unreachable { url, reason: last })
+            }
+        }
+    }
+
+    pub(crate) fn driver(&self) -> &Arc<Driver> {
+        &self.inner.driver
+    }
+
+    fn welcome(&self) -> Box<Welcome> {
+        match &*self.inner.driver.membership.borrow() {
+            Membership::Joined(welcome) | Membership::Reconnecting(welcome) => welcome.clone(),
+            _ => unreachable!("a node is handed out once it has joined, and keeps its last welcome"),
+        }
+    }
+
+    /// Returns the node's key.
+    pub fn key(&self) -> PublicKey {
+        self.driver().look(|state| state.core.key())
+    }
+
+    /// Returns the node's IPv4 address.
+    pub fn ipv4(&self) -> Ipv4Addr {
+        self.welcome().lease.lease.ipv4
+    }
+
+    /// Returns the node's IPv6 address.
+    pub fn ipv6(&self) -> Ipv6Addr {
+        self.welcome().ipv6
+    }
+
+    /// Returns the node's name, if it has one.
+    pub fn name(&self) -> Option<String> {
+        self.welcome().lease.lease.name
+    }
+
+    /// Returns the network's id.
+    pub fn network(&self) -> &str {
+        &self.inner.network
+    }
+
+    /// Returns whether the node gives its lease back when it leaves.
+    pub fn is_ephemeral(&self) -> bool {
+        self.inner.ephemeral
+    }
+
+    /// Describes the node, its peers and its sockets.
+    pub fn status(&self) -> Status {
+        let mut status = self.driver().look(|state| state.core.status(self.driver().now()));
+        status.receive_buffer = link::granted_receive_buffer();
+        status
+    }
+
+    /// Leaves the network: what was written is delivered first, peers and signaling are told, the capture is
+    /// finished.
+    pub async fn leave(&self) {
+        let driver = self.driver();
+        let drained = async {
+            while driver.look(|state| state.core.stack.orphan_count()) > 0 {
+                let _ = timeout(Duration::from_millis(20), driver.changed.notified()).await;
+            }
+        };
+        let _ = timeout(DRAIN_TIMEOUT, drained).await;
+        let linked = driver.with(|state, now, _| {
+            let linked = state.core.status(now).peers.iter().any(|peer| peer.path.is_some());
+            state.core.leave(now);
+            linked
+        });
+        if let Some(client) = driver.client() {
+            client.leave().await;
+        }
+        if linked {
+            tokio::time::sleep(GOODBYE).await;
+        }
+        let tap = driver.with(|state, _, _| state.core.take_tap());
+        let _ = tokio::task::spawn_blocking(move || drop(tap)).await;
+    }
+}
+
+/// Chooses the local addresses for links: with signaling on this machine everybody is, and loopback is
+/// the shortest way.
+fn link_config(config: &Config, url: &Url) -> link::Config {
+    let bind = if !config.bind.is_empty() {
+        config.bind.clone()
+    } else if url.is_loopback() {
+        vec![SocketAddr::from(([127, 0, 0, 1], 0))]
+    } else {
+        Vec::new()
+    };
+    link::Config {
+        ice_servers: config.ice_servers.clone(),
+        relay_only: config.relay_only,
+        bind,
+        socket_buffer_max: config.socket_buffer_max,
+    }
+}

@@ -1,0 +1,133 @@
+//! A peer: its addresses, its link, the attempt to get one, and what happens when it breaks.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use unisockets_link::{Counters, Link, Role};
+use unisockets_signaling::envelope::SessionId;
+use unisockets_signaling::identity::PublicKey;
+use unisockets_signaling::protocol::GoneReason;
+use unisockets_stack::{Instant, PathId};
+
+/// How long an attempt may take from its start to the peer's hello.
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
+/// First pause before a lost peer is dialled again; it doubles.
+const REDIAL_MIN: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const REDIAL_MAX: Duration = Duration::from_secs(15);
+/// The peer with the higher key lets the other dial first.
+pub(crate) const YIELD: Duration = Duration::from_millis(400);
+/// A peer that is lost, and gone from signaling, is given up after this.
+pub(crate) const GONE_GRACE: Duration = Duration::from_secs(10);
+/// A link without connections is closed when nothing has passed for so long.
+pub(crate) const IDLE_CLOSE: Duration = Duration::from_secs(300);
+/// A peer may replace a working link only so often.
+pub(crate) const REPLACE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Names a link of this node, for as long as the node lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// A link that is being made.
+pub(crate) struct Attempt {
+    pub(crate) link: LinkId,
+    pub(crate) session: SessionId,
+    pub(crate) role: Role,
+    /// The hash of the offer that the attempt is about, once there is one.
+    pub(crate) offer: Option<[u8; 32]>,
+    pub(crate) answered: bool,
+    pub(crate) counter: u32,
+    pub(crate) deadline: Instant,
+}
+
+/// Everything known of a peer.
+pub(crate) struct Peer {
+    pub(crate) key: PublicKey,
+    pub(crate) ipv6: Ipv6Addr,
+    pub(crate) ipv4: Option<Ipv4Addr>,
+    /// The epoch of the lease behind `ipv4`.
+    pub(crate) epoch: u64,
+    pub(crate) name: Option<String>,
+    pub(crate) path: PathId,
+    /// The link in use: its peer has proven itself.
+    pub(crate) link: Option<LinkId>,
+    pub(crate) attempt: Option<Attempt>,
+    pub(crate) incarnation: Option<u64>,
+    pub(crate) mtu: usize,
+    pub(crate) failures: u32,
+    pub(crate) redial_at: Option<Instant>,
+    pub(crate) lost_at: Option<Instant>,
+    pub(crate) linked_at: Option<Instant>,
+    pub(crate) gone: Option<GoneReason>,
+    /// When anything last passed, and the packets counted by then.
+    pub(crate) active_at: Instant,
+    pub(crate) counted: u64,
+    pub(crate) interface: Option<u32>,
+}
+
+impl Peer {
+    pub(crate) fn new(now: Instant, key: PublicKey, ipv6: Ipv6Addr, path: PathId) -> Self {
+        Self {
+            key,
+            ipv6,
+            ipv4: None,
+            epoch: 0,
+            name: None,
+            path,
+            link: None,
+            attempt: None,
+            incarnation: None,
+            mtu: unisockets_stack::MTU_MIN,
+            failures: 0,
+            redial_at: None,
+            lost_at: None,
+            linked_at: None,
+            gone: None,
+            active_at: now,
+            counted: 0,
+            interface: None,
+        }
+    }
+
+    /// Whether a packet with this source may come from the peer (threat T2): its IPv6 address is derived
+    /// from its key, its IPv4 address was leased to it.
+    pub(crate) fn owns(&self, source: IpAddr) -> bool {
+        match source {
+            IpAddr::V4(source) => self.ipv4 == Some(source),
+            IpAddr::V6(source) => self.ipv6 == source,
+        }
+    }
+
+    pub(crate) fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.key.short())
+    }
+
+    /// The pause before the next attempt, after so many failures.
+    pub(crate) fn redial_pause(&self) -> Duration {
+        REDIAL_MIN.saturating_mul(1 << self.failures.min(10)).min(REDIAL_MAX)
+    }
+
+    /// When the peer next needs attention.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let attempt = self.attempt.as_ref().map(|attempt| attempt.deadline);
+        let given_up = self.lost_at.filter(|_| self.gone == Some(GoneReason::Closed)).map(|at| at + GONE_GRACE);
+        let idle = self.link.map(|_| self.active_at + IDLE_CLOSE);
+        [attempt, given_up, idle, self.redial_at].into_iter().flatten().min()
+    }
+}
+
+/// A link and the peer that it leads to.
+pub(crate) struct LinkEntry {
+    pub(crate) peer: PublicKey,
+    pub(crate) link: Option<Arc<dyn Link>>,
+    pub(crate) session: SessionId,
+    /// What has to be given to the link once it is there.
+    pub(crate) early: Vec<unisockets_link::Signal>,
+}
+
+impl LinkEntry {
+    pub(crate) fn counters(&self) -> Counters {
+        self.link.as_ref().map(|link| link.counters()).unwrap_or_default()
+    }
+}
