@@ -10,7 +10,7 @@ use unisockets_signaling::network::address_v6;
 use unisockets_signaling::protocol::{GoneReason, Lease, SignedLease};
 use unisockets_stack::{Instant, PathConfig, PathEnd};
 
-use crate::hello::{self, Bye, Control, Ends, Hello};
+use crate::hello::{self, Bye, Control, Ends, Hello, Stage};
 use crate::node::{NodeCore, Output, PEERS_MAX, Signaling};
 use crate::peers::{self, Attempt, LinkEntry, LinkId, Peer};
 
@@ -37,7 +37,8 @@ impl NodeCore {
         if let Some(peer) = self.peers.get_mut(&key) {
             let deadline = now + peers::ATTEMPT_TIMEOUT;
             peer.redial_at = None;
-            peer.attempt = Some(Attempt { link, session, role, offer, answered: false, counter: 0, deadline });
+            peer.attempt =
+                Some(Attempt { link, session, role, offer, answered: false, proven: false, counter: 0, deadline });
         }
         self.outputs.push_back(Output::OpenLink { link, role });
         link
@@ -178,14 +179,17 @@ impl NodeCore {
 
     /// Says that all lanes of a link are open: the node introduces itself.
     pub fn link_opened(&mut self, id: LinkId) {
+        self.introduce(id, Stage::Opened);
+    }
+
+    fn introduce(&mut self, id: LinkId, stage: Stage) {
         let Some(entry) = self.links.get(&id) else {
             return;
         };
         let ends = Ends { network: self.network.id(), from: &self.key, to: &entry.peer };
-        let (lease, mtu) = (self.lease.clone(), unisockets_link::MTU);
-        let hello = Hello::sign(ends, &self.pair, self.incarnation, mtu, entry.session, lease);
+        let hello = Hello::sign(ends, &self.pair, stage, self.incarnation, entry.session, self.lease.clone());
         if let Some(link) = &entry.link {
-            // The control lane is empty at first: the hello fits.
+            // The control lane carries little else at this time: the hello fits.
             let _ = link.send_control(&Control::Hello(Box::new(hello)).emit());
         }
     }
@@ -230,9 +234,16 @@ impl NodeCore {
         {
             return self.refuse_link(now, id, "lease_invalid", text);
         }
-        let awaited = self.peers.get(&key).and_then(|peer| peer.attempt.as_ref()).is_some_and(|a| a.link == id);
-        if awaited {
-            self.adopt_link(now, id, key, hello);
+        let attempt = self.peers.get_mut(&key).and_then(|peer| peer.attempt.as_mut());
+        let Some(attempt) = attempt.filter(|attempt| attempt.link == id) else {
+            return;
+        };
+        if !std::mem::replace(&mut attempt.proven, true) {
+            self.believe(now, key, hello);
+            self.introduce(id, Stage::Heard);
+        }
+        if hello.stage == Stage::Heard {
+            self.adopt_link(now, id, key);
         }
     }
 
@@ -251,40 +262,47 @@ impl NodeCore {
         Ok(())
     }
 
-    /// Puts a proven link into use, in the place of the one before.
-    fn adopt_link(&mut self, now: Instant, id: LinkId, key: PublicKey, hello: &Hello) {
-        let lease = hello.lease.as_ref().map(|lease| lease.lease.clone());
-        let lease = self.settle_claim(key, lease);
+    /// Takes over what a proven peer says of itself.
+    fn believe(&mut self, now: Instant, key: PublicKey, hello: &Hello) {
+        let lease = self.settle_claim(key, hello.lease.as_ref().map(|lease| lease.lease.clone()));
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
         let restarted = peer.incarnation.is_some_and(|known| known != hello.incarnation);
-        let old = peer.link.replace(id);
-        peer.attempt = None;
         peer.incarnation = Some(hello.incarnation);
         peer.mtu = hello.mtu.clamp(unisockets_stack::MTU_MIN, unisockets_link::MTU);
-        peer.failures = 0;
-        (peer.redial_at, peer.lost_at, peer.gone) = (None, None, None);
-        (peer.linked_at, peer.active_at, peer.counted) = (Some(now), now, 0);
         if let Some(lease) = lease {
             (peer.ipv4, peer.epoch) = (Some(lease.ipv4), lease.epoch);
             peer.name = lease.name.or(peer.name.take());
         }
-        let (path, mtu, label) = (peer.path, peer.mtu, peer.label());
+        let (path, label) = (peer.path, peer.label());
         if let (Some(tap), None) = (&mut self.tap, peer.interface) {
             peer.interface = Some(tap.interface(&label));
             let addresses = peer.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(peer.ipv6)]);
             addresses.for_each(|address| tap.name(address, &label));
         }
-        tracing::info!(peer = %label, mtu, "linked");
-        if let Some(old) = old {
-            self.drop_link(old);
-        }
         if restarted {
             self.stack.reset_flows(now, path);
         }
-        self.stack.path_up(now, path, PathConfig { mtu, verify_checksums: false });
         self.route(now, &key);
+    }
+
+    /// Puts a link into use, in the place of the one before: both ends have proven themselves.
+    fn adopt_link(&mut self, now: Instant, id: LinkId, key: PublicKey) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let old = peer.link.replace(id);
+        peer.attempt = None;
+        peer.failures = 0;
+        (peer.redial_at, peer.lost_at, peer.gone) = (None, None, None);
+        (peer.linked_at, peer.active_at, peer.counted) = (Some(now), now, 0);
+        let (path, mtu) = (peer.path, peer.mtu);
+        tracing::info!(peer = %peer.label(), mtu, "linked");
+        if let Some(old) = old {
+            self.drop_link(old);
+        }
+        self.stack.path_up(now, path, PathConfig { mtu, verify_checksums: false });
     }
 
     /// Two peers may show leases of one address: the one given out later holds.

@@ -21,6 +21,17 @@ pub(crate) enum Bye {
     Refused,
 }
 
+/// How far the introduction has come on the sender's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stage {
+    /// The lanes are open. Such a hello may be overtaken by the opening of the recipient's own lanes, and
+    /// then waits in the library until the next message.
+    Opened,
+    /// The recipient's hello has come and was believed: packets may follow.
+    Heard,
+}
+
 /// A message of the control lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -33,6 +44,7 @@ pub(crate) enum Control {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) version: u32,
+    pub(crate) stage: Stage,
     /// Random for each life of the node: a new one means that its old connections are gone.
     pub(crate) incarnation: u64,
     /// Largest IP packet that it takes, in bytes.
@@ -55,13 +67,14 @@ impl Hello {
     pub(crate) fn sign(
         ends: Ends<'_>,
         pair: &KeyPair,
+        stage: Stage,
         incarnation: u64,
-        mtu: usize,
         session: SessionId,
         lease: Option<SignedLease>,
     ) -> Hello {
-        let unsigned = Signature::from_bytes([0; 64]);
-        let mut hello = Hello { version: VERSION, incarnation, mtu, session, lease, signature: unsigned };
+        let (version, mtu) = (VERSION, unisockets_link::MTU);
+        let signature = Signature::from_bytes([0; 64]);
+        let mut hello = Hello { version, stage, incarnation, mtu, session, lease, signature };
         hello.signature = hello.with_parts(ends, |parts| pair.sign(CONTEXT, parts));
         hello
     }
@@ -77,6 +90,7 @@ impl Hello {
             ends.from.as_bytes(),
             ends.to.as_bytes(),
             &self.version.to_be_bytes(),
+            &[self.stage as u8],
             &self.incarnation.to_be_bytes(),
             &(self.mtu as u64).to_be_bytes(),
             &self.session.0.to_be_bytes(),
@@ -104,14 +118,16 @@ mod tests {
         let (a, b) = (KeyPair::from_seed(&[1; 32]), KeyPair::from_seed(&[2; 32]));
         let (from, to) = (a.public(), b.public());
         let ends = Ends { network: "home", from: &from, to: &to };
-        let hello = Hello::sign(ends, &a, 7, 16_384, SessionId(1), None);
+        let hello = Hello::sign(ends, &a, Stage::Opened, 7, SessionId(1), None);
         let Some(Control::Hello(read)) = Control::parse(&Control::Hello(Box::new(hello.clone())).emit()) else {
             panic!()
         };
         assert!(read.is_signed(ends));
         assert!(!read.is_signed(Ends { to: &from, ..ends }));
         assert!(!read.is_signed(Ends { network: "work", ..ends }));
-        let moved = Hello { session: SessionId(2), ..hello };
+        let moved = Hello { session: SessionId(2), ..hello.clone() };
         assert!(!moved.is_signed(ends));
+        let hurried = Hello { stage: Stage::Heard, ..hello };
+        assert!(!hurried.is_signed(ends));
     }
 }

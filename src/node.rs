@@ -385,22 +385,17 @@ impl NodeCore {
         let Some(peer) = self.links.get(&link).and_then(|entry| self.peers.get_mut(&entry.peer)) else {
             return;
         };
-        // The old link of a replaced one is heard until the new one is proven, and not after.
-        if peer.link != Some(link) {
+        // The old link of a replaced one is heard until the new one is in use, and not after.
+        if !peer.believes(link) {
             return;
         }
         let (path, interface) = (peer.path, peer.interface);
-        let (ipv4, ipv6) = (peer.ipv4, peer.ipv6);
-        let permitted = |source: Option<IpAddr>| match source {
-            Some(IpAddr::V4(source)) => ipv4 == Some(source),
-            Some(IpAddr::V6(source)) => source == ipv6,
-            None => false,
-        };
+        let sources = peer.sources();
         for packet in frame::packets(message) {
             let Ok(packet) = packet else {
                 return;
             };
-            let result = if permitted(source_of(packet)) {
+            let result = if source_of(packet).is_some_and(|source| sources.hold(source)) {
                 self.stack.handle_packet(now, path, packet).map_err(DropReason::name)
             } else {
                 *self.rejected.entry("foreign_source").or_default() += 1;

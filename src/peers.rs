@@ -37,8 +37,26 @@ pub(crate) struct Attempt {
     /// The hash of the offer that the attempt is about, once there is one.
     pub(crate) offer: Option<[u8; 32]>,
     pub(crate) answered: bool,
+    /// Whether the peer has proven itself over the link.
+    pub(crate) proven: bool,
     pub(crate) counter: u32,
     pub(crate) deadline: Instant,
+}
+
+/// The addresses of a peer: its IPv6 address is derived from its key, its IPv4 address was leased to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sources {
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Ipv6Addr,
+}
+
+impl Sources {
+    pub(crate) fn hold(&self, source: IpAddr) -> bool {
+        match source {
+            IpAddr::V4(source) => self.ipv4 == Some(source),
+            IpAddr::V6(source) => self.ipv6 == source,
+        }
+    }
 }
 
 /// Everything known of a peer.
@@ -90,13 +108,14 @@ impl Peer {
         }
     }
 
-    /// Whether a packet with this source may come from the peer (threat T2): its IPv6 address is derived
-    /// from its key, its IPv4 address was leased to it.
-    pub(crate) fn owns(&self, source: IpAddr) -> bool {
-        match source {
-            IpAddr::V4(source) => self.ipv4 == Some(source),
-            IpAddr::V6(source) => self.ipv6 == source,
-        }
+    /// Returns the addresses that packets of the peer may come from (threat T2).
+    pub(crate) fn sources(&self) -> Sources {
+        Sources { ipv4: self.ipv4, ipv6: self.ipv6 }
+    }
+
+    /// Whether packets of this link are believed: it is in use, or its peer has proven itself over it.
+    pub(crate) fn believes(&self, link: LinkId) -> bool {
+        self.link == Some(link) || self.attempt.as_ref().is_some_and(|attempt| attempt.link == link && attempt.proven)
     }
 
     pub(crate) fn label(&self) -> String {

@@ -78,6 +78,7 @@ struct Shared {
     liveness: Mutex<Liveness>,
     origin: Instant,
     open_lanes: AtomicUsize,
+    opened: Notify,
     closing: AtomicBool,
     closed: Notify,
     route: AtomicU8,
@@ -129,6 +130,7 @@ impl NativeLink {
             liveness: Mutex::new(Liveness::new(0)),
             origin: Instant::now(),
             open_lanes: AtomicUsize::new(0),
+            opened: Notify::new(),
             closing: AtomicBool::new(false),
             closed: Notify::new(),
             route: AtomicU8::new(0),
@@ -359,6 +361,7 @@ impl Negotiation<'_> {
             let open = self.shared.open_lanes.load(Ordering::Acquire) == Lane::ALL.len();
             tokio::select! {
                 () = self.shared.closed.notified() => return Ok(()),
+                () = self.shared.opened.notified() => {}
                 Some(signal) = inbox.recv() => self.take(signal).await?,
                 Some(notice) = notices.recv() => match notice {
                     Notice::Candidate(candidate) if sent_candidates < signal::CANDIDATES_MAX => {
@@ -433,23 +436,31 @@ fn setup(error: RtcError) -> Lost {
 
 /// Delivers what arrives on one lane.
 async fn deliver(shared: Arc<Shared>, lane: Lane, channel: Arc<dyn DataChannel>) {
+    let mut open = false;
     while let Some(event) = channel.poll().await {
+        // A message may overtake the news that its channel is open, and then stands for it.
+        if !open && matches!(event, DataChannelEvent::OnOpen | DataChannelEvent::OnMessage(_)) {
+            open = true;
+            lane_opened(&shared);
+        }
         match event {
-            DataChannelEvent::OnOpen => {
-                let open = shared.open_lanes.fetch_add(1, Ordering::AcqRel) + 1;
-                if open == Lane::ALL.len() {
-                    let now = shared.now_us();
-                    shared.liveness().heard(now);
-                    shared.sink.event(Event::Opened);
-                    shared.filled.notify_one();
-                }
-            }
             DataChannelEvent::OnMessage(message) => receive(&shared, lane, &message.data),
             DataChannelEvent::OnClose => break,
             _ => {}
         }
     }
     shared.lose(Lost::Transport);
+}
+
+fn lane_opened(shared: &Shared) {
+    let open = shared.open_lanes.fetch_add(1, Ordering::AcqRel) + 1;
+    if open == Lane::ALL.len() {
+        let now = shared.now_us();
+        shared.liveness().heard(now);
+        shared.sink.event(Event::Opened);
+        shared.filled.notify_one();
+        shared.opened.notify_one();
+    }
 }
 
 fn receive(shared: &Shared, lane: Lane, data: &BytesMut) {
