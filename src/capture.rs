@@ -30,13 +30,13 @@ pub(crate) struct Capture {
 
 impl Capture {
     /// Starts a capture into a file, or into standard output for `-`.
-    pub(crate) fn create(path: &Path, origin_unix_ns: u64) -> std::io::Result<Capture> {
+    pub(crate) fn create(path: &Path, snap_len: usize, origin_unix_ns: u64) -> std::io::Result<Capture> {
         let out: Box<dyn Write + Send> =
             if path.as_os_str() == "-" { Box::new(std::io::stdout()) } else { Box::new(std::fs::File::create(path)?) };
         let (chunks, inbox) = mpsc::sync_channel(CHUNKS_MAX);
         let thread = thread::Builder::new().name("capture".into()).spawn(move || write_all(out, &inbox))?;
         let mut chunk = Vec::with_capacity(CHUNK_LEN);
-        let mut encoder = Encoder::new(concat!("unisockets ", env!("CARGO_PKG_VERSION")), &mut chunk);
+        let mut encoder = Encoder::new(concat!("unisockets ", env!("CARGO_PKG_VERSION")), snap_len, &mut chunk);
         encoder.interface("lo", "this node to itself", &mut chunk);
         Ok(Capture { encoder, chunk, origin_unix_ns, lost: 0, chunks: Some(chunks), thread: Some(thread) })
     }

@@ -31,6 +31,8 @@ pub struct Config {
     pub key: Key,
     /// Writes every packet to a file in the pcapng format.
     pub capture: Option<PathBuf>,
+    /// Bytes of each packet that the capture keeps.
+    pub capture_snap_len: usize,
     /// Uses relays only, so that peers do not learn this machine's addresses.
     pub relay_only: bool,
     /// Local addresses for links; none means every interface, or loopback if signaling is there.
@@ -68,6 +70,7 @@ impl Config {
             ipv4: None,
             key: Key::Automatic,
             capture: None,
+            capture_snap_len: unisockets_stack::PACKET_LEN_MAX,
             relay_only: false,
             bind: Vec::new(),
             ice_servers: Vec::new(),

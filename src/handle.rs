@@ -122,7 +122,9 @@ impl Node {
             host: url.host().to_owned(),
         });
         if let Some(path) = &config.capture {
-            core.set_tap(Box::new(Capture::create(path, origin_unix_ns).map_err(JoinError::Capture)?));
+            core.set_tap(Box::new(
+                Capture::create(path, config.capture_snap_len, origin_unix_ns).map_err(JoinError::Capture)?,
+            ));
         }
         let driver = Driver::new(core, origin, link_config(&config, &url), identity.pins_path());
         if config.capture.is_some() {

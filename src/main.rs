@@ -1,3 +1,7 @@
-//! The command-line tool.
+//! The command-line tool: `unisockets --help` teaches it.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

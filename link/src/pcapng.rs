@@ -22,7 +22,7 @@ const OPTION_PACKET_FLAGS: u16 = 2;
 const NAME_IPV4: u16 = 1;
 const NAME_IPV6: u16 = 2;
 /// Largest packet in a capture, in bytes.
-const SNAP_LEN: u32 = 65_535;
+const SNAP_LEN_MAX: usize = 65_535;
 
 /// Which way a packet went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +49,10 @@ pub struct Record<'a> {
 }
 
 /// Writes blocks into a buffer that the caller empties.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Encoder {
     interfaces: u32,
+    snap_len: usize,
 }
 
 struct Block<'a> {
@@ -96,8 +97,8 @@ impl<'a> Block<'a> {
 }
 
 impl Encoder {
-    /// Starts a capture: appends the section header to `out`, whose length must be a multiple of four.
-    pub fn new(application: &str, out: &mut Vec<u8>) -> Self {
+    /// Starts a capture that keeps `snap_len` bytes of each packet: appends the section header to `out`, whose length must be a multiple of four.
+    pub fn new(application: &str, snap_len: usize, out: &mut Vec<u8>) -> Self {
         let mut block = Block::new(out, SECTION_HEADER);
         block.u32(0x1a2b_3c4d);
         block.u16(1);
@@ -108,7 +109,7 @@ impl Encoder {
         block.option(OPTION_APPLICATION, application.as_bytes());
         block.option(OPTION_END, &[]);
         block.finish();
-        Self { interfaces: 0 }
+        Self { interfaces: 0, snap_len: snap_len.clamp(64, SNAP_LEN_MAX) }
     }
 
     /// Describes an interface and returns its number.
@@ -116,7 +117,7 @@ impl Encoder {
         let mut block = Block::new(out, INTERFACE_DESCRIPTION);
         block.u16(LINKTYPE_RAW);
         block.u16(0);
-        block.u32(SNAP_LEN);
+        block.u32(self.snap_len as u32);
         block.option(OPTION_INTERFACE_NAME, name.as_bytes());
         block.option(OPTION_INTERFACE_DESCRIPTION, description.as_bytes());
         block.option(OPTION_RESOLUTION, &[9]);
@@ -143,7 +144,7 @@ impl Encoder {
     /// Appends a packet.
     pub fn packet(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         debug_assert!(record.interface < self.interfaces);
-        let packet = &record.packet[..record.packet.len().min(SNAP_LEN as usize)];
+        let packet = &record.packet[..record.packet.len().min(self.snap_len)];
         let mut block = Block::new(out, ENHANCED_PACKET);
         block.u32(record.interface);
         block.u32((record.time_ns >> 32) as u32);
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn blocks_chain_by_their_lengths() {
         let mut out = Vec::new();
-        let mut encoder = Encoder::new("unisockets", &mut out);
+        let mut encoder = Encoder::new("unisockets", 65_535, &mut out);
         let interface = encoder.interface("beta", "link to beta", &mut out);
         encoder.name("10.80.0.2".parse().unwrap(), "beta", &mut out);
         for len in 0..9 {

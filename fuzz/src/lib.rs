@@ -1,0 +1,34 @@
+//! Bytes from strangers, thrown at every parser and core.
+//!
+//! Each target is a function that must not panic, whatever it is given. [`frame`] reads messages of a
+//! link, [`signal`] introductions, [`protocol`] what is said over signaling, and [`packet`] plays a
+//! script of packets, calls and time against a pair of stacks. `fuzz/run` drives them with libFuzzer;
+//! `cargo test` replays the corpus and a fixed number of its mutations.
+
+pub mod frame;
+mod member;
+pub mod packet;
+pub mod protocol;
+mod room;
+mod script;
+pub mod seeds;
+pub mod signal;
+mod wire;
+
+/// A target with its name, which is also the name of its binary and of its folder in the corpus.
+pub struct Target {
+    /// The name.
+    pub name: &'static str,
+    /// Runs one input; a panic is a finding.
+    pub run: fn(&[u8]),
+    /// Mutated inputs that an ordinary test runs.
+    pub mutations: u64,
+}
+
+/// All targets.
+pub const TARGETS: [Target; 4] = [
+    Target { name: "frame", run: frame::run, mutations: 20_000 },
+    Target { name: "signal", run: signal::run, mutations: 3_000 },
+    Target { name: "protocol", run: protocol::run, mutations: 6_000 },
+    Target { name: "packet", run: packet::run, mutations: 3_000 },
+];

@@ -1,0 +1,380 @@
+//! The definition of the command line: `--help`, man pages and completions all come from here.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use unisockets::{Config, Key};
+
+use super::exit::Failure;
+
+/// One virtual IP network for every program.
+///
+/// Members find each other through a signaling server and talk straight to each other over WebRTC data
+/// channels. Signaling never sees their data.
+#[derive(Debug, Parser)]
+#[command(name = "unisockets", version, after_help = EXAMPLES, after_long_help = concat_help!())]
+pub(super) struct Options {
+    /// What to log, as in RUST_LOG: error, warn, info, debug, or unisockets=trace
+    #[arg(long, global = true, env = "UNISOCKETS_LOG", default_value = "warn", value_name = "FILTER")]
+    pub(super) log: String,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  unisockets demo                                  see it work on this machine
+  unisockets signal serve                          start a signaling server
+  unisockets serve 80 . --name alpha               serve this folder on the network
+  unisockets forward 127.0.0.1:8080 alpha:80       make it reachable for this machine's programs
+  unisockets nc -l 7 --name beta                   listen, as nc does
+  unisockets nc beta 7                             connect, as nc does
+  unisockets ping alpha --count 3
+  unisockets ping alpha --capture - | wireshark -k -i -";
+
+macro_rules! concat_help {
+    () => {
+        "Exit codes:
+  0    done
+  1    the command failed
+  2    the command line is wrong
+  3    the network could not be joined
+  4    the other side could not be reached
+  5    data arrived damaged
+  130  interrupted"
+    };
+}
+use concat_help;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a signaling server
+    #[command(subcommand)]
+    Signal(SignalCommand),
+    /// Connect standard input and output to a member's port, or listen on one's own
+    Nc(Nc),
+    /// Ask a member for echoes
+    Ping(Ping),
+    /// Listen on this machine and carry every connection to a member's port
+    Forward(Forward),
+    /// Listen on the network and carry every connection to an address of this machine
+    Expose(Expose),
+    /// Serve a folder's files over HTTP on the network
+    Serve(Serve),
+    /// Send a file to a member that runs `recv`
+    Send(Send),
+    /// Receive files from members that run `send`
+    Recv(Recv),
+    /// Measure the way to a member that runs `bench serve`
+    Bench(Bench),
+    /// Show this user's running nodes: peers, paths, round trips, counters, sockets
+    Status(Status),
+    /// Show or make keys, and forget pinned ones
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Show everything at work on this machine: a server, two nodes, TCP, UDP, a capture
+    Demo(Demo),
+    /// Write man pages into a folder
+    #[command(hide = true)]
+    Manual { directory: PathBuf },
+    /// Write completions for a shell to standard output
+    Completions { shell: clap_complete::Shell },
+}
+
+/// The options of every command that joins a network.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Network")]
+pub(super) struct Common {
+    /// The signaling server
+    #[arg(long, env = "UNISOCKETS_SIGNAL", default_value = "ws://127.0.0.1:7080", value_name = "URL")]
+    pub(super) signal: String,
+    /// The network's name
+    #[arg(long, env = "UNISOCKETS_NETWORK", default_value = "default", value_name = "NAME")]
+    pub(super) network: String,
+    /// The network's secret; better given in the environment, where other users cannot see it
+    #[arg(long, env = "UNISOCKETS_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub(super) secret: Option<String>,
+    /// This node's name; its key and address are then kept for the next time
+    #[arg(long, env = "UNISOCKETS_NAME", value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// The IPv4 address this node would like
+    #[arg(long, env = "UNISOCKETS_IPV4", value_name = "ADDRESS")]
+    pub(super) ipv4: Option<Ipv4Addr>,
+    /// The file that keeps this node's key; made if it is not there
+    #[arg(long, env = "UNISOCKETS_KEY", value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    /// Write every packet to a pcapng file; `-` is standard output
+    #[arg(long, env = "UNISOCKETS_CAPTURE", value_name = "FILE")]
+    pub(super) capture: Option<PathBuf>,
+    /// Use relays only, so that peers do not learn this machine's addresses
+    #[arg(long)]
+    pub(super) relay_only: bool,
+    /// A local address for links; every interface by default, or loopback if signaling is there
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) bind: Vec<IpAddr>,
+    /// Hold the kernel's socket buffers down, in bytes, for measuring
+    #[arg(long, hide = true)]
+    pub(super) socket_buffer_max: Option<usize>,
+}
+
+impl Common {
+    /// Makes the settings of a node.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        if let Some(secret) = &self.secret
+            && secret.len() < unisockets_signaling::network::SECRET_LEN_STRONG
+        {
+            eprintln!(
+                "unisockets: this secret is short enough to be guessed; 'unisockets key new --network' makes a good one"
+            );
+        }
+        let mut config = Config::new(self.signal.clone()).network(self.network.clone(), self.secret.clone());
+        config.name = self.name.clone();
+        config.ipv4 = self.ipv4;
+        config.key = self.key.clone().map_or(Key::Automatic, Key::File);
+        config.capture = self.capture.clone();
+        config.relay_only = self.relay_only;
+        config.bind = self.bind.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+        config.socket_buffer_max = self.socket_buffer_max;
+        Ok(config)
+    }
+
+    /// Whether standard output belongs to the capture.
+    pub(super) fn captures_to_stdout(&self) -> bool {
+        self.capture.as_ref().is_some_and(|path| path.as_os_str() == "-")
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SignalCommand {
+    /// Serve until interrupted; the first line printed is the server's URL
+    ///
+    /// Examples:
+    ///   unisockets signal serve
+    ///   unisockets signal serve --listen 0.0.0.0:7080 --data /var/lib/unisockets/leases
+    ///   unisockets signal serve --listen [::]:443 --tls-cert cert.pem --tls-key key.pem
+    #[command(verbatim_doc_comment)]
+    Serve(SignalServe),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SignalServe {
+    /// Where to listen; the same port answers STUN on UDP
+    #[arg(long, default_value = "127.0.0.1:7080", value_name = "ADDRESS")]
+    pub(super) listen: SocketAddr,
+    /// The file that keeps leases and the server's key
+    #[arg(long, value_name = "FILE")]
+    pub(super) data: Option<PathBuf>,
+    /// Let networks without a secret in, also when not on loopback
+    #[arg(long)]
+    pub(super) open: bool,
+    /// The certificate, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// The certificate's key, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(super) tls_key: Option<PathBuf>,
+    /// A STUN or TURN server to tell members: stun:HOST:PORT, or turn:USER:PASSWORD@HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub(super) ice_server: Vec<String>,
+    /// The prefix that IPv4 addresses are leased from
+    #[arg(long, default_value = "10.80.0.0/16", value_name = "PREFIX")]
+    pub(super) prefix: String,
+    /// Print the URL as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Connect standard input and output to a member's port, or listen on one's own.
+///
+/// The end of standard input shuts the sending direction only; the command ends when both are shut.
+#[derive(Debug, Args)]
+pub(super) struct Nc {
+    /// Listen instead of connecting
+    #[arg(short, long)]
+    pub(super) listen: bool,
+    /// UDP instead of TCP
+    #[arg(short, long)]
+    pub(super) udp: bool,
+    /// With UDP: end so many seconds after standard input has ended
+    #[arg(short = 'w', long, default_value_t = 1.0, value_name = "SECONDS")]
+    pub(super) wait: f64,
+    /// HOST PORT, or just PORT with --listen
+    #[arg(required = true, num_args = 1..=2, value_name = "HOST PORT")]
+    pub(super) target: Vec<String>,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ping {
+    /// A member's name or address
+    pub(super) host: String,
+    /// Requests to send; 0 means until interrupted
+    #[arg(short, long, default_value_t = 0, value_name = "N")]
+    pub(super) count: u64,
+    /// Seconds between requests
+    #[arg(short, long, default_value_t = 1.0, value_name = "SECONDS")]
+    pub(super) interval: f64,
+    /// Bytes of payload
+    #[arg(short, long, default_value_t = 56, value_name = "BYTES")]
+    pub(super) size: usize,
+    /// Print one JSON object for each echo
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Forward {
+    /// Where to listen on this machine: [ADDRESS:]PORT
+    pub(super) local: String,
+    /// Where to carry connections to: HOST:PORT
+    pub(super) target: String,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Expose {
+    /// The port on the network
+    pub(super) port: u16,
+    /// Where to carry connections to on this machine: ADDRESS:PORT or PORT
+    pub(super) target: String,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// The port on the network
+    pub(super) port: u16,
+    /// The folder
+    pub(super) directory: PathBuf,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Send {
+    /// The file
+    pub(super) file: PathBuf,
+    /// A member's name or address
+    pub(super) host: String,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Recv {
+    /// The folder to receive into
+    #[arg(default_value = ".")]
+    pub(super) directory: PathBuf,
+    /// Take files without asking
+    #[arg(short, long)]
+    pub(super) yes: bool,
+    /// Go on after the first file
+    #[arg(short, long)]
+    pub(super) keep_going: bool,
+    /// Largest file to take, in bytes; K, M and G are understood
+    #[arg(long, default_value = "16G", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) max_size: u64,
+    /// Print one JSON object for each file
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    /// A member that runs `bench serve`, or `serve` to be one
+    pub(super) host: String,
+    /// Bytes in each direction; K, M and G are understood
+    #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) bytes: u64,
+    /// Round trips to measure
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub(super) round_trips: u32,
+    /// Print the figures as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// The node with this name only
+    pub(super) name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Show the public key of a node's key file
+    Show {
+        /// The file, or the name of a node of this user
+        key: String,
+        /// The node's network, when it is given by name
+        #[arg(long, env = "UNISOCKETS_NETWORK", default_value = "default")]
+        network: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a key file, or a secret for a network
+    New {
+        /// The file to make
+        #[arg(required_unless_present = "network")]
+        file: Option<PathBuf>,
+        /// Print a new secret for a network instead
+        #[arg(long, conflicts_with = "file")]
+        network: bool,
+    },
+    /// Forget the key pinned to a server, a name or an address, because its change is meant
+    Forget {
+        /// What the error named, such as "name alpha in home"
+        subject: String,
+        /// The node whose pins are meant; all of this user's by default
+        #[arg(long)]
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// Print one JSON object and exit
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Bytes in each direction; K, M and G are understood
+    #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = parse_size)]
+    pub(super) bytes: u64,
+    /// The capture to write
+    #[arg(long, default_value = "demo.pcapng", value_name = "FILE")]
+    pub(super) capture: PathBuf,
+    /// Which of the two nodes this process is
+    #[arg(long, hide = true)]
+    pub(super) role: Option<String>,
+    /// The demo's own signaling server
+    #[arg(long, hide = true)]
+    pub(super) url: Option<String>,
+}
+
+/// Parses a number of bytes with an optional K, M or G (powers of 1,024).
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    let count: Option<u64> = digits.parse().ok();
+    count.and_then(|count| count.checked_mul(unit)).ok_or_else(|| "a size looks like 1000, 64K, 256M or 2G".to_owned())
+}

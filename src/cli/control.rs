@@ -1,0 +1,101 @@
+//! The control socket of a running command: this user's `status` asks it.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+use unisockets::{Node, Status};
+
+/// Largest answer, in bytes.
+const ANSWER_LEN_MAX: u64 = 64 * 1024 * 1024;
+
+/// Returns the folder of this user's control sockets.
+pub(super) fn folder() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
+        Some(folder) => PathBuf::from(folder).join("unisockets"),
+        None => std::env::temp_dir().join(format!("unisockets-{}", nix_uid())),
+    }
+}
+
+fn nix_uid() -> u32 {
+    // The owner of this process's own entry is this process's user.
+    std::fs::metadata("/proc/self").map_or(0, |entry| std::os::unix::fs::MetadataExt::uid(&entry))
+}
+
+/// Removes the socket when the command ends.
+pub(super) struct Control {
+    path: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Opens the control socket. A command works without one, so failing is only worth a line in the log.
+pub(super) fn serve(node: &Node) -> Option<Control> {
+    let path = folder().join(format!("{}.sock", std::process::id()));
+    let listener = match bind(&path) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "no control socket: 'status' will not see this node");
+            return None;
+        }
+    };
+    let node = node.clone();
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let text = serde_json::to_vec(&node.status()).expect("a status has a JSON form");
+            let _ = stream.write_all(&text).await;
+        }
+    });
+    Some(Control { path, task })
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let entry = std::fs::symlink_metadata(folder)?;
+        // A folder in a shared place must be this user's own.
+        if !entry.is_dir() || std::os::unix::fs::MetadataExt::uid(&entry) != nix_uid() {
+            return Err(io::Error::other("the folder belongs to somebody else"));
+        }
+    }
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Asks every running node of this user; sockets that nobody serves any more are removed.
+pub(super) async fn ask_all() -> Vec<(u32, Status)> {
+    let mut answers = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder()) else {
+        return answers;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let pid = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        let Some(pid) = pid else {
+            continue;
+        };
+        match ask(&path).await {
+            Ok(status) => answers.push((pid, status)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => drop(std::fs::remove_file(&path)),
+            Err(_) => {}
+        }
+    }
+    answers.sort_by_key(|(pid, _)| *pid);
+    answers
+}
+
+async fn ask(path: &Path) -> io::Result<Status> {
+    let mut answer = Vec::new();
+    UnixStream::connect(path).await?.take(ANSWER_LEN_MAX).read_to_end(&mut answer).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}

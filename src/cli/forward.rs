@@ -1,0 +1,103 @@
+//! `forward` and `expose`: between the machine's TCP and the network's.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net;
+use tokio::task::JoinSet;
+use unisockets::{TcpListener, TcpStream, ToAddress};
+
+use super::args::{Expose, Forward};
+use super::exit::{Failure, sentence};
+use super::nc::announce;
+use super::with_node;
+
+/// Connections carried at once; further ones wait in the listener's backlog.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Bytes moved at a time.
+const CHUNK_LEN: usize = 64 * 1024;
+
+fn machine_address(text: &str) -> Result<SocketAddr, Failure> {
+    let address = if text.contains(':') { text.to_owned() } else { format!("127.0.0.1:{text}") };
+    let address = address.replace("localhost:", "127.0.0.1:");
+    address.parse().map_err(|_| {
+        Failure::usage(format!("'{text}' is no address of this machine; it looks like 8080 or 127.0.0.1:8080"))
+    })
+}
+
+pub(super) async fn forward(options: Forward) -> Result<(), Failure> {
+    let local = machine_address(&options.local)?;
+    options.target.to_target().map_err(Failure::usage)?;
+    with_node(&options.common, |node| async move {
+        let listener = net::TcpListener::bind(local)
+            .await
+            .map_err(|error| Failure::failed(format!("cannot listen on {local}: {}", sentence(&error))))?;
+        println!("forwarding {} to {}", listener.local_addr()?, options.target);
+        let mut tasks = JoinSet::new();
+        loop {
+            make_room(&mut tasks).await;
+            let (machine, peer) = listener.accept().await?;
+            let (node, target) = (node.clone(), options.target.clone());
+            tasks.spawn(async move {
+                match TcpStream::connect(&node, target.as_str()).await {
+                    Ok(network) => carry(machine, network).await,
+                    Err(error) => {
+                        eprintln!("{peer} could not be carried to {target}: {}", sentence(&error));
+                        // The program learns it as it would from a direct connection.
+                        let _ = machine.set_zero_linger();
+                    }
+                }
+            });
+        }
+    })
+    .await
+}
+
+pub(super) async fn expose(options: Expose) -> Result<(), Failure> {
+    let target = machine_address(&options.target)?;
+    with_node(&options.common, |node| async move {
+        let listener = TcpListener::bind(&node, ("::", options.port)).await?;
+        announce(&node, listener.local_addr()?.port());
+        let mut tasks = JoinSet::new();
+        loop {
+            make_room(&mut tasks).await;
+            let (network, peer) = listener.accept().await?;
+            tasks.spawn(async move {
+                match net::TcpStream::connect(target).await {
+                    Ok(machine) => carry(machine, network).await,
+                    Err(error) => {
+                        eprintln!("{peer} could not be carried to {target}: {}", sentence(&error));
+                        let _ = network.set_linger(Some(std::time::Duration::ZERO));
+                    }
+                }
+            });
+        }
+    })
+    .await
+}
+
+async fn make_room(tasks: &mut JoinSet<()>) {
+    while tasks.try_join_next().is_some() {}
+    if tasks.len() >= CONNECTIONS_MAX {
+        tasks.join_next().await;
+    }
+}
+
+/// Carries both directions; each half-close is handed on, and a reset of one side resets the other.
+async fn carry(machine: net::TcpStream, network: TcpStream) {
+    let _ = machine.set_nodelay(true);
+    let _ = network.set_nodelay(true);
+    let (mut from_machine, mut to_machine) = machine.into_split();
+    let (mut from_network, mut to_network) = network.into_split();
+    let _ = tokio::join!(copy(&mut from_machine, &mut to_network), copy(&mut from_network, &mut to_machine));
+}
+
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
+    let mut buffer = vec![0; CHUNK_LEN];
+    loop {
+        match from.read(&mut buffer).await? {
+            0 => return to.shutdown().await,
+            len => to.write_all(&buffer[..len]).await?,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `key`: keys, secrets and pins.
+
+use std::path::{Path, PathBuf};
+
+use unisockets::{KeyError, create_key, data_folder, key_path, load_pins, read_key, save_pins};
+
+use super::args::KeyCommand;
+use super::exit::Failure;
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Failure::failed(error)
+    }
+}
+
+pub(super) fn run(command: KeyCommand) -> Result<(), Failure> {
+    match command {
+        KeyCommand::Show { key, network, json } => {
+            let path = if Path::new(&key).is_file() { PathBuf::from(&key) } else { key_path(&network, &key) };
+            let public = read_key(&path)?.public();
+            if json {
+                println!("{}", serde_json::json!({"key": public, "file": path}));
+            } else {
+                println!("{public}");
+            }
+        }
+        KeyCommand::New { network: true, .. } => println!("{}", new_secret()),
+        KeyCommand::New { file, .. } => {
+            let path =
+                file.ok_or_else(|| Failure::usage("key new needs a file, or --network for a network's secret"))?;
+            println!("{}", create_key(&path)?.public());
+        }
+        KeyCommand::Forget { subject, name } => forget(&subject, name.as_deref())?,
+    }
+    Ok(())
+}
+
+/// 128 random bits in letters that people can read to each other.
+fn new_secret() -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system has a random source");
+    let bits = u128::from_be_bytes(bytes);
+    let letter = |n: u32| char::from(LETTERS[(bits >> (5 * n)) as usize & 31]);
+    (0..26).map(|n| if n % 5 == 4 { format!("{}-", letter(n)) } else { letter(n).to_string() }).collect()
+}
+
+fn forget(subject: &str, name: Option<&str>) -> Result<(), Failure> {
+    let keys = data_folder().join("keys");
+    let entries = std::fs::read_dir(&keys).map_err(|error| Failure::failed(format!("{}: {error}", keys.display())))?;
+    let mut forgotten = 0;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+        let wanted = name.is_none_or(|name| file.contains(&format!(".{name}.")));
+        if !file.ends_with(".pins.json") || !wanted {
+            continue;
+        }
+        let mut pins = load_pins(&path)?;
+        if pins.forget(subject) {
+            save_pins(&path, &pins)?;
+            forgotten += 1;
+        }
+    }
+    if forgotten == 0 {
+        return Err(Failure::failed(format!("nothing is pinned to \"{subject}\"; give it as the error named it")));
+    }
+    println!("forgot the key of {subject}");
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! `signal serve`: a signaling server.
+
+use std::net::Ipv4Addr;
+
+use unisockets_signaling::protocol::IceServer;
+use unisockets_signaling::room::Admission;
+use unisockets_signaling::server::{Config, Server};
+
+use super::args::{SignalCommand, SignalServe};
+use super::exit::{Failure, interrupted};
+
+pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<(), Failure> {
+    let mut config = Config::new(options.listen);
+    config.prefix = parse_prefix(&options.prefix)?;
+    config.ice_servers = options.ice_server.iter().map(|url| parse_ice_server(url)).collect::<Result<_, _>>()?;
+    if options.open {
+        config.admission = Admission::Open;
+    }
+    let SignalServe { data, tls_cert, tls_key, json, .. } = options;
+    config.data = data;
+    config.tls = tls_cert.zip(tls_key);
+    let server = Server::start(config).await.map_err(Failure::failed)?;
+    // Whoever started this reads the first line and may then close the pipe.
+    let line = if json { serde_json::json!({ "url": server.url() }).to_string() } else { server.url() };
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
+    let _ = interrupted().await;
+    server.stop().await;
+    Ok(())
+}
+
+fn parse_prefix(text: &str) -> Result<(Ipv4Addr, u8), Failure> {
+    let parsed = text.split_once('/').and_then(|(address, len)| Some((address.parse().ok()?, len.parse().ok()?)));
+    match parsed {
+        Some((address, len @ 8..=30)) => Ok((address, len)),
+        _ => Err(Failure::usage(format!("'{text}' is no prefix; it looks like 10.80.0.0/16, with 8 to 30 bits"))),
+    }
+}
+
+fn parse_ice_server(url: &str) -> Result<IceServer, Failure> {
+    let bad = || {
+        Failure::usage(format!("'{url}' is no server; it looks like stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT"))
+    };
+    let (scheme, rest) = url.split_once(':').ok_or_else(bad)?;
+    match (scheme, rest.rsplit_once('@')) {
+        ("stun" | "stuns", None) if !rest.is_empty() => {
+            Ok(IceServer { url: url.to_owned(), username: String::new(), credential: String::new() })
+        }
+        ("turn" | "turns", Some((user, host))) => {
+            let (username, credential) = user.split_once(':').ok_or_else(bad)?;
+            let (username, credential) = (username.to_owned(), credential.to_owned());
+            Ok(IceServer { url: format!("{scheme}:{host}"), username, credential })
+        }
+        _ => Err(bad()),
+    }
+}
