@@ -407,8 +407,12 @@ impl NodeCore {
 
     /// Takes signaling's word that a payload found no recipient.
     pub fn undelivered(&mut self, now: Instant, to: PublicKey) {
-        let link = self.peers.get(&to).and_then(|peer| peer.attempt.as_ref()).map(|attempt| attempt.link);
-        if let Some(link) = link {
+        let Some(peer) = self.peers.get_mut(&to) else {
+            return;
+        };
+        // It is not connected to signaling: as good as the word that it is gone.
+        peer.gone.get_or_insert(GoneReason::Closed);
+        if let Some(link) = peer.attempt.as_ref().map(|attempt| attempt.link) {
             self.link_lost(now, link, Lost::NoPath);
         }
     }

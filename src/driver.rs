@@ -301,7 +301,10 @@ impl Driver {
             let servers: Vec<_> = servers.filter(|server| !config.ice_servers.contains(server)).collect();
             config.ice_servers.extend(servers);
         }
-        let result = self.with(|state, now, _| state.core.joined(now, &welcome));
+        let (result, peers) = self.with(|state, now, _| (state.core.joined(now, &welcome), state.core.peer_keys()));
+        if !peers.is_empty() {
+            self.send(Command::Watch(peers));
+        }
         let membership = match result {
             Ok(()) => Membership::Joined(welcome),
             Err(text) => Membership::Rejected(Code::BadProof, text),

@@ -180,6 +180,11 @@ impl NodeCore {
         self.key
     }
 
+    /// Returns the keys of all peers.
+    pub fn peer_keys(&self) -> Vec<PublicKey> {
+        self.peers.keys().copied().collect()
+    }
+
     /// Returns the node's lease.
     pub fn lease(&self) -> Option<&SignedLease> {
         self.lease.as_ref()

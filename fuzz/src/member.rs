@@ -138,7 +138,11 @@ impl World {
         assert!(lens.len() <= REQUESTS_MAX + 2, "one step makes a member say {} things", lens.len());
         let events = std::iter::from_fn(|| self.membership.poll_event()).count();
         assert!(events <= 2, "one step makes a member learn {events} things");
-        assert_eq!(self.membership.poll_timeout().is_none(), self.membership.is_ended(), "only the end waits for nothing");
+        assert_eq!(
+            self.membership.poll_timeout().is_none(),
+            self.membership.is_ended(),
+            "only the end waits for nothing"
+        );
     }
 }
 

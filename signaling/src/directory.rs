@@ -78,6 +78,9 @@ impl LocalDirectory {
             Self { store: Some(store), ..Self::in_memory(prefix, KeyPair::from_seed(&contents.server_seed)) };
         {
             let mut state = directory.lock();
+            for (network, epoch) in contents.epochs {
+                state.leases.restore_epoch(&network, epoch);
+            }
             for record in contents.records {
                 state.remember(&record);
                 state.leases.restore(record);
@@ -88,12 +91,6 @@ impl LocalDirectory {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self, changes: Changes) {
-        if let Some(store) = &self.store {
-            drop(store.write(changes));
-        }
     }
 }
 
@@ -121,19 +118,16 @@ impl Directory for LocalDirectory {
     }
 
     fn claim(&self, claim: Claim) -> Answer<Result<Record, ClaimError>> {
-        let (record, changes) = {
-            let mut state = self.lock();
-            let State { leases, present, .. } = &mut *state;
-            let network = claim.network.clone();
-            match leases.claim(&claim, |key| present.contains_key(&(network.clone(), *key))) {
-                Ok(claimed) => {
-                    state.forget(&claimed.1);
-                    state.remember(&claimed.0);
-                    claimed
-                }
-                Err(error) => return ready(Err(error)),
-            }
+        let mut state = self.lock();
+        let State { leases, present, .. } = &mut *state;
+        let network = claim.network.clone();
+        let (record, changes) = match leases.claim(&claim, |key| present.contains_key(&(network.clone(), *key))) {
+            Ok(claimed) => claimed,
+            Err(error) => return ready(Err(error)),
         };
+        state.forget(&changes);
+        state.remember(&record);
+        // The order in the file is that of the table: the lock is held until the change is queued.
         match &self.store {
             None => ready(Ok(record)),
             Some(store) => {
@@ -153,20 +147,19 @@ impl Directory for LocalDirectory {
     }
 
     fn exit(&self, place: &Place, instance: u64, kept: Kept, now_s: u64) {
-        let changes = {
-            let mut state = self.lock();
-            if state.present.get(place) != Some(&instance) {
-                return;
-            }
-            state.present.remove(place);
-            let changes = match kept {
-                Kept::Lease => state.leases.touch(&place.0, &place.1, now_s),
-                Kept::Nothing => state.leases.release(&place.0, &place.1),
-            };
-            state.forget(&changes);
-            changes
+        let mut state = self.lock();
+        if state.present.get(place) != Some(&instance) {
+            return;
+        }
+        state.present.remove(place);
+        let changes = match kept {
+            Kept::Lease => state.leases.touch(&place.0, &place.1, now_s),
+            Kept::Nothing => state.leases.release(&place.0, &place.1),
         };
-        self.write(changes);
+        state.forget(&changes);
+        if let Some(store) = &self.store {
+            drop(store.write(changes));
+        }
     }
 
     fn find(&self, network: &str, query: &Query) -> Answer<Option<Found>> {

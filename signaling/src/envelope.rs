@@ -153,7 +153,7 @@ pub fn open(network: &Network, from: &PublicKey, own: &PublicKey, payload: &str)
 /// Remembers which envelopes were seen.
 #[derive(Debug, Default)]
 pub struct Freshness {
-    /// (sender, session, next counters seen as bits, first seen).
+    /// (sender, session, counters seen as bits, last seen).
     seen: VecDeque<(PublicKey, SessionId, u128, u64)>,
 }
 
@@ -164,19 +164,20 @@ impl Freshness {
     /// [`Rejected::Replayed`].
     pub fn accept(&mut self, now_ms: u64, from: &PublicKey, content: &Content) -> Result<(), Rejected> {
         let sent = content.sent_at_ms;
-        if sent + SESSION_AGE_MS < now_ms || sent > now_ms + CLOCK_SKEW_MS || content.counter >= COUNTER_MAX {
+        let too_old = sent.saturating_add(SESSION_AGE_MS) < now_ms;
+        if too_old || sent > now_ms.saturating_add(CLOCK_SKEW_MS) || content.counter >= COUNTER_MAX {
             return Err(Rejected::Replayed);
         }
-        while self.seen.front().is_some_and(|(_, _, _, at)| at + SESSION_AGE_MS + CLOCK_SKEW_MS < now_ms) {
-            self.seen.pop_front();
-        }
+        // A session is remembered as long as anything of it could be accepted.
+        self.seen.retain(|(_, _, _, at)| at.saturating_add(SESSION_AGE_MS + CLOCK_SKEW_MS) >= now_ms);
         let bit = 1u128 << content.counter;
         let known = self.seen.iter_mut().find(|(key, session, _, _)| key == from && *session == content.session);
-        if let Some((_, _, counters, _)) = known {
+        if let Some((_, _, counters, at)) = known {
             if *counters & bit != 0 {
                 return Err(Rejected::Replayed);
             }
             *counters |= bit;
+            *at = now_ms;
             return Ok(());
         }
         if self.seen.len() >= SESSIONS_MAX {

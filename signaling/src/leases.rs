@@ -83,6 +83,8 @@ pub struct Changes {
     pub put: Vec<Record>,
     /// Records to be removed.
     pub remove: Vec<(String, PublicKey)>,
+    /// A network whose epoch has grown: it must not fall back when records are gone.
+    pub epoch: Option<(String, u64)>,
 }
 
 impl Leases {
@@ -122,6 +124,12 @@ impl Leases {
         self.len += usize::from(table.by_key.insert(record.key, record).is_none());
     }
 
+    /// Puts back the epoch of a network that was stored.
+    pub fn restore_epoch(&mut self, network: &str, epoch: u64) {
+        let table = self.table(network);
+        table.epoch = table.epoch.max(epoch);
+    }
+
     /// Leases an address, and the name if one is asked for: the ones that this key had before, the one asked
     /// for, or the lowest free one.
     ///
@@ -132,9 +140,12 @@ impl Leases {
         claim: &Claim,
         present: impl Fn(&PublicKey) -> bool,
     ) -> Result<(Record, Changes), ClaimError> {
-        if self.len >= LEASES_MAX {
+        let known = self.by_key(&claim.network, &claim.key).map(|record| record.ipv4);
+        if known.is_none() && self.len >= LEASES_MAX {
             return Err(ClaimError::PoolEmpty);
         }
+        // The operator may have changed the prefix since.
+        let held = known.filter(|address| self.offset(*address).is_some());
         let capacity = self.capacity();
         let table = self.tables.entry(claim.network.clone()).or_default();
         let short = table.by_key.len() as u64 * 4 > u64::from(capacity) * 3;
@@ -150,7 +161,6 @@ impl Leases {
         {
             return Err(ClaimError::NameTaken);
         }
-        let held = before.as_ref().map(|record| record.ipv4);
         let wanted = claim.ipv4.or(held);
         let address = match wanted {
             Some(address) => {
@@ -178,7 +188,9 @@ impl Leases {
             _ => {
                 let table = self.table(&claim.network);
                 table.epoch += 1;
-                table.epoch
+                let epoch = table.epoch;
+                changes.epoch = Some((claim.network.clone(), epoch));
+                epoch
             }
         };
         if before.is_some() {
@@ -248,7 +260,7 @@ impl Leases {
             record.seen_s = now_s;
             record.clone()
         });
-        Changes { put: put.into_iter().collect(), remove: Vec::new() }
+        Changes { put: put.into_iter().collect(), ..Changes::default() }
     }
 
     /// Finds a lease by its holder.

@@ -195,6 +195,11 @@ impl Membership {
         if self.state == State::Ended {
             return;
         }
+        // A server that asked for patience gets it.
+        let patience_ms = match self.state {
+            State::Waiting { until_ms } => until_ms,
+            _ => 0,
+        };
         if matches!(self.state, State::Joined { .. }) {
             self.events.push_back(Event::Disconnected);
             self.attempts = 0;
@@ -202,7 +207,7 @@ impl Membership {
         self.frames.clear();
         let ceiling = (BACKOFF_MIN_MS << self.attempts.min(10)).min(BACKOFF_MAX_MS);
         self.attempts += 1;
-        self.wait(now_ms + ceiling / 2 + random % (ceiling / 2 + 1));
+        self.wait((now_ms + ceiling / 2 + random % (ceiling / 2 + 1)).max(patience_ms));
     }
 
     fn wait(&mut self, until_ms: u64) {
@@ -215,6 +220,9 @@ impl Membership {
 
     /// Takes a frame; `nonce` is random. Frames that are no messages are ignored.
     pub fn handle_frame(&mut self, now_ms: u64, frame: &str, nonce: Nonce) {
+        if self.state == State::Ended {
+            return;
+        }
         let Ok(message) = protocol::parse::<FromServer>(frame) else {
             tracing::debug!("the signaling server sent a frame that is no message");
             return;
@@ -226,7 +234,10 @@ impl Membership {
                 self.push(&FromMember::Hello(hello));
             }
             FromServer::Challenge { .. } => {}
-            FromServer::Welcome(welcome) => self.welcomed(now_ms, welcome),
+            FromServer::Welcome(welcome) if matches!(self.state, State::Joining { .. } | State::Joined { .. }) => {
+                self.welcomed(now_ms, welcome);
+            }
+            FromServer::Welcome(_) => {}
             FromServer::Resolved { id, member } => self.resolved(id, member),
             FromServer::Members { id, members } => {
                 if let Some(FromMember::List { .. }) = self.requests.remove(&id) {
@@ -343,13 +354,21 @@ impl Membership {
         self.next_id += 1;
         let id = self.next_id;
         let message = make(id);
-        let busy = self.requests.len() >= REQUESTS_MAX;
-        if !busy && self.is_joined() {
-            self.push(&message);
+        let frame = protocol::emit(&message);
+        let failure = if frame.len() > protocol::FRAME_LEN_MAX {
+            // The server would close the connection for it, again and again.
+            Some(Failure::Refused(Code::TooMuch, "the payload is too long for a frame".to_owned()))
+        } else if self.requests.len() >= REQUESTS_MAX {
+            Some(Failure::Busy)
+        } else {
+            None
+        };
+        if failure.is_none() && self.is_joined() {
+            self.frames.push_back(frame);
         }
         self.requests.insert(id, message);
-        if busy {
-            self.failed(id, Failure::Busy);
+        if let Some(failure) = failure {
+            self.failed(id, failure);
         }
         id
     }
@@ -367,6 +386,15 @@ impl Membership {
     /// Sends a payload to a member.
     pub fn signal(&mut self, to: PublicKey, payload: String) -> u64 {
         self.request(|id| FromMember::Signal { id, to, payload })
+    }
+
+    /// Asks to be told when members go; after a reconnection it has to be asked again.
+    pub fn watch(&mut self, keys: &[PublicKey]) {
+        if self.is_joined() {
+            for keys in keys.chunks(protocol::WATCH_LEN_MAX) {
+                self.push(&FromMember::Watch { keys: keys.to_vec() });
+            }
+        }
     }
 
     /// Leaves for good: the frame is the last one.

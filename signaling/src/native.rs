@@ -35,6 +35,8 @@ pub enum Command {
     List(u64, Option<PublicKey>, usize),
     /// Send a payload.
     Signal(PublicKey, String),
+    /// Ask to be told when members go.
+    Watch(Vec<PublicKey>),
     /// Leave for good.
     Leave,
 }
@@ -89,11 +91,10 @@ impl Url {
 
     /// Returns the host without port and brackets.
     pub fn host_name(&self) -> &str {
-        let host = match self.host.strip_prefix('[') {
+        match self.host.strip_prefix('[') {
             Some(rest) => rest.split(']').next().unwrap_or(rest),
             None => self.host.rsplit_once(':').map_or(&*self.host, |(host, _)| host),
-        };
-        host
+        }
     }
 
     /// Returns whether the server is on this machine.
@@ -211,6 +212,7 @@ impl Shell {
                 self.numbers.push((wire, number));
             }
             Some(Command::Signal(to, payload)) => drop(self.membership.signal(to, payload)),
+            Some(Command::Watch(keys)) => self.membership.watch(&keys),
             Some(Command::Leave) | None => self.membership.leave(),
         }
         self.report();

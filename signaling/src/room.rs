@@ -140,8 +140,12 @@ pub struct Room {
     members: HashMap<Place, ConnectionId>,
     watchers: HashMap<Place, HashSet<ConnectionId>>,
     outputs: VecDeque<Output>,
-    /// Connections with a deadline, in the order in which they came.
-    waiting: VecDeque<ConnectionId>,
+    /// Connections that have proven a key and are not members yet, by place: contending or claiming.
+    pending: HashMap<Place, Vec<ConnectionId>>,
+    /// Connections that have not said hello, and those that contend, each in the order of deadlines.
+    waiting: [VecDeque<ConnectionId>; 2],
+    /// The latest time that the room was told.
+    now_ms: u64,
     /// Numbers for the metrics page.
     pub totals: Totals,
 }
@@ -170,7 +174,9 @@ impl Room {
             members: HashMap::new(),
             watchers: HashMap::new(),
             outputs: VecDeque::new(),
-            waiting: VecDeque::new(),
+            pending: HashMap::new(),
+            waiting: Default::default(),
+            now_ms: 0,
             totals: Totals::default(),
         }
     }
@@ -208,22 +214,48 @@ impl Room {
 
     fn refuse_and_close(&mut self, to: ConnectionId, code: Code, message: &str) {
         self.refuse(to, None, code, message);
-        if let Some(connection) = self.connections.get_mut(&to) {
-            connection.state = State::Closing;
-        }
+        self.depart(to, GoneReason::Closed);
         self.outputs.push_back(Output::Close(to));
+    }
+
+    /// Changes the state of a connection, keeping the table of pending ones true.
+    fn enter_state(&mut self, id: ConnectionId, state: State) -> Option<State> {
+        let place = |state: &State| match state {
+            State::Contending { hello, .. } | State::Claiming { hello } => Some((hello.network.clone(), hello.key)),
+            _ => None,
+        };
+        let (before, after) = (self.connections.get(&id).and_then(|c| place(&c.state)), place(&state));
+        let connection = self.connections.get_mut(&id)?;
+        let old = std::mem::replace(&mut connection.state, state);
+        if before != after {
+            if let Some(place) = before
+                && let Some(pending) = self.pending.get_mut(&place)
+            {
+                pending.retain(|other| *other != id);
+                if pending.is_empty() {
+                    self.pending.remove(&place);
+                }
+            }
+            if let Some(place) = after {
+                self.pending.entry(place).or_default().push(id);
+            }
+        }
+        Some(old)
     }
 
     /// Takes a new connection; `host` is what it calls this server, `nonce` is random.
     pub fn open(&mut self, now_ms: u64, id: ConnectionId, host: &str, nonce: Nonce) {
+        self.now_ms = now_ms;
         let state = State::Challenged { nonce, deadline_ms: now_ms + HANDSHAKE_MS };
         self.connections.insert(id, Connection { state, host: host.to_owned(), bad_frames: 0 });
-        self.waiting.push_back(id);
+        self.prune();
+        self.waiting[0].push_back(id);
         self.send(id, FromServer::Challenge { nonce });
     }
 
     /// Takes a frame.
     pub fn frame(&mut self, now_ms: u64, id: ConnectionId, frame: &str) {
+        self.now_ms = now_ms;
         match protocol::parse::<FromMember>(frame) {
             Ok(message) => self.message(now_ms, id, message),
             Err(bad) => {
@@ -275,15 +307,14 @@ impl Room {
         if resumes {
             return self.claim(now_ms, id, hello);
         }
-        let contending = |c: &&Connection| matches!(c.state, State::Contending { .. });
-        if self.connections.values().filter(contending).count() >= CONTENDERS_MAX {
+        self.prune();
+        if self.waiting[1].len() >= CONTENDERS_MAX {
             return self.refuse_and_close(id, Code::TooMuch, "too many sessions are contended; try again later");
         }
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.state = State::Contending { hello: Box::new(hello), deadline_ms: now_ms + CONTENTION_MS };
-            self.waiting.push_back(id);
-            self.outputs.push_back(Output::Probe(old));
-        }
+        let deadline_ms = now_ms + CONTENTION_MS;
+        self.enter_state(id, State::Contending { hello: Box::new(hello), deadline_ms });
+        self.waiting[1].push_back(id);
+        self.outputs.push_back(Output::Probe(old));
     }
 
     fn check_hello(&self, host: &str, hello: &Hello, server_nonce: &Nonce) -> Result<(), (Code, &'static str)> {
@@ -325,14 +356,14 @@ impl Room {
             ipv4: hello.ipv4,
             now_s: now_ms / 1_000,
         };
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.state = State::Claiming { hello: Box::new(hello) };
+        if self.enter_state(id, State::Claiming { hello: Box::new(hello) }).is_some() {
             self.outputs.push_back(Output::Claim(id, claim));
         }
     }
 
     /// Takes the directory's answer to a claim, which is durable by now; `resume` is random.
     pub fn claimed(&mut self, now_ms: u64, id: ConnectionId, result: Result<Record, ClaimError>, resume: Nonce) {
+        self.now_ms = now_ms;
         let Some(connection) = self.connections.get_mut(&id) else {
             // It went while the directory was asked: whoever comes next gets the lease.
             return;
@@ -358,15 +389,11 @@ impl Room {
             if let Some(old) = self.members.insert(place.clone(), id).filter(|old| *old != id) {
                 // The newest proof wins; the old session ends without a word to watchers.
                 self.forget_watches(old);
-                if let Some(old) = self.connections.get_mut(&old) {
-                    old.state = State::Closing;
-                }
+                self.enter_state(old, State::Closing);
                 self.outputs.push_back(Output::Close(old));
             }
             let session = Session { place: place.clone(), ephemeral, resume, watches: HashSet::new() };
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.state = State::Member(session);
-            }
+            self.enter_state(id, State::Member(session));
             self.totals.joins += 1;
             self.outputs.push_back(Output::Enter(place));
         } else if let Some(State::Member(session)) = self.connections.get_mut(&id).map(|c| &mut c.state) {
@@ -405,12 +432,10 @@ impl Room {
             return;
         };
         let place = session.place.clone();
-        let contends = |connection: &Connection| match &connection.state {
-            State::Contending { hello, .. } => hello.key == place.1 && hello.network == place.0,
-            _ => false,
-        };
-        let contenders: Vec<ConnectionId> =
-            self.connections.iter().filter(|(_, connection)| contends(connection)).map(|(id, _)| *id).collect();
+        let contends =
+            |id: &ConnectionId| self.connections.get(id).is_some_and(|c| matches!(c.state, State::Contending { .. }));
+        let pending = self.pending.get(&place).map(Vec::as_slice).unwrap_or_default();
+        let contenders: Vec<ConnectionId> = pending.iter().copied().filter(contends).collect();
         for contender in contenders {
             let message = "this key is in use by a live session; use another key, or stop the other program";
             self.refuse_and_close(contender, Code::InUse, message);
@@ -522,62 +547,86 @@ impl Room {
     pub fn closed(&mut self, id: ConnectionId, reason: GoneReason) {
         self.depart(id, reason);
         self.connections.remove(&id);
+        self.prune();
     }
 
-    /// Takes a member out and tells its watchers.
+    /// Takes a member out and tells its watchers; whoever waited for its key comes in.
     fn depart(&mut self, id: ConnectionId, reason: GoneReason) {
         self.forget_watches(id);
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return;
-        };
-        let State::Member(session) = std::mem::replace(&mut connection.state, State::Closing) else {
+        let Some(State::Member(session)) = self.enter_state(id, State::Closing) else {
             return;
         };
         self.members.remove(&session.place);
-        let kept = if session.ephemeral { Kept::Nothing } else { Kept::Lease };
+        let successors = self.pending.get(&session.place).cloned().unwrap_or_default();
+        // A lease that is being claimed again is not given back by the session before.
+        let kept = if session.ephemeral && successors.is_empty() { Kept::Nothing } else { Kept::Lease };
         for watcher in self.watchers.get(&session.place).cloned().unwrap_or_default() {
             self.send(watcher, FromServer::Gone { key: session.place.1, reason });
         }
         self.outputs.push_back(Output::Exit(session.place, kept));
+        let contends =
+            |id: &ConnectionId| self.connections.get(id).is_some_and(|c| matches!(c.state, State::Contending { .. }));
+        if let Some(next) = successors.into_iter().rev().find(contends)
+            && let Some(State::Contending { hello, .. }) = self.enter_state(next, State::Closing)
+        {
+            self.claim(self.now_ms, next, *hello);
+        }
     }
 
-    /// Returns when [`Room::handle_timeout`] is due, in milliseconds.
+    /// Forgets connections at the head of the queues that wait no more.
+    fn prune(&mut self) {
+        for queue in 0..self.waiting.len() {
+            while let Some(id) = self.waiting[queue].front().copied()
+                && self.deadline(queue, id).is_none()
+            {
+                self.waiting[queue].pop_front();
+            }
+        }
+    }
+
+    /// Returns when [`Room::handle_timeout`] is due, in milliseconds; it may be called earlier.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.waiting.iter().filter_map(|id| self.deadline(*id)).min()
+        let next = |queue: usize| self.waiting[queue].iter().find_map(|id| self.deadline(queue, *id));
+        [next(0), next(1)].into_iter().flatten().min()
     }
 
-    fn deadline(&self, id: ConnectionId) -> Option<u64> {
-        match &self.connections.get(&id)?.state {
-            State::Challenged { deadline_ms, .. } | State::Contending { deadline_ms, .. } => Some(*deadline_ms),
+    fn deadline(&self, queue: usize, id: ConnectionId) -> Option<u64> {
+        match (&self.connections.get(&id)?.state, queue) {
+            (State::Challenged { deadline_ms, .. }, 0) | (State::Contending { deadline_ms, .. }, 1) => {
+                Some(*deadline_ms)
+            }
             _ => None,
         }
     }
 
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now_ms: u64) {
-        for id in std::mem::take(&mut self.waiting) {
-            match self.deadline(id) {
-                Some(deadline) if deadline > now_ms => self.waiting.push_back(id),
-                Some(_) => self.expire(now_ms, id),
-                None => {}
+        self.now_ms = now_ms;
+        for queue in 0..self.waiting.len() {
+            self.prune();
+            while let Some(id) = self.waiting[queue].front().copied()
+                && self.deadline(queue, id).is_none_or(|deadline| deadline <= now_ms)
+            {
+                self.waiting[queue].pop_front();
+                if self.deadline(queue, id).is_some() {
+                    self.expire(now_ms, id);
+                }
             }
         }
     }
 
     fn expire(&mut self, now_ms: u64, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return;
-        };
-        match std::mem::replace(&mut connection.state, State::Closing) {
+        match self.enter_state(id, State::Closing) {
             // The old session did not answer: the newest proof wins.
-            State::Contending { hello, .. } => self.claim(now_ms, id, *hello),
-            _ => self.refuse_and_close(id, Code::BadState, "no hello came within 10 seconds"),
+            Some(State::Contending { hello, .. }) => self.claim(now_ms, id, *hello),
+            Some(_) => self.refuse_and_close(id, Code::BadState, "no hello came within 10 seconds"),
+            None => {}
         }
     }
 
     /// Tells everybody that the server is about to stop.
     pub fn drain(&mut self, retry_after_ms: u64) {
-        let connections: Vec<ConnectionId> = self.members.values().copied().collect();
+        let connections: Vec<ConnectionId> = self.connections.keys().copied().collect();
         for id in connections {
             self.send(id, FromServer::Draining { retry_after_ms });
             self.outputs.push_back(Output::Close(id));

@@ -46,6 +46,12 @@ const CONNECTS_BURST: u32 = 500;
 const FRAMES_PER_S: u32 = 200;
 /// See [`FRAMES_PER_S`].
 const FRAMES_BURST: u32 = 1_000;
+/// How long a client may take to send its request.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// How long one message may take to leave; a reader that takes longer is put out.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+/// How often the limiter of new connections forgets addresses.
+const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 /// When members shall come back after a server that stops.
 const RETURN_MS: u64 = 500;
 /// How long stopping may take.
@@ -128,24 +134,21 @@ impl Shared {
 
     /// Does something with the room and carries out what follows from it.
     fn with_room(self: &Arc<Self>, f: impl FnOnce(&mut Room)) {
-        let mut later = Vec::new();
-        {
-            // Messages are handed on under the lock: their order is the room's order.
-            let mut room = self.room();
-            f(&mut room);
-            while let Some(output) = room.poll_output() {
-                match output {
-                    Output::Send(id, message) => self.hand(id, Outgoing::Text(emit(&message))),
-                    Output::Close(id) => self.hand(id, Outgoing::Close),
-                    Output::Probe(id) => self.hand(id, Outgoing::Ping),
-                    other => later.push(other),
-                }
+        // Everything is handed on under the lock: its order is the room's order.
+        let mut room = self.room();
+        let due = room.poll_timeout();
+        f(&mut room);
+        while let Some(output) = room.poll_output() {
+            match output {
+                Output::Send(id, message) => self.hand(id, Outgoing::Text(emit(&message))),
+                Output::Close(id) => self.hand(id, Outgoing::Close),
+                Output::Probe(id) => self.hand(id, Outgoing::Ping),
+                other => self.carry_out(other),
             }
         }
-        if !later.is_empty() {
-            self.carry_out(later);
+        if room.poll_timeout() != due {
+            self.deadline_changed.notify_one();
         }
-        self.deadline_changed.notify_one();
     }
 
     /// Queues something for a connection; one that does not read is put out.
@@ -159,46 +162,45 @@ impl Shared {
         }
     }
 
-    fn carry_out(self: &Arc<Self>, outputs: Vec<Output>) {
-        for output in outputs {
-            let shared = Arc::clone(self);
-            match output {
-                Output::Enter(place) => self.directory.enter(&place, self.instance),
-                Output::Exit(place, kept) => self.directory.exit(&place, self.instance, kept, now_ms() / 1_000),
-                Output::Claim(id, claim) => {
-                    let answer = self.directory.claim(claim);
-                    tokio::spawn(async move {
-                        let result = answer.await;
-                        shared.with_room(|room| room.claimed(now_ms(), id, result, Nonce::new(random())));
-                    });
-                }
-                Output::Find(id, number, network, query) => {
-                    let answer = self.directory.find(&network, &query);
-                    tokio::spawn(async move {
-                        let found = answer.await.map(|found| (found.record, found.instance.is_some()));
-                        shared.with_room(|room| room.found(id, number, found));
-                    });
-                }
-                Output::List(id, number, network, after, limit) => {
-                    let answer = self.directory.list(&network, after, limit);
-                    tokio::spawn(async move {
-                        let found = answer.await.into_iter().map(|found| (found.record, found.instance.is_some()));
-                        let found = found.collect();
-                        shared.with_room(|room| room.listed(id, number, found));
-                    });
-                }
-                Output::Forward { connection, id, from, to, payload } => {
-                    tokio::spawn(async move {
-                        let query = crate::protocol::Query::Key(to.1);
-                        let found = shared.directory.find(&to.0, &query).await;
-                        let instance = found.and_then(|found| found.instance).filter(|other| *other != shared.instance);
-                        let publish = |instance| shared.bus.publish(instance, Parcel { to, from, payload });
-                        let delivered = instance.ok_or(()).and_then(|instance| publish(instance).map_err(|_| ()));
-                        shared.with_room(|room| room.forwarded(connection, id, delivered));
-                    });
-                }
-                Output::Send(..) | Output::Close(_) | Output::Probe(_) => {}
+    /// Asks the directory or the bus; answers come back in tasks of their own.
+    fn carry_out(self: &Arc<Self>, output: Output) {
+        let shared = Arc::clone(self);
+        match output {
+            Output::Enter(place) => self.directory.enter(&place, self.instance),
+            Output::Exit(place, kept) => self.directory.exit(&place, self.instance, kept, now_ms() / 1_000),
+            Output::Claim(id, claim) => {
+                let answer = self.directory.claim(claim);
+                tokio::spawn(async move {
+                    let result = answer.await;
+                    shared.with_room(|room| room.claimed(now_ms(), id, result, Nonce::new(random())));
+                });
             }
+            Output::Find(id, number, network, query) => {
+                let answer = self.directory.find(&network, &query);
+                tokio::spawn(async move {
+                    let found = answer.await.map(|found| (found.record, found.instance.is_some()));
+                    shared.with_room(|room| room.found(id, number, found));
+                });
+            }
+            Output::List(id, number, network, after, limit) => {
+                let answer = self.directory.list(&network, after, limit);
+                tokio::spawn(async move {
+                    let found = answer.await.into_iter().map(|found| (found.record, found.instance.is_some()));
+                    let found = found.collect();
+                    shared.with_room(|room| room.listed(id, number, found));
+                });
+            }
+            Output::Forward { connection, id, from, to, payload } => {
+                tokio::spawn(async move {
+                    let query = crate::protocol::Query::Key(to.1);
+                    let found = shared.directory.find(&to.0, &query).await;
+                    let instance = found.and_then(|found| found.instance).filter(|other| *other != shared.instance);
+                    let publish = |instance| shared.bus.publish(instance, Parcel { to, from, payload });
+                    let delivered = instance.ok_or(()).and_then(|instance| publish(instance).map_err(|_| ()));
+                    shared.with_room(|room| room.forwarded(connection, id, delivered));
+                });
+            }
+            Output::Send(..) | Output::Close(_) | Output::Probe(_) => {}
         }
     }
 }
@@ -349,6 +351,8 @@ async fn serve(
     match &config.tls {
         None => {
             let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
+            let mut server = server.first_request_timeout(REQUEST_LIMIT);
+            server.http_builder().http1().header_read_timeout(REQUEST_LIMIT);
             tasks.spawn(async move { drop(server.serve(router).await) });
             Ok("ws")
         }
@@ -360,6 +364,8 @@ async fn serve(
                 ServeError(format!("cannot use {certificate} with {key}: {error}; both must be PEM files"))
             })?;
             let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?.handle(handle.clone());
+            let mut server = server.first_request_timeout(REQUEST_LIMIT);
+            server.http_builder().http1().header_read_timeout(REQUEST_LIMIT);
             tasks.spawn(async move { drop(server.serve(router).await) });
             Ok("wss")
         }
@@ -407,7 +413,7 @@ async fn upgrade(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    if shared.connects.check_key(&address.ip()).is_err() {
+    if shared.connects.check_key(&limited(address.ip())).is_err() {
         return (StatusCode::TOO_MANY_REQUESTS, "too many connections from this address; slow down\n").into_response();
     }
     if shared.draining.load(Ordering::Acquire) || shared.outgoing().len() >= CONNECTIONS_MAX {
@@ -421,6 +427,19 @@ async fn upgrade(
         .write_buffer_size(4 * 1024)
         .max_write_buffer_size(4 * FRAME_LEN_MAX)
         .on_upgrade(move |socket| converse(shared, socket, host))
+}
+
+/// Sends a message to somebody who reads.
+async fn say(sink: &mut (impl futures_util::Sink<Message> + Unpin), message: Message) -> Result<(), ()> {
+    timeout(SEND_LIMIT, sink.send(message)).await.map_err(|_| ())?.map_err(|_| ())
+}
+
+/// Returns what the limiter counts by: an IPv6 host owns a whole /64.
+fn limited(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
+        v4 => v4,
+    }
 }
 
 /// Follows one connection to its end.
@@ -452,8 +471,8 @@ async fn converse(shared: Arc<Shared>, socket: WebSocket, host: String) {
                 Ok(())
             }
             next = outgoing.recv() => match next {
-                Some(Outgoing::Text(text)) => sink.send(Message::Text(text.into())).await,
-                Some(Outgoing::Ping) => sink.send(Message::Ping(Vec::new().into())).await,
+                Some(Outgoing::Text(text)) => say(&mut sink, Message::Text(text.into())).await,
+                Some(Outgoing::Ping) => say(&mut sink, Message::Ping(Vec::new().into())).await,
                 Some(Outgoing::Close) | None => {
                     let _ = timeout(Duration::from_secs(1), sink.close()).await;
                     break GoneReason::Closed;
@@ -464,7 +483,7 @@ async fn converse(shared: Arc<Shared>, socket: WebSocket, host: String) {
                     break GoneReason::Timeout;
                 }
                 pinged = true;
-                sink.send(Message::Ping(Vec::new().into())).await
+                say(&mut sink, Message::Ping(Vec::new().into())).await
             }
         };
         if sent.is_err() {
@@ -477,7 +496,12 @@ async fn converse(shared: Arc<Shared>, socket: WebSocket, host: String) {
 
 /// Calls the room when its deadlines are due.
 async fn keep_time(shared: Arc<Shared>) {
+    let mut forget_at = Instant::now() + FORGET_INTERVAL;
     loop {
+        if Instant::now() >= forget_at {
+            forget_at = Instant::now() + FORGET_INTERVAL;
+            shared.connects.retain_recent();
+        }
         let due = shared.room().poll_timeout();
         let wait = async {
             match due {
@@ -488,6 +512,7 @@ async fn keep_time(shared: Arc<Shared>) {
         tokio::select! {
             () = wait => shared.with_room(|room| room.handle_timeout(now_ms())),
             () = shared.deadline_changed.notified() => {}
+            () = sleep_until(forget_at) => {}
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::leases::{Changes, Record};
 
 const LEASES: TableDefinition<'_, &str, &str> = TableDefinition::new("leases-v1");
+const EPOCHS: TableDefinition<'_, &str, u64> = TableDefinition::new("epochs-v1");
 const SERVER: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("server-v1");
 const SEED: &str = "seed";
 /// Changes that wait for a commit.
@@ -38,13 +39,25 @@ fn failed(error: impl fmt::Display) -> StoreError {
 pub(crate) struct Contents {
     pub(crate) server_seed: [u8; 32],
     pub(crate) records: Vec<Record>,
+    pub(crate) epochs: Vec<(String, u64)>,
 }
 
 type Done = oneshot::Sender<Result<(), ()>>;
 
 /// An open file with the thread that writes it.
 pub(crate) struct Store {
-    queue: mpsc::SyncSender<(Changes, Done)>,
+    queue: Option<mpsc::SyncSender<(Changes, Done)>>,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Store {
+    /// Waits until the last changes are on the disk and the file is free.
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
 }
 
 impl Store {
@@ -54,6 +67,7 @@ impl Store {
         let transaction = database.begin_write().map_err(failed)?;
         let server_seed = {
             transaction.open_table(LEASES).map_err(failed)?;
+            transaction.open_table(EPOCHS).map_err(failed)?;
             let mut server = transaction.open_table(SERVER).map_err(failed)?;
             let known = server.get(SEED).map_err(failed)?.map(|seed| seed.value().to_vec());
             match known {
@@ -65,17 +79,21 @@ impl Store {
             }
         };
         transaction.commit().map_err(failed)?;
-        let records = read(&database)?;
+        let (records, epochs) = read(&database)?;
         let (queue, inbox) = mpsc::sync_channel(QUEUE_LEN_MAX);
-        thread::Builder::new().name("leases".into()).spawn(move || write_all(&database, &inbox)).map_err(failed)?;
-        Ok((Store { queue }, Contents { server_seed, records }))
+        let writer = thread::Builder::new().name("leases".into());
+        let writer = writer.spawn(move || write_all(&database, &inbox)).map_err(failed)?;
+        let store = Store { queue: Some(queue), writer: Some(writer) };
+        Ok((store, Contents { server_seed, records, epochs }))
     }
 
     /// Queues changes; the answer comes when they are on the disk.
     pub(crate) fn write(&self, changes: Changes) -> oneshot::Receiver<Result<(), ()>> {
         let (done, answer) = oneshot::channel();
         // A full queue drops the sender, which the caller sees as a failure.
-        let _ = self.queue.try_send((changes, done));
+        if let Some(queue) = &self.queue {
+            let _ = queue.try_send((changes, done));
+        }
         answer
     }
 }
@@ -92,7 +110,10 @@ fn restrict(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn read(database: &Database) -> Result<Vec<Record>, StoreError> {
+/// Records, and the epochs of networks.
+type Tables = (Vec<Record>, Vec<(String, u64)>);
+
+fn read(database: &Database) -> Result<Tables, StoreError> {
     let transaction = database.begin_read().map_err(failed)?;
     let table = transaction.open_table(LEASES).map_err(failed)?;
     let mut records = Vec::new();
@@ -100,7 +121,12 @@ fn read(database: &Database) -> Result<Vec<Record>, StoreError> {
         let (_, value) = entry.map_err(failed)?;
         records.push(serde_json::from_str(value.value()).map_err(failed)?);
     }
-    Ok(records)
+    let mut epochs = Vec::new();
+    for entry in transaction.open_table(EPOCHS).map_err(failed)?.iter().map_err(failed)? {
+        let (network, epoch) = entry.map_err(failed)?;
+        epochs.push((network.value().to_owned(), epoch.value()));
+    }
+    Ok((records, epochs))
 }
 
 fn write_all(database: &Database, inbox: &mpsc::Receiver<(Changes, Done)>) {
@@ -125,7 +151,11 @@ fn commit<'a>(database: &Database, changes: impl Iterator<Item = &'a Changes>) -
     let transaction = database.begin_write().map_err(failed)?;
     {
         let mut table = transaction.open_table(LEASES).map_err(failed)?;
+        let mut epochs = transaction.open_table(EPOCHS).map_err(failed)?;
         for change in changes {
+            if let Some((network, epoch)) = &change.epoch {
+                epochs.insert(network.as_str(), epoch).map_err(failed)?;
+            }
             for (network, key) in &change.remove {
                 table.remove(format!("{network}/{key}").as_str()).map_err(failed)?;
             }

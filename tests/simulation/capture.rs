@@ -21,7 +21,7 @@ pub type Shared = Arc<Mutex<Recorder>>;
 impl Recorder {
     pub fn shared() -> Shared {
         let mut bytes = Vec::new();
-        let encoder = Encoder::new("unisockets simulation", &mut bytes);
+        let encoder = Encoder::new("unisockets simulation", 65_535, &mut bytes);
         Arc::new(Mutex::new(Recorder { encoder, bytes }))
     }
 

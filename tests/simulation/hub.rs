@@ -111,10 +111,6 @@ impl Hub {
         }
     }
 
-    pub fn is_up(&self) -> bool {
-        self.room.is_some()
-    }
-
     /// Connects a node; nothing if the server is down.
     pub fn connect(&mut self, now: u64, node: usize, life: u64) -> Option<ConnectionId> {
         self.room.as_ref()?;
