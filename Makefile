@@ -1,0 +1,43 @@
+# The two commands of the README are `make demo` and `make test`. Everything that they need is installed
+# by name from the package registries; nothing else is fetched.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export CARGO_TERM_COLOR ?= auto
+PREFIX ?= /usr/local
+
+.PHONY: help demo test prove bench fuzz dist setup setup-demo
+
+help:
+	@echo "make demo    build, then see two processes on one virtual network"
+	@echo "make test    pass everything bounded"
+	@echo "make prove   the long suites and matrices"
+	@echo "make bench   measure; writes bench/results.json"
+	@echo "make fuzz    fuzz every target for a minute"
+	@echo "make dist    a tarball that runs on a bare Debian 12"
+
+setup-demo:
+	@packaging/setup demo
+
+setup:
+	@packaging/setup test
+
+demo: setup-demo
+	cargo build --release --locked --bin unisockets
+	target/release/unisockets demo
+
+test: setup
+	@tests/run
+
+prove: setup
+	@tests/run prove
+
+bench: setup-demo
+	@bench/run
+
+fuzz: setup-demo
+	@for target in frame signal protocol packet; do fuzz/run $$target 60; done
+
+dist: setup-demo
+	@packaging/dist
