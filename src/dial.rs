@@ -32,6 +32,7 @@ impl NodeCore {
         session: envelope::SessionId,
         offer: Option<[u8; 32]>,
     ) -> LinkId {
+        self.peers_changed = true;
         let link = self.new_link_id();
         self.links.insert(link, LinkEntry { peer: key, link: None, session, early: Vec::new() });
         if let Some(peer) = self.peers.get_mut(&key) {
@@ -121,6 +122,7 @@ impl NodeCore {
     }
 
     fn take_offer(&mut self, now: Instant, from: PublicKey, content: &Content, signal: Signal) {
+        self.peers_changed = true;
         if !self.peers.contains_key(&from) {
             if self.peers.len() >= PEERS_MAX || from == self.key {
                 return;
@@ -196,6 +198,7 @@ impl NodeCore {
 
     /// Takes a message of a link's control lane.
     pub fn handle_control(&mut self, now: Instant, id: LinkId, message: &[u8]) {
+        self.peers_changed = true;
         let Some(key) = self.links.get(&id).map(|entry| entry.peer) else {
             return;
         };
@@ -256,7 +259,7 @@ impl NodeCore {
         if own.is_some_and(|own| own != lease.server) || !lease.is_signed() {
             return Err("its lease is not signed by this network's server");
         }
-        if lease.lease.not_after * 1_000 < self.unix_ms(now) {
+        if lease.lease.not_after.saturating_mul(1_000) < self.unix_ms(now) {
             return Err("its lease has ended");
         }
         Ok(())
@@ -289,6 +292,7 @@ impl NodeCore {
 
     /// Puts a link into use, in the place of the one before: both ends have proven themselves.
     fn adopt_link(&mut self, now: Instant, id: LinkId, key: PublicKey) {
+        self.peers_changed = true;
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
@@ -346,6 +350,7 @@ impl NodeCore {
 
     /// Takes a peer out of everything, with the end that its connections see.
     pub(crate) fn forget_peer(&mut self, now: Instant, key: PublicKey, end: PathEnd) {
+        self.peers_changed = true;
         let Some(peer) = self.peers.remove(&key) else {
             return;
         };
@@ -364,6 +369,7 @@ impl NodeCore {
 
     /// Takes the end of a link.
     pub fn link_lost(&mut self, now: Instant, id: LinkId, lost: Lost) {
+        self.peers_changed = true;
         let Some(key) = self.links.get(&id).map(|entry| entry.peer) else {
             return;
         };
@@ -407,6 +413,7 @@ impl NodeCore {
 
     /// Takes signaling's word that a payload found no recipient.
     pub fn undelivered(&mut self, now: Instant, to: PublicKey) {
+        self.peers_changed = true;
         let Some(peer) = self.peers.get_mut(&to) else {
             return;
         };
@@ -419,6 +426,7 @@ impl NodeCore {
 
     /// Takes signaling's word that a member is gone; a live link is not touched by it.
     pub fn peer_gone(&mut self, now: Instant, key: PublicKey, reason: GoneReason) {
+        self.peers_changed = true;
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };

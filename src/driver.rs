@@ -22,6 +22,8 @@ use crate::config::save_pins;
 use crate::node::{Lookup, LookupError, NodeCore, Output};
 use crate::peers::LinkId;
 
+/// STUN and TURN servers that signaling may name.
+const ICE_SERVERS_MAX: usize = 16;
 /// How often a capture is brought to the disk while packets pass.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -111,6 +113,10 @@ pub(crate) struct Driver {
     client: OnceLock<Client>,
     link_config: Mutex<link::Config>,
     pub(crate) membership: watch::Sender<Membership>,
+    /// What signaling said last when it let the node in.
+    welcome: Mutex<Option<Box<Welcome>>>,
+    /// Servers of the node's own settings, to which signaling's are added.
+    ice_servers: Vec<unisockets_link::IceServer>,
     pins_path: Option<PathBuf>,
     /// Woken when connections that were closed may have come to their end.
     pub(crate) changed: Notify,
@@ -142,8 +148,10 @@ impl Driver {
             rearm: Arc::new(Notify::new()),
             handle: tokio::runtime::Handle::current(),
             client: OnceLock::new(),
-            link_config: Mutex::new(link_config),
             membership: watch::channel(Membership::Joining(None)).0,
+            welcome: Mutex::new(None),
+            ice_servers: link_config.ice_servers.clone(),
+            link_config: Mutex::new(link_config),
             pins_path,
             changed: Notify::new(),
         });
@@ -221,16 +229,36 @@ impl Driver {
                     let made: Arc<dyn Link> = NativeLink::open(config, role, sink);
                     self.with(|state, _, _| state.core.link_made(link, made));
                 }
-                Output::Resolve { id, query } => self.send(Command::Resolve(id, query)),
-                Output::Signal { to, payload } => self.send(Command::Signal(to, payload)),
+                Output::Resolve { id, query } => {
+                    if !self.send(Command::Resolve(id, query)) {
+                        self.resolved(id, Err(LookupError("too much waits for the signaling server".to_owned())));
+                    }
+                }
+                Output::Signal { to, payload } => {
+                    if !self.send(Command::Signal(to, payload)) {
+                        tracing::warn!("too much waits for signaling; an introduction was dropped");
+                    }
+                }
             }
         }
     }
 
-    fn send(&self, command: Command) {
-        if self.client.get().is_none_or(|client| !client.command(command)) {
-            tracing::warn!("too much waits for signaling; a request was dropped");
-        }
+    /// Hands a command to signaling's task; returns whether it was taken.
+    fn send(&self, command: Command) -> bool {
+        self.client.get().is_some_and(|client| client.command(command))
+    }
+
+    fn resolved(self: &Arc<Self>, id: u64, answer: Lookup) {
+        self.with(|state, now, _| {
+            let query = state.queries.remove(&id);
+            state.core.resolved(now, id, answer, query.as_ref());
+        });
+        self.keep_pins();
+    }
+
+    /// Returns what signaling said last when it let the node in.
+    pub(crate) fn welcome(&self) -> Option<Box<Welcome>> {
+        self.welcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks signaling who somebody is.
@@ -245,6 +273,9 @@ impl Driver {
 
     /// Takes what the member of signaling learns.
     pub(crate) fn notice(self: &Arc<Self>, notice: Notice) {
+        // The node's clock stands still while the machine sleeps; the calendar does not.
+        let unix_ms = unix_ns() / 1_000_000;
+        self.with(|state, now, _| state.core.set_calendar(now, unix_ms));
         match notice {
             Notice::Unreachable(reason) => {
                 self.membership.send_if_modified(|membership| match membership {
@@ -274,12 +305,7 @@ impl Driver {
                 });
             }
             MemberEvent::Resolved(id, answer) => {
-                let answer = answer.map_err(|failure| LookupError(failure.to_string()));
-                self.with(|state, now, _| {
-                    let query = state.queries.remove(&id);
-                    state.core.resolved(now, id, answer, query.as_ref());
-                });
-                self.keep_pins();
+                self.resolved(id, answer.map_err(|failure| LookupError(failure.to_string())));
             }
             MemberEvent::Signal(from, payload) => {
                 self.with(|state, now, _| state.core.handle_signal(now, from, &payload))
@@ -291,20 +317,20 @@ impl Driver {
     }
 
     fn joined(self: &Arc<Self>, welcome: Box<Welcome>) {
-        let servers = welcome.ice_servers.iter().map(|server| unisockets_link::IceServer {
+        let servers = welcome.ice_servers.iter().take(ICE_SERVERS_MAX).map(|server| unisockets_link::IceServer {
             url: server.url.clone(),
             username: server.username.clone(),
             credential: server.credential.clone(),
         });
         {
             let mut config = self.link_config.lock().unwrap_or_else(PoisonError::into_inner);
-            let servers: Vec<_> = servers.filter(|server| !config.ice_servers.contains(server)).collect();
-            config.ice_servers.extend(servers);
+            config.ice_servers = self.ice_servers.iter().cloned().chain(servers).collect();
         }
         let (result, peers) = self.with(|state, now, _| (state.core.joined(now, &welcome), state.core.peer_keys()));
         if !peers.is_empty() {
             self.send(Command::Watch(peers));
         }
+        *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(welcome.clone());
         let membership = match result {
             Ok(()) => Membership::Joined(welcome),
             Err(text) => Membership::Rejected(Code::BadProof, text),
@@ -370,7 +396,11 @@ pub(crate) async fn flush_capture(driver: Weak<Driver>) {
 }
 
 impl Drop for Driver {
+    /// Whoever drops a node and all its sockets without leaving still says goodbye.
     fn drop(&mut self) {
+        let now = self.now();
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).core.leave(now);
+        self.send(Command::Leave);
         self.rearm.notify_one();
     }
 }

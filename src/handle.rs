@@ -175,10 +175,7 @@ impl Node {
     }
 
     fn welcome(&self) -> Box<Welcome> {
-        match &*self.inner.driver.membership.borrow() {
-            Membership::Joined(welcome) | Membership::Reconnecting(welcome) => welcome.clone(),
-            _ => unreachable!("a node is handed out once it has joined, and keeps its last welcome"),
-        }
+        self.driver().welcome().expect("a node is handed out once it has joined, and its last welcome is kept")
     }
 
     /// Returns the node's key.

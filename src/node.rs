@@ -118,6 +118,9 @@ pub struct NodeCore {
     incidents: VecDeque<(u64, String)>,
     rejected: BTreeMap<&'static str, u64>,
     packet: Vec<u8>,
+    /// When the first peer needs attention, as of the last change of any.
+    peers_due: Option<Instant>,
+    pub(crate) peers_changed: bool,
     next_link: u64,
 }
 
@@ -154,6 +157,8 @@ impl NodeCore {
             incidents: VecDeque::new(),
             rejected: BTreeMap::new(),
             packet: Vec::new(),
+            peers_due: None,
+            peers_changed: false,
             next_link: 0,
         }
     }
@@ -183,6 +188,11 @@ impl NodeCore {
     /// Returns the keys of all peers.
     pub fn peer_keys(&self) -> Vec<PublicKey> {
         self.peers.keys().copied().collect()
+    }
+
+    /// Says what time it is outside: milliseconds since 1970.
+    pub fn set_calendar(&mut self, now: Instant, unix_ms: u64) {
+        self.origin_unix_ms = unix_ms.saturating_sub(now.as_micros() / 1_000);
     }
 
     /// Returns the node's lease.
@@ -315,6 +325,14 @@ impl NodeCore {
             self.incident(now, "pin_changed", changed.to_string());
             return Err(LookupError(changed.to_string()));
         }
+        // A peer has shown its lease of that address: an answer that gives it to another key is wrong, and
+        // following it would lead to the peer.
+        if self.owner_of(member.ipv4).is_some_and(|owner| owner.key != member.key) {
+            let text =
+                format!("the signaling server gives {} to another member than the one that holds it", member.ipv4);
+            self.incident(now, "answer_contradicts", text.clone());
+            return Err(LookupError(text));
+        }
         Ok(member)
     }
 
@@ -357,6 +375,7 @@ impl NodeCore {
         peer.name = member.name.clone().or(peer.name.take());
         peer.gone = None;
         let route = peer.path;
+        self.peers_changed = true;
         self.stack.add_route(now, destination, route);
         self.dial(now, member.key);
     }
@@ -434,6 +453,9 @@ impl NodeCore {
             }
         }
         self.take_events(now);
+        if std::mem::take(&mut self.peers_changed) {
+            self.peers_due = self.peers.values().filter_map(Peer::deadline).min();
+        }
     }
 
     fn take_events(&mut self, now: Instant) {
@@ -496,19 +518,22 @@ impl NodeCore {
 
     /// Returns when [`NodeCore::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let peers = self.peers.values().filter_map(Peer::deadline).min();
-        [self.stack.poll_timeout(), peers].into_iter().flatten().min()
+        [self.stack.poll_timeout(), self.peers_due].into_iter().flatten().min()
     }
 
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.stack.handle_timeout(now);
+        if self.peers_due.is_none_or(|due| due > now) {
+            return;
+        }
         let due: Vec<PublicKey> = self
             .peers
             .values()
             .filter(|peer| peer.deadline().is_some_and(|deadline| deadline <= now))
             .map(|peer| peer.key)
             .collect();
+        self.peers_changed |= !due.is_empty();
         for key in due {
             self.peer_timeout(now, key);
         }

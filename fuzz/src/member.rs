@@ -19,19 +19,9 @@ const REQUESTS_MAX: usize = 1_024;
 
 /// What one step does; the numbers are part of the corpus.
 pub(crate) mod op {
-    pub(crate) const RAW: u8 = 0;
-    pub(crate) const CHALLENGE: u8 = 1;
-    pub(crate) const WELCOME: u8 = 2;
-    pub(crate) const REFUSE: u8 = 3;
-    pub(crate) const DRAIN: u8 = 4;
-    pub(crate) const RESOLVE: u8 = 5;
-    pub(crate) const LIST: u8 = 6;
-    pub(crate) const SIGNAL: u8 = 7;
-    pub(crate) const ANSWER: u8 = 8;
-    pub(crate) const CLOSED: u8 = 9;
-    pub(crate) const TIME: u8 = 10;
-    pub(crate) const LEAVE: u8 = 11;
-    pub(crate) const COUNT: u8 = 12;
+    crate::script::steps! {
+        RAW CHALLENGE WELCOME REFUSE DRAIN RESOLVE LIST SIGNAL ANSWER CLOSED TIME LEAVE
+    }
 }
 
 struct World {
@@ -104,7 +94,8 @@ impl World {
                 self.now_ms += u64::from(script.u32());
                 let _ = self.membership.handle_timeout(self.now_ms);
             }
-            _ => self.membership.leave(),
+            op::LEAVE => self.membership.leave(),
+            _ => unreachable!("every step is numbered"),
         }
     }
 

@@ -32,34 +32,9 @@ const ROOM: Room = Room { stream: 1 << 20, datagram: 1 << 20 };
 
 /// What one step does; the numbers are part of the corpus.
 pub(crate) mod op {
-    pub(crate) const SOCKET: u8 = 0;
-    pub(crate) const BIND: u8 = 1;
-    pub(crate) const LISTEN: u8 = 2;
-    pub(crate) const CONNECT: u8 = 3;
-    pub(crate) const ACCEPT: u8 = 4;
-    pub(crate) const SEND: u8 = 5;
-    pub(crate) const RECV: u8 = 6;
-    pub(crate) const SHUTDOWN: u8 = 7;
-    pub(crate) const CLOSE: u8 = 8;
-    pub(crate) const SEND_TO: u8 = 9;
-    pub(crate) const RECV_FROM: u8 = 10;
-    pub(crate) const OPTION: u8 = 11;
-    pub(crate) const QUERY: u8 = 12;
-    pub(crate) const FLUSH: u8 = 13;
-    pub(crate) const DELIVER: u8 = 14;
-    pub(crate) const MUTATE: u8 = 15;
-    pub(crate) const LOSE: u8 = 16;
-    pub(crate) const REPEAT: u8 = 17;
-    pub(crate) const SETTLE: u8 = 18;
-    pub(crate) const TIME: u8 = 19;
-    pub(crate) const PATH: u8 = 20;
-    pub(crate) const RAW: u8 = 21;
-    pub(crate) const SEGMENT: u8 = 22;
-    pub(crate) const QUOTE: u8 = 23;
-    pub(crate) const FRAGMENT: u8 = 24;
-    pub(crate) const FLOOD: u8 = 25;
-    pub(crate) const ADDRESSES: u8 = 26;
-    pub(crate) const COUNT: u8 = 27;
+    crate::script::steps! {
+        SOCKET BIND LISTEN CONNECT ACCEPT SEND RECV SHUTDOWN CLOSE SEND_TO RECV_FROM OPTION QUERY FLUSH DELIVER MUTATE LOSE REPEAT SETTLE TIME PATH RAW SEGMENT QUOTE FRAGMENT FLOOD ADDRESSES
+    }
 }
 
 /// How many bytes of a stream have passed.
@@ -506,7 +481,7 @@ impl World {
                     }
                 }
             }
-            _ => {
+            op::FLOOD => {
                 let (port, first, count) = (script.pick(PORTS), script.u16(), script.u8());
                 let flags = script.pick(&[wire::SYN, wire::SYN | wire::ACK, wire::ACK, wire::FIN, 63]);
                 for n in 0..u16::from(count) {
@@ -518,6 +493,7 @@ impl World {
                     self.deliver(at, &packet);
                 }
             }
+            _ => unreachable!("every step is numbered"),
         }
     }
 
@@ -553,9 +529,10 @@ impl World {
                 now = now.max(due);
                 side.expire(now);
             }
+            // Whoever opened a path ends it, be it that nobody was found behind it.
             side.stack.end_path(now, side.path, PathEnd::Unreachable);
-            for other in [v4(9), v6(9)] {
-                if let Some(path) = side.stack.route(other) {
+            for address in [0, 1, 9].into_iter().flat_map(|host| [v4(host), v6(host)]) {
+                if let Some(path) = side.stack.route(address) {
                     side.stack.end_path(now, path, PathEnd::Unreachable);
                 }
             }
@@ -621,4 +598,44 @@ fn quote(script: &mut Script<'_>, at: usize, packet: &[u8]) -> Vec<u8> {
     let (code, len) = (script.u8() % 6, usize::from(script.u8()));
     let rest = [&[0; 4], &packet[..packet.len().min(len)]].concat();
     wire::icmp(from, to, kind, code, &rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeds::seeds;
+
+    /// Plays a seed without its end.
+    fn play(name: &str) -> World {
+        let (_, bytes) = seeds("packet").into_iter().find(|(known, _)| *known == name).expect("the seed exists");
+        let mut script = Script::new(&bytes);
+        let mut world = World::new(&mut script);
+        while !script.is_over() {
+            world.step(&mut script);
+        }
+        world
+    }
+
+    #[test]
+    fn the_seeds_reach_what_they_are_for() {
+        for name in ["stream_v4", "stream_v6"] {
+            let world = play(name);
+            assert!(!world.tampered, "nothing was changed");
+            assert!(
+                world.sides.iter().all(|side| side.sockets.iter().any(|(_, passed)| passed.received > 0)),
+                "{name}"
+            );
+        }
+        let drops =
+            |side: &Side, reason| side.stack.drops().find(|(known, _)| *known == reason).map(|(_, count)| count);
+        let flooded = play("flood");
+        assert!(drops(&flooded.sides[0], DropReason::BacklogFull) > Some(0), "the backlog overflows");
+        for name in ["raw_v4", "raw_v6", "fragments", "datagrams"] {
+            let mut world = play(name);
+            let side = &mut world.sides[0];
+            let socket = side.sockets[0].0;
+            assert_eq!(drops(side, DropReason::Checksum), Some(0), "{name}");
+            assert!(name == "datagrams" || name == "fragments" || side.stack.recv_from(socket).is_ok(), "{name}");
+        }
+    }
 }

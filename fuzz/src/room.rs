@@ -29,23 +29,9 @@ const PREFIX: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 80, 0, 0), 28);
 
 /// What one step does; the numbers are part of the corpus.
 pub(crate) mod op {
-    pub(crate) const OPEN: u8 = 0;
-    pub(crate) const RAW: u8 = 1;
-    pub(crate) const HELLO: u8 = 2;
-    pub(crate) const RESOLVE: u8 = 3;
-    pub(crate) const LIST: u8 = 4;
-    pub(crate) const SIGNAL: u8 = 5;
-    pub(crate) const WATCH: u8 = 6;
-    pub(crate) const RENEW: u8 = 7;
-    pub(crate) const LEAVE: u8 = 8;
-    pub(crate) const ANSWER: u8 = 9;
-    pub(crate) const CLOSE: u8 = 10;
-    pub(crate) const TIME: u8 = 11;
-    pub(crate) const DRAIN: u8 = 12;
-    pub(crate) const DELIVER: u8 = 13;
-    pub(crate) const STRAY: u8 = 14;
-    pub(crate) const LONG: u8 = 15;
-    pub(crate) const COUNT: u8 = 16;
+    crate::script::steps! {
+        OPEN RAW HELLO RESOLVE LIST SIGNAL WATCH RENEW LEAVE ANSWER CLOSE TIME DRAIN DELIVER STRAY LONG
+    }
 }
 
 struct Slot {
@@ -174,7 +160,8 @@ impl World {
                 emit(&FromMember::Watch { keys: (0..count).map(|n| numbered(first.wrapping_add(n))).collect() })
             }
             op::RENEW => emit(&FromMember::Renew),
-            _ => emit(&FromMember::Leave),
+            op::LEAVE => emit(&FromMember::Leave),
+            _ => unreachable!("every step is numbered"),
         };
         self.room.frame(self.now_ms, id, &frame);
     }

@@ -1,5 +1,38 @@
 //! Input bytes read as decisions; when they run out, every decision is zero.
 
+/// Numbers the steps of a script, in the order in which they are given, and keeps their names.
+macro_rules! steps {
+    ($($name:ident)+) => {
+        pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),+];
+        pub(crate) const COUNT: u8 = NAMES.len() as u8;
+        $crate::script::steps!(0; $($name)+);
+    };
+    ($number:expr; $name:ident $($rest:ident)*) => {
+        pub(crate) const $name: u8 = $number;
+        $crate::script::steps!($number + 1; $($rest)*);
+    };
+    ($number:expr;) => {};
+}
+pub(crate) use steps;
+
+/// Writes a script: names of steps, `~NAME` for the other side's, numbers, and `=text`.
+///
+/// # Panics
+/// If a word is none of these.
+pub(crate) fn write(names: &[&str], text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in text.split_whitespace() {
+        if let Some(text) = word.strip_prefix('=') {
+            bytes.extend_from_slice(text.as_bytes());
+            continue;
+        }
+        let (name, side) = word.strip_prefix('~').map_or((word, 0), |name| (name, 0x80));
+        let step = names.iter().position(|known| *known == name).map(|at| at as u8 | side);
+        bytes.push(step.or_else(|| word.parse().ok()).unwrap_or_else(|| panic!("no step is called {word}")));
+    }
+    bytes
+}
+
 /// The bytes that are left.
 pub(crate) struct Script<'a>(&'a [u8]);
 

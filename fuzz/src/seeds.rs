@@ -11,9 +11,9 @@ use unisockets_signaling::protocol::{
     Code, FromMember, FromServer, GoneReason, Hello, Lease, Nonce, Query, SignedLease, VERSION, emit,
 };
 
-use crate::packet::op;
+use crate::script::write;
 use crate::wire::{self, Segment};
-use crate::{member, room};
+use crate::{member, packet, room};
 
 /// Returns the seeds of a target, each with the name of its file.
 ///
@@ -24,7 +24,7 @@ pub fn seeds(target: &str) -> Vec<(&'static str, Vec<u8>)> {
         "frame" => frame(),
         "signal" => signal(),
         "protocol" => protocol(),
-        "packet" => packet(),
+        "packet" => packets(),
         _ => panic!("there is no target {target}"),
     }
 }
@@ -128,6 +128,9 @@ fn lease() -> SignedLease {
 fn protocol() -> Vec<(&'static str, Vec<u8>)> {
     let key = KeyPair::from_seed(&[1; 32]).public();
     let text = |frame: String| [&[0], frame.as_bytes()].concat();
+    let room = |scripts: &[&str]| scripts.iter().flat_map(|script| write(room::op::NAMES, script)).collect::<Vec<u8>>();
+    let member =
+        |scripts: &[&str]| scripts.iter().flat_map(|script| write(member::op::NAMES, script)).collect::<Vec<u8>>();
     let refused =
         FromServer::Refused { id: Some(1), code: Code::NotFound, message: "no".to_owned(), retry_after_ms: Some(5) };
     vec![
@@ -138,688 +141,106 @@ fn protocol() -> Vec<(&'static str, Vec<u8>)> {
         ("gone", text(emit(&FromServer::Gone { key, reason: GoneReason::Left }))),
         ("refused", text(emit(&refused))),
         ("lease", text(emit(&lease()))),
-        ("room_visit", [&[1, 0][..], &JOIN_TWO, &VISIT].concat()),
-        ("room_contention", [&[1, 0][..], &JOIN_TWO, &CONTENTION].concat()),
-        ("room_secret", [&[1, 1][..], &SECRET].concat()),
-        ("room_strays", [&[1, 0][..], &JOIN_TWO, &STRAYS].concat()),
-        ("room_long_nonsense", [&[1, 0, room::op::OPEN, 0, room::op::LONG, 0, 9], LONG_HEAD, &LONG_TAIL].concat()),
-        ("member_joins", [&[2][..], &MEMBER_JOINS, &MEMBER_ASKS].concat()),
-        ("member_refused", MEMBER_REFUSED.to_vec()),
-        ("member_lease_for_ever", [&[2][..], &MEMBER_CONNECTS, &welcome(u64::MAX)].concat()),
-        ("member_retry_at_the_end_of_time", MEMBER_RETRY.to_vec()),
+        ("room_visit", room(&["1 0", JOIN_TWO, VISIT])),
+        ("room_contention", room(&["1 0", JOIN_TWO, CONTENTION])),
+        ("room_secret", room(&["1 1", SECRET])),
+        ("room_strays", room(&["1 0", JOIN_TWO, STRAYS])),
+        ("room_long_nonsense", room(&["1 0", LONG_NONSENSE])),
+        ("member_joins", member(&["2", MEMBER_JOINS, MEMBER_ASKS])),
+        ("member_refused", member(&["2", MEMBER_CONNECTS, MEMBER_REFUSED])),
+        ("member_lease_for_ever", member(&["2", MEMBER_LEASE])),
+        ("member_retry_at_the_end_of_time", member(&["2", MEMBER_CONNECTS, MEMBER_RETRY])),
     ]
 }
 
-const LONG_HEAD: &[u8] = br#"{"type":""#;
-/// 65,520 letters, then the end of the frame: the answer must not quote them all.
-const LONG_TAIL: [u8; 6] = [0xff, 0xf0, 2, b'"', b'}', 0];
+/// A type of 65,520 letters: the answer must not quote them all.
+const LONG_NONSENSE: &str = r#"OPEN 0 LONG 0 9 ={"type":" 255 240 2 ="} 0"#;
 
 /// Two members of one network come in, the first with a name and an address.
-const JOIN_TWO: [u8; 26] = [
-    room::op::OPEN,
-    0,
-    room::op::HELLO,
-    0,
-    0,
-    0,
-    1,
-    1,
-    3,
-    0,
-    0,
-    0,
-    room::op::ANSWER,
-    0,
-    0,
-    room::op::OPEN,
-    1,
-    room::op::HELLO,
-    1,
-    1,
-    0,
-    2,
-    0,
-    1,
-    0,
-    0,
-];
+const JOIN_TWO: &str = "OPEN 0 HELLO 0 0 0 1 1 3 0 0 0 ANSWER 0 0 OPEN 1 HELLO 1 1 0 2 0 1 0 0";
 
 /// They ask, signal, watch, renew and go.
-const VISIT: [u8; 72] = [
-    room::op::ANSWER,
-    0,
-    0,
-    room::op::RESOLVE,
-    0,
-    0,
-    4,
-    b'b',
-    b'e',
-    b't',
-    b'a',
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    7,
-    room::op::ANSWER,
-    0,
-    0,
-    1,
-    room::op::SIGNAL,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    8,
-    1,
-    2,
-    b'h',
-    b'i',
-    room::op::LIST,
-    1,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    9,
-    0,
-    5,
-    room::op::ANSWER,
-    0,
-    0,
-    room::op::WATCH,
-    0,
-    0,
-    1,
-    0,
-    5,
-    room::op::RENEW,
-    1,
-    room::op::ANSWER,
-    0,
-    3,
-    room::op::LEAVE,
-    0,
-    room::op::TIME,
-    4,
-    0,
-    room::op::CLOSE,
-    1,
-    1,
-];
+const VISIT: &str = "ANSWER 0 0 RESOLVE 0 0 4 =beta 0 0 0 0 0 0 0 7 ANSWER 0 0 1 SIGNAL 0 0 0 0 0 0 0 0 8 1 2 =hi \
+    LIST 1 0 0 0 0 0 0 0 0 9 0 5 ANSWER 0 0 WATCH 0 0 1 0 5 RENEW 1 ANSWER 0 3 LEAVE 0 \
+    TIME 4 0 CLOSE 1 1";
 
 /// The first member's key comes again while its session lives; then again, and nobody answers for it.
-const CONTENTION: [u8; 46] = [
-    room::op::ANSWER,
-    0,
-    0,
-    room::op::OPEN,
-    2,
-    room::op::HELLO,
-    2,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    room::op::ANSWER,
-    0,
-    0,
-    room::op::OPEN,
-    3,
-    room::op::HELLO,
-    3,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    room::op::TIME,
-    1,
-    44,
-    room::op::ANSWER,
-    1,
-    0,
-    room::op::OPEN,
-    4,
-    room::op::HELLO,
-    4,
-    0,
-    0,
-    0,
-    0,
-    0,
-    1,
-    0,
-    room::op::ANSWER,
-];
+const CONTENTION: &str = "ANSWER 0 0 OPEN 2 HELLO 2 0 0 0 0 0 0 0 ANSWER 0 0 OPEN 3 HELLO 3 0 0 0 0 0 0 0 \
+    TIME 1 44 ANSWER 1 0 OPEN 4 HELLO 4 0 0 0 0 0 1 0 ANSWER";
 
 /// Networks with a secret, proven and not.
-const SECRET: [u8; 30] = [
-    room::op::OPEN,
-    0,
-    room::op::HELLO,
-    0,
-    0,
-    2,
-    0,
-    0,
-    0,
-    0,
-    0,
-    room::op::ANSWER,
-    0,
-    0,
-    room::op::OPEN,
-    1,
-    room::op::HELLO,
-    1,
-    1,
-    2,
-    0,
-    0,
-    0,
-    0,
-    254,
-    room::op::OPEN,
-    2,
-    room::op::TIME,
-    5,
-    0,
-];
+const SECRET: &str = "OPEN 0 HELLO 0 0 2 0 0 0 0 0 ANSWER 0 0 OPEN 1 HELLO 1 1 2 0 0 0 0 254 OPEN 2 \
+    TIME 5 0";
 
 /// Answers that nobody waits for, bad frames, a drain.
-const STRAYS: [u8; 66] = [
-    room::op::STRAY,
-    1,
-    0,
-    0,
-    10,
-    80,
-    0,
-    1,
-    1,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    1,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    1,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    2,
-    0,
-    room::op::DELIVER,
-    0,
-    0,
-    1,
-    2,
-    b'h',
-    b'i',
-    room::op::RAW,
-    0,
-    2,
-    b'{',
-    b'}',
-    room::op::RAW,
-    0,
-    0,
-    room::op::RAW,
-    0,
-    1,
-    b'[',
-    room::op::CLOSE,
-    0,
-    0,
-    room::op::DRAIN,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    3,
-    232,
-    room::op::TIME,
-];
+const STRAYS: &str = "STRAY 1 0 0 10 80 0 1 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0 2 0 DELIVER 0 0 1 2 =hi \
+    RAW 0 2 ={} RAW 0 0 RAW 0 1 =[ CLOSE 0 0 DRAIN 0 0 0 0 0 0 3 232 TIME";
 
-const MEMBER_CONNECTS: [u8; 7] = [member::op::TIME, 0, 0, 0, 1, member::op::CHALLENGE, 7];
+const MEMBER_CONNECTS: &str = "TIME 0 0 0 1 CHALLENGE 7";
 
-/// A welcome with a lease of so many seconds.
-fn welcome(lease_s: u64) -> Vec<u8> {
-    let head = [member::op::WELCOME, 0, 10, 80, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9];
-    [&head[..], &lease_s.to_be_bytes(), &[3]].concat()
-}
+const MEMBER_JOINS: &str = "TIME 0 0 0 1 CHALLENGE 7 WELCOME 0 10 80 0 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0 9 \
+    0 0 0 0 0 0 14 16 3";
 
-const MEMBER_JOINS: [u8; 38] = [
-    member::op::TIME,
-    0,
-    0,
-    0,
-    1,
-    member::op::CHALLENGE,
-    7,
-    member::op::WELCOME,
-    0,
-    10,
-    80,
-    0,
-    1,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    1,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    9,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    14,
-    16,
-    3,
-];
+const MEMBER_LEASE: &str = "TIME 0 0 0 1 CHALLENGE 7 WELCOME 0 10 80 0 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0 9 \
+    255 255 255 255 255 255 255 255 3";
 
-const MEMBER_ASKS: [u8; 42] = [
-    member::op::RESOLVE,
-    0,
-    5,
-    b'a',
-    b'l',
-    b'p',
-    b'h',
-    b'a',
-    member::op::ANSWER,
-    0,
-    10,
-    80,
-    0,
-    1,
-    1,
-    0,
-    member::op::LIST,
-    9,
-    member::op::ANSWER,
-    0,
-    10,
-    80,
-    0,
-    1,
-    0,
-    1,
-    member::op::SIGNAL,
-    1,
-    b'x',
-    member::op::REFUSE,
-    1,
-    3,
-    0,
-    0,
-    member::op::TIME,
-    0,
-    54,
-    238,
-    128,
-    member::op::LEAVE,
-    member::op::TIME,
-    9,
-];
+const MEMBER_ASKS: &str = "RESOLVE 0 5 =alpha ANSWER 0 10 80 0 1 1 0 LIST 9 ANSWER 0 10 80 0 1 0 1 SIGNAL 1 =x \
+    REFUSE 1 3 0 0 TIME 0 54 238 128 LEAVE TIME 9";
 
-const MEMBER_REFUSED: [u8; 27] = [
-    2,
-    member::op::TIME,
-    0,
-    0,
-    0,
-    1,
-    member::op::CHALLENGE,
-    7,
-    member::op::REFUSE,
-    0,
-    1,
-    1,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    3,
-    232,
-    member::op::CLOSED,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-];
+const MEMBER_REFUSED: &str = "REFUSE 0 1 1 0 0 0 0 0 0 3 232 CLOSED 1 2 3 4 5 6";
 
-const MEMBER_RETRY: [u8; 20] = [
-    2,
-    member::op::TIME,
-    0,
-    0,
-    0,
-    1,
-    member::op::CHALLENGE,
-    7,
-    member::op::REFUSE,
-    0,
-    1,
-    1,
-    255,
-    255,
-    255,
-    255,
-    255,
-    255,
-    255,
-    255,
-];
-
-/// The other side.
-const PEER: u8 = 0x80;
+const MEMBER_RETRY: &str = "REFUSE 0 1 1 255 255 255 255 255 255 255 255";
 
 /// The peer listens on port 80 and a client connects; the client is socket 0 here, the server socket 1
-/// there. The address is 0 for IPv4 and 2 for IPv6.
-fn connection(address: u8) -> Vec<u8> {
-    vec![
-        op::SOCKET | PEER,
-        0,
-        1,
-        op::BIND | PEER,
-        0,
-        9,
-        0,
-        op::LISTEN | PEER,
-        0,
-        4,
-        op::SOCKET,
-        0,
-        address / 2,
-        op::CONNECT,
-        0,
-        address,
-        0,
-        op::SETTLE,
-        op::ACCEPT | PEER,
-        0,
-    ]
-}
+/// there.
+const CONNECTION_V4: &str = "~SOCKET 0 1 ~BIND 0 9 0 ~LISTEN 0 4 SOCKET 0 0 CONNECT 0 0 0 SETTLE ~ACCEPT 0";
+/// The same over IPv6.
+const CONNECTION_V6: &str = "~SOCKET 0 1 ~BIND 0 9 0 ~LISTEN 0 4 SOCKET 0 1 CONNECT 0 2 0 SETTLE ~ACCEPT 0";
 
 /// Raw packets for side 0, each as it is.
 fn raw(packets: &[Vec<u8>]) -> Vec<u8> {
-    packets.iter().flat_map(|packet| [&[op::RAW, 0, packet.len() as u8], &packet[..], &[0]].concat()).collect()
+    packets.iter().flat_map(|bytes| [&[packet::op::RAW, 0, bytes.len() as u8], &bytes[..], &[0]].concat()).collect()
 }
 
-fn packet() -> Vec<(&'static str, Vec<u8>)> {
-    let listener = [op::SOCKET, 0, 1, op::BIND, 0, 9, 0, op::LISTEN, 0, 2];
-    let datagrams = [op::SOCKET, 1, 1, op::BIND, 0, 9, 1, op::SOCKET | PEER, 1, 0, op::SOCKET | PEER, 2, 1];
-    let bothways = [op::SEND, 0, 40, 0, op::SEND | PEER, 1, 3, 0, op::SETTLE, op::RECV | PEER, 1, 99, 0, 0];
-    let again = [op::SETTLE, op::RECV, 0, 99, 0, 1, op::RECV, 0, 99, 0, 0, op::TIME, 1, 9, op::SETTLE];
-    let goodbye = [op::SHUTDOWN, 0, 0, op::SETTLE, op::CLOSE | PEER, 1, op::SETTLE, op::TIME, 3, 9, op::QUERY, 0, 1];
-    let wire = [
-        op::SEND,
-        0,
-        40,
-        0,
-        op::FLUSH,
-        0,
-        1,
-        op::REPEAT,
-        1,
-        0,
-        op::LOSE,
-        0,
-        0,
-        op::DELIVER,
-        2,
-        1,
-        op::TIME,
-        2,
-        30,
-        op::FLUSH,
-        0,
-        1,
-        op::MUTATE,
-        0,
-        0,
-        33,
-        1,
-        1,
-        op::SETTLE,
-    ];
-    let paths = [
-        op::SEND,
-        0,
-        9,
-        0,
-        op::PATH,
-        0,
-        op::TIME,
-        2,
-        20,
-        op::PATH,
-        1,
-        op::SETTLE,
-        op::PATH,
-        6,
-        op::PATH | PEER,
-        6,
-        op::SETTLE,
-        op::PATH,
-        3,
-        op::PATH,
-        5,
-        1,
-        op::ADDRESSES,
-        2,
-        op::PATH,
-        6,
-        op::SETTLE,
-    ];
-    let nearly = [
-        op::SEND | PEER,
-        1,
-        1,
-        0,
-        op::FLUSH | PEER,
-        0,
-        1,
-        op::SEND,
-        0,
-        1,
-        0,
-        op::FLUSH,
-        0,
-        1,
-        op::SEGMENT,
-        0,
-        1,
-        0,
-        16,
-        2,
-        0,
-        0,
-        9,
-        op::SEGMENT,
-        5,
-        1,
-        0,
-        24,
-        0,
-        6,
-        1,
-        0,
-        op::SEGMENT,
-        0,
-        1,
-        0,
-        17,
-        1,
-        0,
-        0,
-        0,
-        op::SEGMENT,
-        210,
-        0,
-        231,
-        20,
-        2,
-        1,
-        0,
-        0,
-        op::SEGMENT,
-        0,
-        1,
-        0,
-        4,
-        0,
-        0,
-        0,
-        0,
-        op::SETTLE,
-    ];
-    let errors = [op::SOCKET, 0, 0, op::CONNECT, 0, 0, 0, op::FLUSH, 0, 1, op::QUOTE, 0, 3, 40, op::QUERY, 0, 1];
-    let pending =
-        [op::SOCKET, 0, 0, op::CONNECT, 0, 6, 0, op::SOCKET, 1, 1, op::SEND_TO, 1, 1, 0, 1, 7, 1, op::TIME, 3, 9];
-    let pieces =
-        [op::FRAGMENT, 0, 9, 9, 1, 1, 15, 255, op::FRAGMENT, 1, 9, 9, 1, 2, 15, 3, op::RECV_FROM, 0, op::TIME, 3, 2];
-    let large =
-        [op::SEND_TO | PEER, 0, 255, 0, 1, 0, 1, op::SEND_TO | PEER, 1, 0, 9, 1, 2, 0, op::SETTLE, op::RECV_FROM, 0];
-    let options = [
-        op::OPTION,
-        0,
-        0,
-        1,
-        op::OPTION,
-        0,
-        1,
-        3,
-        232,
-        op::OPTION,
-        0,
-        2,
-        1,
-        op::OPTION,
-        0,
-        7,
-        39,
-        16,
-        op::OPTION,
-        0,
-        8,
-        9,
-        op::SEND,
-        0,
-        4,
-        0,
-        op::SETTLE,
-        op::TIME,
-        2,
-        99,
-        op::SETTLE,
-        op::CLOSE,
-        0,
-        op::SETTLE,
-    ];
-    let loopback = [
-        op::SOCKET,
-        0,
-        0,
-        op::BIND,
-        0,
-        10,
-        0,
-        op::LISTEN,
-        0,
-        4,
-        op::SOCKET,
-        0,
-        0,
-        op::CONNECT,
-        1,
-        10,
-        0,
-        op::SETTLE,
-        op::ACCEPT,
-        0,
-        op::SEND,
-        1,
-        30,
-        0,
-        op::SETTLE,
-        op::RECV,
-        2,
-        99,
-        0,
-        0,
-        op::CLOSE,
-        2,
-        op::CLOSE,
-        1,
-        op::SETTLE,
-    ];
-    let flood = [op::FLOOD, 0, 1, 0, 40, 0, op::FLUSH, 0, 1, op::FLOOD, 2, 1, 0, 90, 2, op::TIME, 3, 9, op::SETTLE];
-    let packets = |six: bool| raw(&[syn(six), datagram(six), echo(six)]);
+fn packets() -> Vec<(&'static str, Vec<u8>)> {
+    let listener = "SOCKET 0 1 BIND 0 9 0 LISTEN 0 2";
+    let datagrams = "SOCKET 1 1 BIND 0 9 1 ~SOCKET 1 0 ~SOCKET 2 1";
+    let bothways = "SEND 0 40 0 ~SEND 1 3 0 SETTLE ~RECV 1 99 0 0";
+    let again = "SETTLE RECV 0 99 0 1 RECV 0 99 0 0 TIME 1 9 SETTLE";
+    let goodbye = "SHUTDOWN 0 0 SETTLE ~CLOSE 1 SETTLE TIME 3 9 QUERY 0 1";
+    let wire = "SEND 0 40 0 FLUSH 0 1 REPEAT 1 0 LOSE 0 0 DELIVER 2 1 TIME 2 30 FLUSH 0 1 MUTATE 0 0 33 1 1 \
+        SETTLE";
+    let paths = "SEND 0 9 0 PATH 0 TIME 2 20 PATH 1 SETTLE PATH 6 ~PATH 6 SETTLE PATH 3 PATH 5 1 \
+        ADDRESSES 2 PATH 6 SETTLE";
+    let nearly = "~SEND 1 1 0 ~FLUSH 0 1 SEND 0 1 0 FLUSH 0 1 SEGMENT 0 1 0 16 2 0 0 9 SEGMENT 5 1 0 24 0 6 1 0 \
+        SEGMENT 0 1 0 17 1 0 0 0 SEGMENT 210 0 231 20 2 1 0 0 SEGMENT 0 1 0 4 0 0 0 0 \
+        SETTLE";
+    let errors = "SOCKET 0 0 CONNECT 0 0 0 FLUSH 0 1 QUOTE 0 3 40 QUERY 0 1";
+    let pending = "SOCKET 0 0 CONNECT 0 6 0 SOCKET 1 1 SEND_TO 1 1 0 1 7 1 TIME 3 9";
+    let pieces = "FRAGMENT 0 9 9 1 1 15 255 FRAGMENT 1 9 9 1 2 15 3 RECV_FROM 0 TIME 3 2";
+    let large = "~SEND_TO 0 255 0 1 0 1 ~SEND_TO 1 0 9 1 2 0 SETTLE RECV_FROM 0";
+    let options = "OPTION 0 0 1 OPTION 0 1 3 232 OPTION 0 2 1 OPTION 0 7 39 16 OPTION 0 8 9 SEND 0 4 0 \
+        SETTLE TIME 2 99 SETTLE CLOSE 0 SETTLE";
+    let loopback = "SOCKET 0 0 BIND 0 10 0 LISTEN 0 4 SOCKET 0 0 CONNECT 1 10 0 SETTLE ACCEPT 0 SEND 1 30 0 \
+        SETTLE RECV 2 99 0 0 CLOSE 2 CLOSE 1 SETTLE";
+    let flood = "FLOOD 0 1 0 40 0 FLUSH 0 1 FLOOD 2 1 0 90 2 TIME 3 9 SETTLE";
+    let play =
+        |scripts: &[&str]| scripts.iter().flat_map(|script| write(packet::op::NAMES, script)).collect::<Vec<u8>>();
+    let raw = |six: bool| [play(&["1 0", datagrams, listener]), raw(&[syn(six), datagram(six), echo(six)])].concat();
     vec![
-        ("stream_v4", [&[1, 0][..], &connection(0), &bothways, &again, &goodbye].concat()),
-        ("stream_v6", [&[0, 1][..], &connection(2), &bothways, &again, &goodbye].concat()),
-        ("bad_wire", [&[1, 0][..], &connection(0), &wire, &again].concat()),
-        ("paths", [&[2, 0][..], &connection(0), &paths].concat()),
-        ("nearly_right", [&[1, 0][..], &connection(0), &nearly, &goodbye].concat()),
-        ("options", [&[1, 0][..], &connection(2), &options].concat()),
-        ("loopback", [&[1, 0][..], &loopback].concat()),
-        ("flood", [&[1, 0][..], &listener, &flood].concat()),
-        ("errors", [&[1, 0][..], &errors].concat()),
-        ("pending", [&[1, 0][..], &pending].concat()),
-        ("datagrams", [&[0, 0][..], &datagrams, &large].concat()),
-        ("fragments", [&[1, 0][..], &datagrams, &pieces].concat()),
-        ("raw_v4", [&[1, 0][..], &datagrams, &listener, &packets(false), &[op::SETTLE]].concat()),
-        ("raw_v6", [&[1, 0][..], &datagrams, &listener, &packets(true), &[op::SETTLE]].concat()),
+        ("stream_v4", play(&["1 0", CONNECTION_V4, bothways, again, goodbye])),
+        ("stream_v6", play(&["0 1", CONNECTION_V6, bothways, again, goodbye])),
+        ("bad_wire", play(&["1 0", CONNECTION_V4, wire, again])),
+        ("paths", play(&["2 0", CONNECTION_V4, paths])),
+        ("nearly_right", play(&["1 0", CONNECTION_V4, nearly, goodbye])),
+        ("options", play(&["1 0", CONNECTION_V6, options])),
+        ("loopback", play(&["1 0", loopback])),
+        ("flood", play(&["1 0", listener, flood])),
+        ("errors", play(&["1 0", errors])),
+        ("pending", play(&["1 0", pending])),
+        ("datagrams", play(&["0 0", datagrams, large])),
+        ("fragments", play(&["1 0", datagrams, pieces])),
+        ("raw_v4", raw(false)),
+        ("raw_v6", raw(true)),
     ]
 }

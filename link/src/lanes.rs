@@ -51,7 +51,7 @@ impl Lane {
         }
     }
 
-    /// Bytes that a lane may send in its turn: datagrams get a quarter of what a stream lane gets.
+    /// Bytes that a lane may send in its turn: datagrams get half of what a stream lane gets.
     const fn quantum(self) -> usize {
         match self {
             Lane::Control => 4 * 1024,
@@ -84,8 +84,8 @@ pub struct Lanes {
     queues: [Queue; 4],
     /// The lane whose turn it is.
     turn: usize,
-    /// Whether somebody found no room since the last report.
-    starved: bool,
+    /// Whether somebody found no room since the last report, for streams and for datagrams.
+    starved: (bool, bool),
 }
 
 impl Default for Lanes {
@@ -97,7 +97,7 @@ impl Default for Lanes {
 impl Lanes {
     /// Makes empty lanes.
     pub fn new() -> Self {
-        Self { queues: Default::default(), turn: 0, starved: false }
+        Self { queues: Default::default(), turn: 0, starved: (false, false) }
     }
 
     /// Returns the free bytes, noting when there is too little for a full packet.
@@ -108,9 +108,8 @@ impl Lanes {
             stream: STREAM_CAPACITY.saturating_sub(stream),
             datagram: DATAGRAM_CAPACITY.saturating_sub(datagram),
         };
-        if room.stream < crate::MTU || room.datagram < crate::MTU {
-            self.starved = true;
-        }
+        self.starved.0 |= room.stream < crate::MTU;
+        self.starved.1 |= room.datagram < crate::MTU;
         room
     }
 
@@ -121,7 +120,10 @@ impl Lanes {
     pub fn push(&mut self, lane: Lane, packet: &[u8]) -> Result<(), Full> {
         let queue = &mut self.queues[lane.index()];
         if packet.len() > MESSAGE_LEN_MAX || (queue.bytes > 0 && queue.bytes + packet.len() > lane.capacity()) {
-            self.starved = true;
+            match lane {
+                Lane::Interactive | Lane::Bulk => self.starved.0 = true,
+                Lane::Control | Lane::Datagram => self.starved.1 = true,
+            }
             return Err(Full);
         }
         queue.bytes += packet.len();
@@ -178,11 +180,14 @@ impl Lanes {
 
     /// Returns once whether there is room again after somebody found none.
     pub fn take_writable(&mut self) -> bool {
-        let starved = self.starved;
+        let (stream, datagram) = self.starved;
+        if !(stream || datagram) {
+            return false;
+        }
         let room = self.room();
-        let writable = starved && room.stream >= WRITABLE_FREE && room.datagram >= WRITABLE_FREE;
-        self.starved = starved && !writable;
-        writable
+        let free = (stream && room.stream >= WRITABLE_FREE, datagram && room.datagram >= WRITABLE_FREE);
+        self.starved = (stream && !free.0, datagram && !free.1);
+        free.0 || free.1
     }
 }
 

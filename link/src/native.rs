@@ -3,6 +3,8 @@
 //! `send` is synchronous and only fills the queue; one task owns the channels and drains it, one task
 //! for each lane delivers what arrives, and one follows the negotiation.
 
+mod drain;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +20,13 @@ use webrtc::data_channel::{DataChannel, DataChannelEvent, RTCDataChannelInit};
 use webrtc::error::Error as RtcError;
 use webrtc::peer_connection::{
     PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder, RTCIceCandidateInit,
-    RTCIceCandidateType, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
-    RTCSessionDescription, RTCStatsReportEntry, SettingEngineBuilder, StatsSelector,
+    RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState, RTCSessionDescription,
+    SettingEngineBuilder,
 };
 
 use crate::frame::{self, Probe};
 use crate::lanes::{Lane, Lanes};
-use crate::liveness::{Action, Liveness};
+use crate::liveness::Liveness;
 use crate::signal::{self, IceServer, Role, Signal};
 use crate::sockets::TunedRuntime;
 use crate::{Counters, Event, Full, Link, Lost, Room, Route, Sink};
@@ -37,8 +39,6 @@ const SIGNALS_MAX: usize = 2 * signal::CANDIDATES_MAX;
 const RECEIVE_WINDOW: u32 = 4 * 1024 * 1024;
 /// Bytes outstanding below a stream lane; the datagram lane gets a quarter.
 const OUTSTANDING_MAX: usize = 512 * 1024;
-/// How often outstanding bytes are looked at while there are some.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last control message may take to leave before the connection is closed.
 const CLOSE_GRACE: Duration = Duration::from_millis(200);
 
@@ -211,12 +211,12 @@ enum Notice {
     State(RTCPeerConnectionState),
 }
 
-struct Handler {
+struct Reporter {
     notices: mpsc::Sender<Notice>,
 }
 
 #[async_trait::async_trait]
-impl PeerConnectionEventHandler for Handler {
+impl PeerConnectionEventHandler for Reporter {
     async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
         if let Ok(init) = event.candidate.to_json()
             && !init.candidate.is_empty()
@@ -266,7 +266,7 @@ async fn connect(
         .with_configuration(configuration)
         .with_setting_engine(settings)
         .with_runtime(Arc::new(TunedRuntime::new(config.socket_buffer_max)))
-        .with_handler(Arc::new(Handler { notices }))
+        .with_handler(Arc::new(Reporter { notices }))
         .with_udp_addrs(addresses)
         .with_data_channel_send_buffer_limit(OUTSTANDING_MAX)
         .build()
@@ -300,7 +300,7 @@ async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: m
     for (lane, channel) in Lane::ALL.into_iter().zip(&channels) {
         tasks.spawn(deliver(Arc::clone(&shared), lane, Arc::clone(channel)).in_current_span());
     }
-    tasks.spawn(drain(Arc::clone(&shared), channels.clone(), Arc::clone(&connection)).in_current_span());
+    tasks.spawn(drain::run(Arc::clone(&shared), channels.clone(), Arc::clone(&connection)).in_current_span());
     let mut negotiation =
         Negotiation { shared: &shared, connection: &*connection, early: Vec::new(), described: false };
     let opened = async {
@@ -496,119 +496,5 @@ fn receive(shared: &Shared, lane: Lane, data: &BytesMut) {
             shared.counters.malformed.fetch_add(malformed, Ordering::Relaxed);
             shared.sink.event(Event::Packets(data));
         }
-    }
-}
-
-/// The bytes below each lane that the transport has not had acknowledged, as far as is known.
-#[derive(Default)]
-struct Outstanding([usize; 4]);
-
-impl Outstanding {
-    fn limit(lane: Lane) -> usize {
-        match lane {
-            Lane::Datagram => OUTSTANDING_MAX / 4,
-            Lane::Control | Lane::Interactive | Lane::Bulk => OUTSTANDING_MAX,
-        }
-    }
-
-    fn may_send(&self, lane: Lane) -> bool {
-        self.0[lane.index()] < Self::limit(lane)
-    }
-
-    async fn refresh(&mut self, channels: &[Arc<dyn DataChannel>]) -> usize {
-        for (known, channel) in self.0.iter_mut().zip(channels) {
-            if *known > 0 {
-                *known = channel.outstanding_bytes().await.unwrap_or(0);
-            }
-        }
-        self.0.iter().sum()
-    }
-}
-
-/// Drains the queue into the channels; also probes, and notices stalls.
-async fn drain(shared: Arc<Shared>, channels: Vec<Arc<dyn DataChannel>>, connection: Arc<dyn PeerConnection>) {
-    let mut outstanding = Outstanding::default();
-    let mut routed = false;
-    loop {
-        if shared.open_lanes.load(Ordering::Acquire) < Lane::ALL.len() {
-            shared.filled.notified().await;
-            continue;
-        }
-        if !routed {
-            routed = true;
-            shared.route.store(find_route(&*connection).await, Ordering::Relaxed);
-        }
-        let next = shared.lanes().pop(|lane| outstanding.may_send(lane));
-        if let Some((lane, message)) = next {
-            outstanding.0[lane.index()] += message.len();
-            if channels[lane.index()].send(message).await.is_err() {
-                return shared.lose(Lost::Transport);
-            }
-            if shared.lanes().take_writable() {
-                shared.sink.event(Event::Writable);
-            }
-            continue;
-        }
-        if !rest(&shared, &channels, &mut outstanding).await {
-            return;
-        }
-    }
-}
-
-/// Waits until there may be something to do; returns whether the link goes on.
-async fn rest(shared: &Shared, channels: &[Arc<dyn DataChannel>], outstanding: &mut Outstanding) -> bool {
-    let total = outstanding.refresh(channels).await;
-    let now = shared.now_us();
-    shared.liveness().outstanding(now, total);
-    if shared.lanes().take_writable() {
-        shared.sink.event(Event::Writable);
-    }
-    let blocked = Lane::ALL.into_iter().find(|lane| !outstanding.may_send(*lane) && shared.lanes().waits(*lane));
-    let blocked = blocked.map(|lane| (lane, &channels[lane.index()]));
-    let action = shared.liveness().poll(now);
-    match action {
-        Some(Action::Lost) => {
-            shared.lose(Lost::Silent);
-            return false;
-        }
-        Some(Action::Ping(number)) => {
-            let _ = shared.lanes().push(Lane::Datagram, &Probe::Ping(number).emit());
-            return true;
-        }
-        None => {}
-    }
-    let due = Duration::from_micros(shared.liveness().poll_timeout_us().saturating_sub(now));
-    let pause = if total > 0 { due.min(PROGRESS_INTERVAL) } else { due };
-    let capacity = async {
-        match blocked {
-            // Only datagrams are held below the library's own limit, and they are soon gone.
-            Some((Lane::Datagram, _)) => tokio::time::sleep(Duration::from_millis(1)).await,
-            Some((_, channel)) => drop(channel.writable().await),
-            None => std::future::pending().await,
-        }
-    };
-    if blocked.is_none() && shared.lanes().is_empty() || blocked.is_some() {
-        tokio::select! {
-            () = shared.filled.notified() => {}
-            () = capacity => {}
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
-    !shared.is_over() || !shared.lanes().is_empty()
-}
-
-/// Finds out from the candidate pair in use whether a relay stands between: 1 direct, 2 relayed.
-async fn find_route(connection: &dyn PeerConnection) -> u8 {
-    let report = connection.get_stats(Instant::now(), StatsSelector::None).await;
-    let relay = |id: &str| match report.get(id) {
-        Some(RTCStatsReportEntry::LocalCandidate(c) | RTCStatsReportEntry::RemoteCandidate(c)) => {
-            c.candidate_type == RTCIceCandidateType::Relay
-        }
-        _ => false,
-    };
-    let used = report.candidate_pairs().max_by_key(|pair| (pair.nominated, pair.packets_sent));
-    match used {
-        Some(pair) if relay(&pair.local_candidate_id) || relay(&pair.remote_candidate_id) => 2,
-        _ => 1,
     }
 }

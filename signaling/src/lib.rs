@@ -6,6 +6,7 @@
 //! [`protocol`] is the one file that both sides share; [`room`], [`leases`] and [`member`] are cores
 //! without I/O; [`server`] and [`native`] are the shells around them.
 
+mod admission;
 #[cfg(not(target_family = "wasm"))]
 pub mod bus;
 #[cfg(not(target_family = "wasm"))]

@@ -16,6 +16,8 @@ const REQUESTS_MAX: usize = 1_024;
 const BACKOFF_MIN_MS: u64 = 200;
 /// See [`BACKOFF_MIN_MS`].
 const BACKOFF_MAX_MS: u64 = 15_000;
+/// Longest pause between renewals that a server may ask for, in seconds.
+const LEASE_S_MAX: u64 = 86_400;
 /// How long the server may take to answer a hello, in milliseconds.
 const JOIN_TIMEOUT_MS: u64 = 15_000;
 
@@ -231,7 +233,7 @@ impl Membership {
             FromServer::Challenge { nonce: server_nonce } if matches!(self.state, State::Connecting { .. }) => {
                 self.state = State::Joining { deadline_ms: now_ms + JOIN_TIMEOUT_MS };
                 let hello = self.hello(&server_nonce, nonce);
-                self.push(&FromMember::Hello(hello));
+                self.push(&FromMember::Hello(Box::new(hello)));
             }
             FromServer::Challenge { .. } => {}
             FromServer::Welcome(welcome) if matches!(self.state, State::Joining { .. } | State::Joined { .. }) => {
@@ -298,7 +300,7 @@ impl Membership {
         let was_joined = matches!(self.state, State::Joined { .. });
         self.attempts = 0;
         self.resume = Some(welcome.resume);
-        self.state = State::Joined { renew_at_ms: now_ms + welcome.lease_s.max(1) * 1_000 };
+        self.state = State::Joined { renew_at_ms: now_ms + welcome.lease_s.clamp(1, LEASE_S_MAX) * 1_000 };
         self.welcome = Some(welcome.clone());
         self.events.push_back(Event::Joined(welcome));
         if !was_joined {
@@ -315,7 +317,7 @@ impl Membership {
         }
         // In use may pass when the other session ends; with a resume token it is our own old one.
         if code.is_transient() || (code == Code::InUse && self.resume.is_some()) {
-            self.wait(now_ms + retry_after_ms.unwrap_or(1_000));
+            self.wait(now_ms + retry_after_ms.unwrap_or(1_000).min(BACKOFF_MAX_MS));
         } else {
             self.state = State::Ended;
             self.events.push_back(Event::Rejected(code, message));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::PublicKey;
 
-/// Pins that are kept; the oldest entries in order are forgotten beyond that.
+/// Pins that are kept; beyond that nothing new is pinned.
 const PINS_MAX: usize = 16_384;
 
 /// What a key is pinned to.

@@ -193,7 +193,7 @@ pub enum Query {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromMember {
     /// The first message, in answer to the challenge.
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// Asks who has an address, a name or a key.
     Resolve {
         /// Comes back in the answer.

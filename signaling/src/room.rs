@@ -6,12 +6,13 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+pub use crate::admission::Admission;
+use crate::admission::{self, describe, host_name, refusal};
 use crate::identity::{KeyPair, PublicKey};
 use crate::leases::{Claim, ClaimError, Record};
-use crate::network::{Prefix, address_v6, is_id, parse_name, prefix_v6, secret_id};
+use crate::network::{Prefix, address_v6, prefix_v6};
 use crate::protocol::{
-    self, Code, FromMember, FromServer, GoneReason, Hello, IceServer, Lease, Member, Nonce, Proven, Query, SignedLease,
-    Welcome,
+    self, Code, FromMember, FromServer, GoneReason, Hello, IceServer, Lease, Nonce, Query, SignedLease, Welcome,
 };
 
 /// How long a connection may take to say hello, in milliseconds.
@@ -77,15 +78,6 @@ pub enum Kept {
     Lease,
     /// It is given back.
     Nothing,
-}
-
-/// Whether networks without a secret are let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// Any network.
-    Open,
-    /// Networks with a secret only.
-    SecretOnly,
 }
 
 /// The settings of a server.
@@ -281,7 +273,7 @@ impl Room {
             (State::Closing, _) => {}
             (State::Challenged { nonce, .. }, FromMember::Hello(hello)) => {
                 let nonce = *nonce;
-                self.hello(now_ms, id, hello, &nonce);
+                self.hello(now_ms, id, *hello, &nonce);
             }
             (State::Member(session), message) => {
                 let place = session.place.clone();
@@ -293,7 +285,7 @@ impl Room {
 
     fn hello(&mut self, now_ms: u64, id: ConnectionId, hello: Hello, server_nonce: &Nonce) {
         let host = self.connections.get(&id).map(|connection| connection.host.clone()).unwrap_or_default();
-        if let Err((code, message)) = self.check_hello(&host, &hello, server_nonce) {
+        if let Err((code, message)) = admission::check(self.config.admission, &host, &hello, server_nonce) {
             return self.refuse_and_close(id, code, message);
         }
         let place = (hello.network.clone(), hello.key);
@@ -315,37 +307,6 @@ impl Room {
         self.enter_state(id, State::Contending { hello: Box::new(hello), deadline_ms });
         self.waiting[1].push_back(id);
         self.outputs.push_back(Output::Probe(old));
-    }
-
-    fn check_hello(&self, host: &str, hello: &Hello, server_nonce: &Nonce) -> Result<(), (Code, &'static str)> {
-        if hello.protocol != protocol::VERSION {
-            return Err((Code::BadVersion, "this server speaks version 1 of the protocol; update the older side"));
-        }
-        if !is_id(&hello.network) {
-            return Err((Code::BadNetwork, "the network's id is malformed"));
-        }
-        if hello.name.as_ref().is_some_and(|name| parse_name(name).as_ref() != Ok(name)) {
-            return Err((Code::BadName, "a name has 1 to 63 of the letters a-z, digits and '-' inside"));
-        }
-        let proven = Proven { host, network: &hello.network, key: &hello.key, server_nonce, nonce: &hello.nonce };
-        if !proven.verify(&hello.key, &hello.proof) {
-            return Err((Code::BadProof, "the proof of the key does not hold for this server's name"));
-        }
-        match (hello.network.split_once('~'), &hello.network_proof) {
-            (None, _) if self.config.admission == Admission::SecretOnly => {
-                Err((Code::SecretRequired, "this server takes networks with a secret only; give --secret"))
-            }
-            (None, _) => Ok(()),
-            (Some(_), None) => Err((Code::BadProof, "the proof of the network's secret is missing")),
-            (Some((name, _)), Some(proof)) => {
-                let known = secret_id(name, &proof.key) == hello.network;
-                if known && proven.verify(&proof.key, &proof.signature) {
-                    Ok(())
-                } else {
-                    Err((Code::BadProof, "the proof of the network's secret does not hold"))
-                }
-            }
-        }
     }
 
     fn claim(&mut self, now_ms: u64, id: ConnectionId, hello: Hello) {
@@ -631,31 +592,5 @@ impl Room {
             self.send(id, FromServer::Draining { retry_after_ms });
             self.outputs.push_back(Output::Close(id));
         }
-    }
-}
-
-/// Returns the host of a `Host` header without its port.
-fn host_name(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
-}
-
-fn describe(record: Record, present: bool) -> Member {
-    let ipv6 = address_v6(&record.network, &record.key);
-    Member { key: record.key, ipv4: record.ipv4, ipv6, name: record.name, present }
-}
-
-fn refusal(error: ClaimError) -> (Code, &'static str) {
-    match error {
-        ClaimError::NameTaken => (Code::NameTaken, "another member has that name; choose another one"),
-        ClaimError::AddressTaken => {
-            (Code::AddressTaken, "that address is another member's or outside the network's prefix; choose another one")
-        }
-        ClaimError::PoolEmpty => {
-            (Code::PoolEmpty, "no address is free; the server's operator can give a larger prefix")
-        }
-        ClaimError::Unavailable => (Code::Unavailable, "the server cannot store leases now; try again later"),
     }
 }

@@ -142,7 +142,7 @@ fn write_all(database: &Database, inbox: &mpsc::Receiver<(Changes, Done)>) {
             tracing::error!(%error, "leases could not be stored");
         }
         for (_, done) in group {
-            let _ = done.send(result.as_ref().map(|()| ()).map_err(|_| ()));
+            let _ = done.send(if result.is_ok() { Ok(()) } else { Err(()) });
         }
     }
 }

@@ -172,7 +172,7 @@ impl World {
         let (id, nonce) = self.open();
         let mut hello = hello(n, network, HOST, &nonce);
         alter(&mut hello);
-        self.say(id, &FromMember::Hello(hello));
+        self.say(id, &FromMember::Hello(Box::new(hello)));
         id
     }
 
@@ -412,7 +412,7 @@ fn a_proof_for_another_host_is_refused() {
     let (id, nonce) = world.open();
     // A server at another name passes the challenge on, and the answer back.
     let relayed = hello(1, &open_network(), "evil.example:8443", &nonce);
-    world.say(id, &FromMember::Hello(relayed));
+    world.say(id, &FromMember::Hello(Box::new(relayed)));
     assert_eq!(world.refusal(id), Code::BadProof);
     assert!(world.closed.contains(&id));
     assert!(world.leases.is_empty(), "nothing is leased to whom proves nothing");
@@ -423,10 +423,10 @@ fn a_proof_for_another_challenge_is_refused() {
     let mut world = World::new();
     let (first, nonce) = world.open();
     let said = hello(1, &open_network(), HOST, &nonce);
-    world.say(first, &FromMember::Hello(said.clone()));
+    world.say(first, &FromMember::Hello(Box::new(said.clone())));
     assert!(world.welcome(first).is_some());
     let (replayed, _) = world.open();
-    world.say(replayed, &FromMember::Hello(said));
+    world.say(replayed, &FromMember::Hello(Box::new(said)));
     assert_eq!(world.refusal(replayed), Code::BadProof);
 }
 
@@ -449,7 +449,7 @@ fn a_wrong_proof_of_the_networks_secret_is_refused() {
     let (id, nonce) = world.open();
     let mut foreign = hello(1, &right, HOST, &nonce);
     foreign.network_proof = hello(1, &wrong, HOST, &nonce).network_proof;
-    world.say(id, &FromMember::Hello(foreign));
+    world.say(id, &FromMember::Hello(Box::new(foreign)));
     assert_eq!(world.refusal(id), Code::BadProof);
     // The right key, which is no secret, with a signature of another.
     let (id, nonce) = world.open();
@@ -458,7 +458,7 @@ fn a_wrong_proof_of_the_networks_secret_is_refused() {
     let proven = Proven { host: HOST, network: right.id(), key: &member, server_nonce: &nonce, nonce: &member_nonce };
     let signature = proven.sign(&wrong_signing);
     forged.network_proof = Some(NetworkProof { key: right.signing().unwrap().public(), signature });
-    world.say(id, &FromMember::Hello(forged));
+    world.say(id, &FromMember::Hello(Box::new(forged)));
     assert_eq!(world.refusal(id), Code::BadProof);
     assert!(world.leases.is_empty());
 }
@@ -565,9 +565,9 @@ fn the_first_message_is_hello_and_only_the_first() {
     world.say(id, &FromMember::Renew);
     assert_eq!(world.refusal(id), Code::BadState);
     let said = hello(1, &open_network(), HOST, &nonce);
-    world.say(id, &FromMember::Hello(said.clone()));
+    world.say(id, &FromMember::Hello(Box::new(said.clone())));
     assert!(world.welcome(id).is_some());
-    world.say(id, &FromMember::Hello(said));
+    world.say(id, &FromMember::Hello(Box::new(said)));
     assert_eq!(world.refusal(id), Code::BadState);
     assert!(world.room.has_member("home", &key(1)));
 }

@@ -223,7 +223,7 @@ async fn join_by_hand(address: SocketAddr, mut socket: Socket, n: u8) -> (Socket
         proof: proven.sign(&pair),
         network_proof: None,
     };
-    say(&mut socket, &FromMember::Hello(hello)).await;
+    say(&mut socket, &FromMember::Hello(Box::new(hello))).await;
     match hear(&mut socket).await {
         FromServer::Welcome(welcome) => (socket, welcome),
         other => panic!("expected a welcome, got {other:?}"),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net;
 use tokio::task::JoinSet;
 use unisockets::{TcpListener, TcpStream, ToAddress};
@@ -87,17 +87,9 @@ async fn make_room(tasks: &mut JoinSet<()>) {
 async fn carry(machine: net::TcpStream, network: TcpStream) {
     let _ = machine.set_nodelay(true);
     let _ = network.set_nodelay(true);
-    let (mut from_machine, mut to_machine) = machine.into_split();
-    let (mut from_network, mut to_network) = network.into_split();
-    let _ = tokio::join!(copy(&mut from_machine, &mut to_network), copy(&mut from_network, &mut to_machine));
-}
-
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
-    let mut buffer = vec![0; CHUNK_LEN];
-    loop {
-        match from.read(&mut buffer).await? {
-            0 => return to.shutdown().await,
-            len => to.write_all(&buffer[..len]).await?,
-        }
+    let (mut machine, mut network) = (machine, network);
+    if copy_bidirectional_with_sizes(&mut machine, &mut network, CHUNK_LEN, CHUNK_LEN).await.is_err() {
+        let _ = machine.set_zero_linger();
+        let _ = network.set_linger(Some(std::time::Duration::ZERO));
     }
 }

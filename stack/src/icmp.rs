@@ -119,7 +119,9 @@ impl Stack {
     /// the peer behind this path (threat T2).
     fn take_unreachable(&mut self, now: Instant, path: PathId, packet: &Packet<'_>) -> Result<(), DropReason> {
         let quoted = quoted(&packet.payload[HEADER_LEN..]).ok_or(DropReason::Malformed)?;
-        if !self.is_own(quoted.local.ip()) || self.routes.get(&quoted.remote.ip()).is_some_and(|route| *route != path) {
+        let remote = quoted.remote.ip();
+        let route = if self.is_own(remote) { Some(self.loopback()) } else { self.route(remote) };
+        if !self.is_own(quoted.local.ip()) || route != Some(path) {
             return Err(DropReason::WrongPath);
         }
         let port_code = if packet.source.is_ipv4() { V4_PORT_UNREACHABLE } else { V6_PORT_UNREACHABLE };

@@ -213,11 +213,8 @@ impl Stack {
 
     /// Returns the keyed hash of a destination: where the walk over ephemeral ports begins.
     pub(crate) fn port_offset(&mut self, local: IpAddr, remote: SocketAddr) -> u64 {
-        use std::hash::Hash;
-        let mut hasher = self.hash.build_hasher();
-        (local, remote).hash(&mut hasher);
         self.counter += 1;
-        hasher.finish().wrapping_add(self.counter)
+        self.hash.hash_one((local, remote)).wrapping_add(self.counter)
     }
 
     /// Returns the node's address to send from (RFC 6724, cut down to one address per family).

@@ -54,7 +54,17 @@ pub struct Node {
 impl Node {
     pub fn new(index: usize, network: Arc<Network>, random: Random) -> Node {
         let pair = KeyPair::from_seed(&random.fork(7).bytes32());
-        Node { index, name: NAMES[index], pair, life: None, lives: 0, last_v4: None, network, pins: Pins::default(), random }
+        Node {
+            index,
+            name: NAMES[index],
+            pair,
+            life: None,
+            lives: 0,
+            last_v4: None,
+            network,
+            pins: Pins::default(),
+            random,
+        }
     }
 
     /// Returns the addresses that the others know the node by.

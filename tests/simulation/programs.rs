@@ -130,7 +130,8 @@ impl Programs {
             talk.outcome.get_or_insert(Outcome::Died);
         }
         for session in &mut self.sessions {
-            let ended = matches!(session.step, Step::Ended(_)) || matches!(session.step, Step::Waiting(at) if at == session.at);
+            let ended =
+                matches!(session.step, Step::Ended(_)) || matches!(session.step, Step::Waiting(at) if at == session.at);
             if session.client == node && !ended {
                 session.step = Step::Ended(Outcome::Died);
             }
@@ -142,7 +143,8 @@ impl Programs {
     /// Notes what may break sessions between these nodes from now on.
     pub fn excuse(&mut self, reason: &'static str, concerns: impl Fn(usize, usize) -> bool) {
         for session in &mut self.sessions {
-            if !matches!(session.step, Step::Ended(_)) && concerns(session.client, session.server) {
+            let begun = session.tries > 0 || !matches!(session.step, Step::Waiting(_));
+            if begun && concerns(session.client, session.server) {
                 session.excuse = Some(reason);
             }
         }
@@ -160,7 +162,7 @@ impl Programs {
             Step::Waiting(at) => Some(at),
             _ => None,
         });
-        let talks = self.talks.iter().filter(|talk| talk.outcome.is_none()).filter_map(|talk| talk.resume_at);
+        let talks = self.talks.iter().filter(|talk| talk.outcome.is_none()).filter_map(Talk::next);
         let datagrams = self.floods.iter().filter_map(Flood::next).chain(self.echoes.iter().filter_map(Echoes::next));
         sessions.chain(talks).chain(datagrams).min()
     }
@@ -173,9 +175,8 @@ impl Programs {
             }
         }
         for index in 0..self.talks.len() {
-            if self.talks[index].resume_at.is_some_and(|at| at <= now) {
-                self.talks[index].resume_at = None;
-                self.drive(now, index, nodes, Some((true, false)));
+            if let Some(directions) = self.talks[index].due(now) {
+                self.drive(now, index, nodes, Some(directions));
             }
         }
         for index in 0..self.floods.len() {

@@ -8,8 +8,11 @@ use crate::cables::Weather;
 use crate::datagrams::{Echoes, Flood};
 use crate::programs::{Session, Step, Target};
 use crate::random::Random;
-use crate::talk::{Deal, HEADER_LEN};
+use crate::talk::{Deal, HEADER_LEN, SPARES_KNOWN_FAULTS};
 use crate::world::{MS, SECOND};
+
+/// The longest pause of a slow reader.
+const PAUSE_MAX: u64 = if SPARES_KNOWN_FAULTS { 100 * MS } else { 600 * MS };
 
 /// Something that goes wrong, or right again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +99,7 @@ fn session(random: &mut Random, nodes: usize) -> Session {
         up: HEADER_LEN + len(random),
         down: len(random),
         echo: random.percent(30),
-        pause: random.percent(20).then(|| random.within(MS, 400 * MS)),
+        pause: random.percent(20).then(|| random.within(MS, PAUSE_MAX)),
     };
     Session {
         client,

@@ -264,7 +264,11 @@ impl World {
     fn check_sessions(&self) {
         for (index, session) in self.programs.sessions.iter().enumerate() {
             let done = session.step == Step::Ended(Outcome::Done);
-            assert!(done || session.excuse.is_some(), "session {index} has no excuse ({:?}): {session:?}", self.roughness);
+            assert!(
+                done || session.excuse.is_some(),
+                "session {index} has no excuse ({:?}): {session:?}",
+                self.roughness
+            );
         }
         for talk in &self.programs.talks {
             let done = talk.outcome == Some(Outcome::Done) || matches!(talk.outcome, Some(Outcome::Failed(_)));

@@ -1,0 +1,134 @@
+//! The processes that are measured, ended when they are dropped.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// A program beside this one.
+pub(crate) fn program(name: &str) -> Result<PathBuf, Failure> {
+    let folder = std::env::current_exe()?.parent().ok_or("no folder")?.to_owned();
+    Ok(folder.join(name))
+}
+
+/// A child with its output.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    pub(crate) fn start(program: PathBuf, arguments: &[&str]) -> Result<Process, Failure> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let output = BufReader::new(child.stdout.take().ok_or("no output")?);
+        Ok(Process { child, output })
+    }
+
+    /// Starts `unisockets`.
+    pub(crate) fn tool(arguments: &[&str]) -> Result<Process, Failure> {
+        Self::start(program("unisockets")?, arguments)
+    }
+
+    pub(crate) fn line(&mut self) -> Result<String, Failure> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            return Err("a measured process ended early".into());
+        }
+        Ok(line.trim().to_owned())
+    }
+
+    pub(crate) fn rest(&mut self) -> Result<String, Failure> {
+        let mut text = String::new();
+        self.output.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    pub(crate) fn say(&mut self, line: &str) -> Result<(), Failure> {
+        let input = self.child.stdin.as_mut().ok_or("no input")?;
+        writeln!(input, "{line}")?;
+        Ok(input.flush()?)
+    }
+
+    /// The processor time that all threads have used.
+    pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
+        let mut total = 0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+            total += text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(total))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A signaling server, and its URL.
+pub(crate) fn signal() -> Result<(Process, String), Failure> {
+    let mut server = Process::tool(&["signal", "serve", "--listen", "127.0.0.1:0"])?;
+    let url = server.line()?;
+    Ok((server, url))
+}
+
+/// Raw bytes over one data channel between two processes, in MB/s.
+pub(crate) fn raw(size: usize, bytes: u64, small_buffers: bool) -> Result<f64, Failure> {
+    let example = program("examples/raw_channel")?;
+    let (size, bytes, small) = (size.to_string(), bytes.to_string(), if small_buffers { "1" } else { "0" });
+    let mut answer = Process::start(example.clone(), &["answer", &size, &bytes, small])?;
+    let mut offer = Process::start(example, &["offer", &size, &bytes, small])?;
+    let description = offer.line()?;
+    answer.say(&description)?;
+    let description = answer.line()?;
+    offer.say(&description)?;
+    Ok(offer.line()?.parse()?)
+}
+
+/// Echoes what comes over an AF_UNIX socket until it ends.
+pub(crate) fn unix_echo(path: &str) -> ExitCode {
+    let echo = || -> std::io::Result<()> {
+        let listener = UnixListener::bind(path)?;
+        println!("ready");
+        let (mut stream, _) = listener.accept()?;
+        let mut buffer = [0; 4_096];
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => return Ok(()),
+                len => stream.write_all(&buffer[..len])?,
+            }
+        }
+    };
+    if echo().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The median round trip of 128 bytes over AF_UNIX between two processes, in microseconds.
+pub(crate) fn unix_round_trip(count: usize) -> Result<f64, Failure> {
+    let path = std::env::temp_dir().join(format!("unisockets-bench-{}.sock", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let mut echo = Process::start(std::env::current_exe()?, &["unix-echo", path.to_str().ok_or("a strange path")?])?;
+    echo.line()?;
+    let mut stream = UnixStream::connect(&path)?;
+    let (message, mut buffer) = ([0x5a; 128], [0; 128]);
+    let mut micros = Vec::with_capacity(count);
+    for _ in 0..count {
+        let started = Instant::now();
+        stream.write_all(&message)?;
+        stream.read_exact(&mut buffer)?;
+        micros.push(started.elapsed().as_nanos() as f64 / 1e3);
+    }
+    let _ = std::fs::remove_file(&path);
+    Ok(median(micros))
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,131 @@
+//! Raw bytes over one reliable data channel between two processes: what the stack is measured against.
+//!
+//! Descriptions are exchanged over standard input and output, one JSON line each way; `bench/` joins the
+//! two. Arguments: `offer` or `answer`, the message size, the bytes in all, and 1 to hold socket buffers
+//! down to 208 KiB.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use rtc::ice::mdns::MulticastDnsMode;
+use rtc::peer_connection::configuration::setting_engine::SctpMaxMessageSize;
+use tokio::io::{AsyncBufReadExt, BufReader, stdin};
+use tokio::sync::mpsc;
+use webrtc::data_channel::{DataChannel, DataChannelEvent, RTCDataChannelInit};
+use webrtc::peer_connection::{
+    PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceGatheringState, RTCSessionDescription,
+    SettingEngineBuilder,
+};
+
+#[path = "../src/sockets.rs"]
+mod sockets;
+
+/// The same as a link's (`native.rs`).
+const OUTSTANDING_MAX: usize = 512 * 1024;
+const RECEIVE_WINDOW: u32 = 4 * 1024 * 1024;
+
+type Failure = Box<dyn std::error::Error>;
+
+struct Gathering(mpsc::Sender<()>);
+
+#[async_trait::async_trait]
+impl PeerConnectionEventHandler for Gathering {
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        if state == RTCIceGatheringState::Complete {
+            let _ = self.0.try_send(());
+        }
+    }
+}
+
+async fn describe(connection: &dyn PeerConnection) -> Result<(), Failure> {
+    let description = connection.local_description().await.ok_or("no description")?;
+    println!("{}", serde_json::to_string(&description)?);
+    Ok(())
+}
+
+async fn hear() -> Result<RTCSessionDescription, Failure> {
+    let mut line = String::new();
+    BufReader::new(stdin()).read_line(&mut line).await?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+async fn send(channel: &dyn DataChannel, size: usize, bytes: usize) -> Result<(), Failure> {
+    let message = vec![0x5a; size];
+    let started = Instant::now();
+    let mut sent = 0;
+    while sent < bytes {
+        channel.send(BytesMut::from(&message[..])).await?;
+        sent += size;
+    }
+    // The other end says when it has everything.
+    while let Some(event) = channel.poll().await {
+        if matches!(event, DataChannelEvent::OnMessage(_)) {
+            break;
+        }
+    }
+    println!("{:.3}", sent as f64 / 1e6 / started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn receive(channel: &dyn DataChannel, size: usize, bytes: usize) -> Result<(), Failure> {
+    let (mut received, wanted) = (0, bytes.div_ceil(size) * size);
+    while received < wanted {
+        match channel.poll().await {
+            Some(DataChannelEvent::OnMessage(message)) => received += message.data.len(),
+            Some(_) => {}
+            None => return Err("the channel ended".into()),
+        }
+    }
+    channel.send(BytesMut::from(&b"done"[..])).await?;
+    // Whoever sent ends both processes.
+    while channel.poll().await.is_some() {}
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, role, size, bytes, small] = &arguments[..] else {
+        return Err("usage: raw_channel offer|answer SIZE BYTES 0|1".into());
+    };
+    let (size, bytes): (usize, usize) = (size.parse()?, bytes.parse()?);
+    let (gathered, mut gathering) = mpsc::channel(1);
+    let settings = SettingEngineBuilder::new()
+        .with_multicast_dns_mode(MulticastDnsMode::Disabled)
+        .with_include_loopback_candidate(true)
+        .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(65_535))
+        .with_sctp_max_receive_buffer_size(RECEIVE_WINDOW)
+        .build();
+    let runtime = sockets::TunedRuntime::new((small == "1").then_some(106_496));
+    let connection = PeerConnectionBuilder::<std::net::SocketAddr>::new()
+        .with_setting_engine(settings)
+        .with_runtime(Arc::new(runtime))
+        .with_handler(Arc::new(Gathering(gathered)))
+        .with_udp_addrs(vec![([127, 0, 0, 1], 0).into()])
+        .with_data_channel_send_buffer_limit(OUTSTANDING_MAX)
+        .build()
+        .await?;
+    let init = RTCDataChannelInit { negotiated: Some(0), ..RTCDataChannelInit::default() };
+    let channel = connection.create_data_channel("raw", Some(init)).await?;
+    if role == "offer" {
+        let offer = connection.create_offer(None).await?;
+        connection.set_local_description(offer).await?;
+        gathering.recv().await;
+        describe(&connection).await?;
+        connection.set_remote_description(hear().await?).await?;
+    } else {
+        connection.set_remote_description(hear().await?).await?;
+        let answer = connection.create_answer(None).await?;
+        connection.set_local_description(answer).await?;
+        gathering.recv().await;
+        describe(&connection).await?;
+    }
+    while let Some(event) = channel.poll().await {
+        if matches!(event, DataChannelEvent::OnOpen) {
+            break;
+        }
+    }
+    eprintln!("granted receive buffer: {:?}", sockets::granted_receive_buffer());
+    if role == "offer" { send(&*channel, size, bytes).await } else { receive(&*channel, size, bytes).await }
+}

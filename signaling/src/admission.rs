@@ -1,0 +1,77 @@
+//! Who is let in, and how a refusal is said. No I/O.
+
+use crate::leases::{ClaimError, Record};
+use crate::network::{address_v6, is_id, parse_name, secret_id};
+use crate::protocol::{self, Code, Hello, Member, Nonce, Proven};
+
+/// Whether networks without a secret are let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Any network.
+    Open,
+    /// Networks with a secret only.
+    SecretOnly,
+}
+
+/// Checks a hello that answers `server_nonce`; `host` is what the member calls this server.
+pub(crate) fn check(
+    admission: Admission,
+    host: &str,
+    hello: &Hello,
+    server_nonce: &Nonce,
+) -> Result<(), (Code, &'static str)> {
+    if hello.protocol != protocol::VERSION {
+        return Err((Code::BadVersion, "this server speaks version 1 of the protocol; update the older side"));
+    }
+    if !is_id(&hello.network) {
+        return Err((Code::BadNetwork, "the network's id is malformed"));
+    }
+    if hello.name.as_ref().is_some_and(|name| parse_name(name).as_ref() != Ok(name)) {
+        return Err((Code::BadName, "a name has 1 to 63 of the letters a-z, digits and '-' inside"));
+    }
+    let proven = Proven { host, network: &hello.network, key: &hello.key, server_nonce, nonce: &hello.nonce };
+    if !proven.verify(&hello.key, &hello.proof) {
+        return Err((Code::BadProof, "the proof of the key does not hold for this server's name"));
+    }
+    match (hello.network.split_once('~'), &hello.network_proof) {
+        (None, _) if admission == Admission::SecretOnly => {
+            Err((Code::SecretRequired, "this server takes networks with a secret only; give --secret"))
+        }
+        (None, _) => Ok(()),
+        (Some(_), None) => Err((Code::BadProof, "the proof of the network's secret is missing")),
+        (Some((name, _)), Some(proof)) => {
+            let known = secret_id(name, &proof.key) == hello.network;
+            if known && proven.verify(&proof.key, &proof.signature) {
+                Ok(())
+            } else {
+                Err((Code::BadProof, "the proof of the network's secret does not hold"))
+            }
+        }
+    }
+}
+
+/// Returns the host of a `Host` header without its port.
+pub(crate) fn host_name(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+pub(crate) fn describe(record: Record, present: bool) -> Member {
+    let ipv6 = address_v6(&record.network, &record.key);
+    Member { key: record.key, ipv4: record.ipv4, ipv6, name: record.name, present }
+}
+
+pub(crate) fn refusal(error: ClaimError) -> (Code, &'static str) {
+    match error {
+        ClaimError::NameTaken => (Code::NameTaken, "another member has that name; choose another one"),
+        ClaimError::AddressTaken => {
+            (Code::AddressTaken, "that address is another member's or outside the network's prefix; choose another one")
+        }
+        ClaimError::PoolEmpty => {
+            (Code::PoolEmpty, "no address is free; the server's operator can give a larger prefix")
+        }
+        ClaimError::Unavailable => (Code::Unavailable, "the server cannot store leases now; try again later"),
+    }
+}

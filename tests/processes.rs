@@ -1,0 +1,125 @@
+//! Programs that are killed and started again: who is connected learns it, who comes back is the same member.
+
+mod support;
+
+use std::io::Write;
+use std::time::Instant;
+
+use serde_json::Value;
+use support::{LIMIT, Place, Process};
+
+/// Bytes whose order matters: no two blocks are the same.
+fn pattern(len: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..len.div_ceil(8)).flat_map(|_| next()).take(len).collect()
+}
+
+/// Writes to a program without waiting for it; returns whether everything was taken.
+fn feed(process: &mut Process, bytes: Vec<u8>) -> std::thread::JoinHandle<bool> {
+    let mut stdin = process.stdin.take().unwrap();
+    std::thread::spawn(move || stdin.write_all(&bytes).is_ok())
+}
+
+fn addresses(status: &Value) -> (String, String) {
+    (status["ipv4"].to_string(), status["ipv6"].to_string())
+}
+
+/// A killed peer once left its clients waiting for ever: nobody told them.
+#[test]
+fn a_client_of_a_killed_server_ends_with_an_error_and_the_server_comes_back_as_the_same_member() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let mut server = place.listen(&["nc", "-l", "7", "--name", "alpha"]);
+    let before = addresses(&place.status("alpha", |status| status["signaling"] == true));
+
+    let mut client = place.start(&["nc", "alpha", "7"]);
+    let feeding = feed(&mut client, pattern(512 << 20));
+    server.out.wait_len(1 << 20);
+    server.kill();
+    let killed = Instant::now();
+    let ended = client.end();
+    assert!(killed.elapsed() < LIMIT, "{:?}", killed.elapsed());
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.starts_with("unisockets: ") && ended.err.lines().count() == 1, "{ended:?}");
+    assert!(!feeding.join().unwrap(), "a pipe to a program that has ended is broken");
+
+    let mut server = place.listen(&["nc", "-l", "7", "--name", "alpha"]);
+    assert_eq!(addresses(&place.status("alpha", |status| status["signaling"] == true)), before);
+    let mut client = place.start(&["nc", "alpha", "7"]);
+    client.write(b"are you back?");
+    assert_eq!(server.out.wait_len(13), b"are you back?");
+    server.write(b"I am");
+    assert_eq!(server.end().code, Some(0));
+    assert_eq!(client.end().out, "I am");
+}
+
+#[test]
+fn a_key_file_serves_one_node_at_a_time() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let mut first = place.listen(&["nc", "-l", "7", "--key", "node.key"]);
+    let second = place.start(&["nc", "-l", "8", "--key", "node.key"]).end();
+    assert_eq!(second.code, Some(3), "{second:?}");
+    assert!(second.err.starts_with("unisockets: ") && second.err.contains("in use"), "{second:?}");
+
+    first.kill();
+    place.listen(&["nc", "-l", "8", "--key", "node.key"]);
+}
+
+/// The lock of a file says nothing about its copies: signaling has the last word.
+#[test]
+fn a_copied_key_is_refused_while_it_is_in_use_and_let_in_at_once_when_its_user_was_killed() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let mut first = place.listen(&["nc", "-l", "7", "--key", "first.key", "--name", "alpha"]);
+    let before = addresses(&place.status("alpha", |status| status["signaling"] == true));
+    std::fs::copy(place.path("first.key"), place.path("second.key")).unwrap();
+
+    let second = place.start(&["nc", "-l", "8", "--key", "second.key", "--name", "alpha"]).end();
+    assert_eq!(second.code, Some(3), "{second:?}");
+    assert!(second.err.starts_with("unisockets: ") && second.err.contains("in use"), "{second:?}");
+    assert_eq!(second.err.lines().count(), 1, "{second:?}");
+    assert_eq!(addresses(&place.status("alpha", |status| status["signaling"] == true)), before, "the first stays");
+
+    first.kill();
+    // The dead program's file would be found under its pid, and is removed by the next status.
+    let _second = place.listen(&["nc", "-l", "8", "--key", "second.key", "--name", "alpha"]);
+    assert_eq!(addresses(&place.status("alpha", |status| status["signaling"] == true)), before);
+}
+
+/// Connections do not depend on signaling, and addresses outlive it.
+#[test]
+fn a_transfer_outlives_the_signaling_server_and_both_members_keep_their_addresses() {
+    const LEN: usize = 24 << 20;
+    let mut place = Place::new();
+    let mut signal = place.signal(&["--listen", "127.0.0.1:0", "--data", "leases"]);
+    let listen = place.url.strip_prefix("ws://").unwrap().to_owned();
+    let server = place.listen(&["nc", "-l", "7", "--name", "alpha"]);
+    let mut client = place.start(&["nc", "alpha", "7", "--name", "beta"]);
+    let sent = pattern(LEN);
+    client.write(&sent[..LEN / 2]);
+    server.out.wait_len(LEN / 4);
+    let joined = |status: &Value| status["signaling"] == true;
+    let before = ["alpha", "beta"].map(|name| addresses(&place.status(name, joined)));
+
+    signal.kill();
+    for name in ["alpha", "beta"] {
+        place.status(name, |status| status["signaling"] == false);
+    }
+    client.write(&sent[LEN / 2..LEN * 3 / 4]);
+    server.out.wait_len(LEN * 5 / 8);
+    let _signal = place.signal(&["--listen", &listen, "--data", "leases"]);
+    client.write(&sent[LEN * 3 / 4..]);
+    assert!(server.out.wait_len(LEN) == sent, "every byte is right");
+    let after = ["alpha", "beta"].map(|name| addresses(&place.status(name, joined)));
+    assert_eq!(before, after);
+
+    let (client, server) = (client.end(), server.end());
+    assert_eq!((client.code, server.code), (Some(0), Some(0)), "{} {}", client.err, server.err);
+}
