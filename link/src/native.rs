@@ -343,11 +343,11 @@ struct Negotiation<'a> {
 
 impl Negotiation<'_> {
     async fn offer(&mut self) -> Result<(), Lost> {
-        let offer = self.connection.create_offer(None).await.map_err(setup)?;
+        let offer = self.connection.create_offer(None).await.map_err(|error| setup(&error))?;
         let sdp = offer.sdp.clone();
         // The signal leaves before gathering begins, so that candidates follow their offer.
         self.shared.sink.event(Event::Signal(Signal::Offer { sdp }));
-        self.connection.set_local_description(offer).await.map_err(setup)
+        self.connection.set_local_description(offer).await.map_err(|error| setup(&error))
     }
 
     async fn follow(
@@ -388,17 +388,17 @@ impl Negotiation<'_> {
     async fn take(&mut self, signal: Signal) -> Result<(), Lost> {
         match signal {
             Signal::Offer { sdp } => {
-                let description = RTCSessionDescription::offer(sdp).map_err(setup)?;
-                self.connection.set_remote_description(description).await.map_err(setup)?;
+                let description = RTCSessionDescription::offer(sdp).map_err(|error| setup(&error))?;
+                self.connection.set_remote_description(description).await.map_err(|error| setup(&error))?;
                 self.described().await;
-                let answer = self.connection.create_answer(None).await.map_err(setup)?;
+                let answer = self.connection.create_answer(None).await.map_err(|error| setup(&error))?;
                 let sdp = answer.sdp.clone();
                 self.shared.sink.event(Event::Signal(Signal::Answer { sdp }));
-                self.connection.set_local_description(answer).await.map_err(setup)
+                self.connection.set_local_description(answer).await.map_err(|error| setup(&error))
             }
             Signal::Answer { sdp } => {
-                let description = RTCSessionDescription::answer(sdp).map_err(setup)?;
-                self.connection.set_remote_description(description).await.map_err(setup)?;
+                let description = RTCSessionDescription::answer(sdp).map_err(|error| setup(&error))?;
+                self.connection.set_remote_description(description).await.map_err(|error| setup(&error))?;
                 self.described().await;
                 Ok(())
             }
@@ -429,7 +429,7 @@ impl Negotiation<'_> {
     }
 }
 
-fn setup(error: RtcError) -> Lost {
+fn setup(error: &RtcError) -> Lost {
     debug!(%error, "negotiation failed");
     Lost::Setup
 }
