@@ -215,7 +215,12 @@ impl NodeCore {
 
     /// Notes something that the user may want to know.
     pub(crate) fn incident(&mut self, now: Instant, kind: &'static str, text: String) {
-        tracing::warn!(kind, "{text}");
+        // Who could not be reached learns it from the call that failed.
+        if kind == "no_link" {
+            tracing::debug!(kind, "{text}");
+        } else {
+            tracing::warn!(kind, "{text}");
+        }
         *self.rejected.entry(kind).or_default() += 1;
         if self.incidents.len() >= INCIDENTS_MAX {
             self.incidents.pop_front();

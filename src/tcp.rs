@@ -278,6 +278,16 @@ impl TcpStream {
         self.socket.driver.with(|state, now, _| state.core.stack.shutdown(now, self.socket.id, how)).map_err(io_error)
     }
 
+    /// Waits until neither direction can carry anything any more: failed, or closed by both ends.
+    pub async fn hung_up(&self) {
+        let id = self.socket.id;
+        let over = |stack: &mut unisockets_stack::Stack| {
+            let over = stack.readiness(id).intersects(Readiness::HANG_UP | Readiness::ERROR);
+            if over { Ok(()) } else { Err(Error::Again) }
+        };
+        let _ = std::future::poll_fn(|cx| self.socket.poll(cx, Interest::Write, |stack, _| over(stack))).await;
+    }
+
     /// Splits into halves for two tasks; dropping the writing half shuts the sending direction.
     pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
         let stream = Arc::new(self);
@@ -330,6 +340,13 @@ impl AsyncWrite for TcpStream {
 #[derive(Debug)]
 pub struct OwnedReadHalf {
     stream: Arc<TcpStream>,
+}
+
+impl OwnedReadHalf {
+    /// As [`TcpStream::hung_up`].
+    pub async fn hung_up(&self) {
+        self.stream.hung_up().await;
+    }
 }
 
 impl AsyncRead for OwnedReadHalf {

@@ -213,7 +213,7 @@ impl World {
             proof,
             network_proof,
         };
-        self.room.frame(self.now_ms, *id, &emit(&FromMember::Hello(hello)));
+        self.room.frame(self.now_ms, *id, &emit(&FromMember::Hello(Box::new(hello))));
     }
 
     /// Answers what the room asked, truly or with a failure.

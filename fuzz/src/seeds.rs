@@ -134,7 +134,7 @@ fn protocol() -> Vec<(&'static str, Vec<u8>)> {
     let refused =
         FromServer::Refused { id: Some(1), code: Code::NotFound, message: "no".to_owned(), retry_after_ms: Some(5) };
     vec![
-        ("hello", text(emit(&FromMember::Hello(hello())))),
+        ("hello", text(emit(&FromMember::Hello(Box::new(hello()))))),
         ("resolve", text(emit(&FromMember::Resolve { id: 7, query: Query::Ip([10, 80, 0, 1].into()) }))),
         ("watch", text(emit(&FromMember::Watch { keys: vec![key, key] }))),
         ("signal", text(emit(&FromMember::Signal { id: 1, to: key, payload: "x".to_owned() }))),

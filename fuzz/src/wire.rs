@@ -61,7 +61,7 @@ pub(crate) fn tcp(source: SocketAddr, destination: SocketAddr, segment: Segment<
     let mut bytes = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
     bytes.extend(segment.sequence.to_be_bytes());
     bytes.extend(segment.acknowledgement.to_be_bytes());
-    bytes.extend([((20 + segment.options.len()) / 4 << 4) as u8, segment.flags]);
+    bytes.extend([(((20 + segment.options.len()) / 4) << 4) as u8, segment.flags]);
     bytes.extend(segment.window.to_be_bytes());
     bytes.extend([0; 4]);
     bytes.extend_from_slice(segment.options);

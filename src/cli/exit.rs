@@ -67,7 +67,9 @@ impl From<io::Error> for Failure {
 pub(super) fn sentence(error: &io::Error) -> String {
     let advice = match error.kind() {
         io::ErrorKind::ConnectionRefused => "nobody listens on that port",
-        io::ErrorKind::HostUnreachable => "no such member is there, or no way to it was found",
+        io::ErrorKind::HostUnreachable => {
+            "no such member is there, or no way to it was found (a TURN server given to 'signal serve --ice-server' would be one)"
+        }
         io::ErrorKind::NetworkUnreachable => "that address is outside the virtual network",
         io::ErrorKind::TimedOut => "there was no answer in time",
         io::ErrorKind::ConnectionReset => "the other side ended the connection",

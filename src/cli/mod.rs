@@ -29,7 +29,9 @@ use exit::Failure;
 pub(crate) fn main() -> ExitCode {
     let options = Options::parse();
     let filter = EnvFilter::try_new(&options.log).unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    logging.with_ansi(colours).with_target(false).init();
     if let Command::Completions { shell } = &options.command {
         clap_complete::generate(*shell, &mut Options::command(), "unisockets", &mut std::io::stdout());
         return ExitCode::SUCCESS;

@@ -64,7 +64,10 @@ async fn join(stream: TcpStream) -> Result<(), Failure> {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match read.read(&mut buffer).await? {
-                0 => return stdout.flush().await,
+                0 => {
+                    stdout.flush().await?;
+                    return Ok::<_, std::io::Error>(read);
+                }
                 len => {
                     stdout.write_all(&buffer[..len]).await?;
                     stdout.flush().await?;
@@ -73,9 +76,15 @@ async fn join(stream: TcpStream) -> Result<(), Failure> {
         }
     };
     tokio::pin!(sending, receiving);
-    // When the other side has ended, nothing that is still typed can reach anybody who reads.
     tokio::select! {
-        received = &mut receiving => received?,
+        received = &mut receiving => {
+            // The other side may still read: what is typed goes on until it is gone.
+            let read = received?;
+            tokio::select! {
+                sent = &mut sending => sent?,
+                () = read.hung_up() => {}
+            }
+        }
         sent = &mut sending => {
             sent?;
             receiving.await?;

@@ -292,10 +292,15 @@ impl Stack {
 
     /// Ends a connection whose peer did not answer in time.
     fn give_up(&mut self, now: Instant, id: FlowId) {
-        if let Some(flow) = self.flows.get_mut(id) {
-            flow.error.get_or_insert(Error::TimedOut);
+        match self.flows.get_mut(id) {
+            // Nobody has ever answered: there is nobody to reset.
+            Some(flow) if flow.state == State::SynSent => self.fail_flow(now, id, Error::TimedOut),
+            Some(flow) => {
+                flow.error.get_or_insert(Error::TimedOut);
+                self.abort_flow(now, id);
+            }
+            None => {}
         }
-        self.abort_flow(now, id);
     }
 
     /// Aborts a connection: a reset leaves if the peer can know of it.

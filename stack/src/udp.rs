@@ -37,8 +37,11 @@ pub(crate) struct Datagram {
 }
 
 impl Datagram {
-    pub(crate) fn talks_to(&self, addresses: &[IpAddr]) -> bool {
-        let peer = self.peer.map(|peer| peer.ip()).or(self.last_destination);
+    /// Whether an error of these addresses is this socket's: an unconnected UDP socket hears of none
+    /// (udp(7)), an echo socket waits for one answer at a time.
+    pub(crate) fn talks_to(&self, kind: Kind, addresses: &[IpAddr]) -> bool {
+        let asked = self.last_destination.filter(|_| kind == Kind::Echo);
+        let peer = self.peer.map(|peer| peer.ip()).or(asked);
         peer.is_some_and(|peer| addresses.contains(&peer))
     }
 

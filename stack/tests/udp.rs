@@ -101,11 +101,16 @@ fn the_first_datagrams_wait_for_the_path_and_an_unreachable_peer_is_reported() {
     let mut wire = Wire::new(1_500);
     let client = udp(&mut wire, 0, "0.0.0.0:0");
     let to: SocketAddr = "10.80.7.7:53".parse().unwrap();
-    assert_eq!(wire.nodes[0].stack.send_to(wire.now, client, b"x", Some(to)), Ok(1));
+    let bystander = udp(&mut wire, 0, "0.0.0.0:0");
+    assert_eq!(wire.nodes[0].stack.send_to(wire.now, bystander, b"x", Some(to)), Ok(1));
+    wire.nodes[0].stack.connect(wire.now, client, to).unwrap();
+    assert_eq!(wire.nodes[0].stack.send_to(wire.now, client, b"x", None), Ok(1));
     let Some(Event::PathWanted { path, .. }) = wire.nodes[0].stack.poll_event() else { panic!() };
     wire.nodes[0].stack.end_path(wire.now, path, PathEnd::Unreachable);
     assert_eq!(wire.nodes[0].stack.recv_from(client), Err(Error::HostUnreachable));
-    assert_eq!(wire.drops(0, DropReason::PathLost), 1);
+    // An unconnected socket hears nothing (udp(7)): its server goes on for everybody else.
+    assert_eq!(wire.nodes[0].stack.recv_from(bystander), Err(Error::Again));
+    assert_eq!(wire.drops(0, DropReason::PathLost), 2);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::talk::{Deal, HEADER_LEN, SPARES_KNOWN_FAULTS};
 use crate::world::{MS, SECOND};
 
 /// The longest pause of a slow reader.
-const PAUSE_MAX: u64 = if SPARES_KNOWN_FAULTS { 100 * MS } else { 600 * MS };
+const PAUSE_MAX: u64 = if SPARES_KNOWN_FAULTS { 100 * MS } else { 3 * SECOND };
 
 /// Something that goes wrong, or right again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

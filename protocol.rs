@@ -16,6 +16,8 @@ pub const VERSION: u32 = 1;
 pub const FRAME_LEN_MAX: usize = 64 * 1024;
 /// Largest payload of a signal, in bytes.
 pub const PAYLOAD_LEN_MAX: usize = 40 * 1024;
+/// Longest reason for refusing a frame, in bytes: it quotes the frame, and must fit into one.
+const REASON_LEN_MAX: usize = 256;
 /// Members in one answer to `list`.
 pub const LIST_LEN_MAX: usize = 256;
 /// Keys in one `watch`.
@@ -419,7 +421,11 @@ pub fn parse<'a, T: Deserialize<'a>>(frame: &'a str) -> Result<T, BadFrame> {
     if frame.len() > FRAME_LEN_MAX {
         return Err(BadFrame(format!("{} bytes, at most {FRAME_LEN_MAX} are allowed", frame.len())));
     }
-    serde_json::from_str(frame).map_err(|error| BadFrame(error.to_string()))
+    serde_json::from_str(frame).map_err(|error| {
+        let mut reason = error.to_string();
+        reason.truncate(reason.floor_char_boundary(REASON_LEN_MAX));
+        BadFrame(reason)
+    })
 }
 
 /// Writes a message.

@@ -65,6 +65,7 @@ impl Stack {
             }
             new.waiters.extend(waiters);
         }
+        self.drop_oversized(path);
         if !self.routes.values().any(|used| *used == before) {
             self.end_path(now, before, PathEnd::Unreachable);
         }
@@ -95,6 +96,7 @@ impl Stack {
         let was_pending = entry.state == PathState::Pending;
         entry.state = PathState::Up;
         entry.wire = config.wire();
+        self.drop_oversized(path);
         for flow in self.flows_of(path) {
             if was_pending {
                 self.mark_dirty(flow);
@@ -104,6 +106,20 @@ impl Stack {
         }
         self.queue_path(path);
         self.wake_waiters(path);
+    }
+
+    /// Drops what was cut for a larger MTU than the path has now.
+    fn drop_oversized(&mut self, path: PathId) {
+        let Some(entry) = self.paths.get_mut(path) else {
+            return;
+        };
+        let (mtu, before) = (entry.wire.mtu, entry.replies.len() + entry.datagrams.len());
+        entry.replies.retain(|(_, packet)| packet.len() <= mtu);
+        entry.datagrams.retain(|packet| packet.len() <= mtu);
+        entry.datagram_bytes = entry.datagrams.iter().map(Vec::len).sum();
+        for _ in entry.replies.len() + entry.datagrams.len()..before {
+            self.count_drop(DropReason::PathLost);
+        }
     }
 
     /// Says that the path's link broke: nothing leaves until [`Stack::path_up`], connections stay.
@@ -164,7 +180,7 @@ impl Stack {
         for socket in self.sockets.keys() {
             if let Some(entry) = self.sockets.get_mut(socket)
                 && let Role::Datagram(datagram) = &entry.role
-                && datagram.talks_to(&ended)
+                && datagram.talks_to(entry.kind, &ended)
             {
                 entry.error = Some(Error::HostUnreachable);
                 self.mark_ready(socket);
