@@ -94,7 +94,8 @@ fn seeds_keep_every_promise() {
         }
     }
     println!(
-        "{count} seeds: {} connections done, {} broken with an excuse, {} datagrams, {} echoes, {} virtual minutes, {} steps",
+        "{count} seeds: {} connections done, {} broken with an excuse, {} datagrams, {} echoes, {} virtual minutes, \
+         {} steps",
         total.done,
         total.broken,
         total.datagrams,
