@@ -132,13 +132,14 @@ impl NodeCore {
                 return;
             };
             let ipv6 = address_v6(self.network.id(), &from);
+            let acquaintance = self.random_number();
             self.paths.insert(path, from);
-            self.peers.insert(from, Peer::new(now, from, ipv6, path));
+            self.peers.insert(from, Peer::new(now, from, ipv6, path, acquaintance));
         }
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
-        peer.gone = None;
+        peer.may_be_there();
         if let Some(attempt) = &peer.attempt {
             // Two offers crossed, or the peer has given its own up and begun again.
             let crossed = attempt.role == Role::Offer && !attempt.answered;
@@ -189,7 +190,8 @@ impl NodeCore {
             return;
         };
         let ends = Ends { network: self.network.id(), from: &self.key, to: &entry.peer };
-        let hello = Hello::sign(ends, &self.pair, stage, self.incarnation, entry.session, self.lease.clone());
+        let life = (self.incarnation, self.peers.get(&entry.peer).map_or(0, |peer| peer.acquaintance));
+        let hello = Hello::sign(ends, &self.pair, stage, life, entry.session, self.lease.clone());
         if let Some(link) = &entry.link {
             // The control lane carries little else at this time: the hello fits.
             let _ = link.send_control(&Control::Hello(Box::new(hello)).emit());
@@ -271,7 +273,8 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
-        let restarted = peer.incarnation.is_some_and(|known| known != hello.incarnation);
+        let forgotten = peer.acquainted.replace(hello.acquaintance).is_some_and(|known| known != hello.acquaintance);
+        let restarted = forgotten || peer.incarnation.is_some_and(|known| known != hello.incarnation);
         peer.incarnation = Some(hello.incarnation);
         peer.mtu = hello.mtu.clamp(unisockets_stack::MTU_MIN, unisockets_link::MTU);
         if let Some(lease) = lease {
@@ -299,7 +302,8 @@ impl NodeCore {
         let old = peer.link.replace(id);
         peer.attempt = None;
         peer.failures = 0;
-        (peer.redial_at, peer.lost_at, peer.gone) = (None, None, None);
+        (peer.redial_at, peer.lost_at) = (None, None);
+        peer.may_be_there();
         (peer.linked_at, peer.active_at, peer.counted) = (Some(now), now, 0);
         let (path, mtu) = (peer.path, peer.mtu);
         tracing::info!(peer = %peer.label(), mtu, "linked");
@@ -381,6 +385,8 @@ impl NodeCore {
             tracing::info!(peer = %peer.label(), reason = %lost, "link lost");
             peer.link = None;
             peer.lost_at = Some(now);
+            // What was heard while it was linked may be long past: dialling will tell.
+            peer.may_be_there();
             let pause = if self.key.as_bytes() < key.as_bytes() { std::time::Duration::ZERO } else { peers::YIELD };
             peer.redial_at = peer.attempt.is_none().then_some(now + pause);
             let path = peer.path;
@@ -418,7 +424,7 @@ impl NodeCore {
             return;
         };
         // It is not connected to signaling: as good as the word that it is gone.
-        peer.gone.get_or_insert(GoneReason::Closed);
+        peer.is_gone(now, GoneReason::Closed);
         if let Some(link) = peer.attempt.as_ref().map(|attempt| attempt.link) {
             self.link_lost(now, link, Lost::NoPath);
         }
@@ -431,7 +437,7 @@ impl NodeCore {
             return;
         };
         // One that has left will not come back under this session.
-        peer.gone = Some(if reason == GoneReason::Left { GoneReason::Closed } else { reason });
+        peer.is_gone(now, if reason == GoneReason::Left { GoneReason::Closed } else { reason });
         if peer.link.is_none()
             && let Some(link) = peer.attempt.as_ref().filter(|attempt| !attempt.answered).map(|attempt| attempt.link)
         {
@@ -448,8 +454,7 @@ impl NodeCore {
             let link = attempt.link;
             return self.link_lost(now, link, Lost::NoPath);
         }
-        let gone = peer.gone == Some(GoneReason::Closed);
-        if peer.link.is_none() && gone && peer.lost_at.is_some_and(|at| at + peers::GONE_GRACE <= now) {
+        if peer.given_up_at().is_some_and(|at| at <= now) {
             return self.forget_peer(now, key, PathEnd::Unreachable);
         }
         if peer.redial_at.is_some_and(|at| at <= now) {

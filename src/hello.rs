@@ -47,6 +47,9 @@ pub(crate) struct Hello {
     pub(crate) stage: Stage,
     /// Random for each life of the node: a new one means that its old connections are gone.
     pub(crate) incarnation: u64,
+    /// Random for each time that it gets to know the peer: a new one means that it has given up what it had
+    /// with the peer before.
+    pub(crate) acquaintance: u64,
     /// Largest IP packet that it takes, in bytes.
     pub(crate) mtu: usize,
     pub(crate) session: SessionId,
@@ -68,13 +71,13 @@ impl Hello {
         ends: Ends<'_>,
         pair: &KeyPair,
         stage: Stage,
-        incarnation: u64,
+        (incarnation, acquaintance): (u64, u64),
         session: SessionId,
         lease: Option<SignedLease>,
     ) -> Hello {
         let (version, mtu) = (VERSION, unisockets_link::MTU);
         let signature = Signature::from_bytes([0; 64]);
-        let mut hello = Hello { version, stage, incarnation, mtu, session, lease, signature };
+        let mut hello = Hello { version, stage, incarnation, acquaintance, mtu, session, lease, signature };
         hello.signature = hello.with_parts(ends, |parts| pair.sign(CONTEXT, parts));
         hello
     }
@@ -92,6 +95,7 @@ impl Hello {
             &self.version.to_be_bytes(),
             &[self.stage as u8],
             &self.incarnation.to_be_bytes(),
+            &self.acquaintance.to_be_bytes(),
             &(self.mtu as u64).to_be_bytes(),
             &self.session.0.to_be_bytes(),
             lease.as_deref().unwrap_or_default(),
@@ -118,7 +122,7 @@ mod tests {
         let (a, b) = (KeyPair::from_seed(&[1; 32]), KeyPair::from_seed(&[2; 32]));
         let (from, to) = (a.public(), b.public());
         let ends = Ends { network: "home", from: &from, to: &to };
-        let hello = Hello::sign(ends, &a, Stage::Opened, 7, SessionId(1), None);
+        let hello = Hello::sign(ends, &a, Stage::Opened, (7, 8), SessionId(1), None);
         let Some(Control::Hello(read)) = Control::parse(&Control::Hello(Box::new(hello.clone())).emit()) else {
             panic!()
         };

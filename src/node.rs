@@ -205,6 +205,10 @@ impl NodeCore {
         digest("unisockets-entropy-v1", &[&self.seed, &self.counter.to_be_bytes()])
     }
 
+    pub(crate) fn random_number(&mut self) -> u64 {
+        u64::from_be_bytes(self.random()[..8].try_into().expect("8 of 32 bytes"))
+    }
+
     pub(crate) fn random_session(&mut self) -> SessionId {
         SessionId(u128::from_be_bytes(self.random()[..16].try_into().expect("16 of 32 bytes")))
     }
@@ -373,12 +377,13 @@ impl NodeCore {
         if member.key == self.key || (self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&member.key)) {
             return self.stack.end_path(now, path, PathEnd::Unreachable);
         }
+        let acquaintance = self.random_number();
         let peer = self.peers.entry(member.key).or_insert_with(|| {
             self.paths.insert(path, member.key);
-            Peer::new(now, member.key, member.ipv6, path)
+            Peer::new(now, member.key, member.ipv6, path, acquaintance)
         });
         peer.name = member.name.clone().or(peer.name.take());
-        peer.gone = None;
+        peer.may_be_there();
         let route = peer.path;
         self.peers_changed = true;
         self.stack.add_route(now, destination, route);
@@ -532,12 +537,14 @@ impl NodeCore {
         if self.peers_due.is_none_or(|due| due > now) {
             return;
         }
-        let due: Vec<PublicKey> = self
+        let mut due: Vec<PublicKey> = self
             .peers
             .values()
             .filter(|peer| peer.deadline().is_some_and(|deadline| deadline <= now))
             .map(|peer| peer.key)
             .collect();
+        // The order of a hash table is another one in each run.
+        due.sort_unstable();
         self.peers_changed |= !due.is_empty();
         for key in due {
             self.peer_timeout(now, key);

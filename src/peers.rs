@@ -19,7 +19,7 @@ const REDIAL_MAX: Duration = Duration::from_secs(15);
 /// The peer with the higher key lets the other dial first.
 pub(crate) const YIELD: Duration = Duration::from_millis(400);
 /// A peer that is lost, and gone from signaling, is given up after this.
-pub(crate) const GONE_GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GONE_GRACE: Duration = Duration::from_secs(20);
 /// A link without connections is closed when nothing has passed for so long.
 pub(crate) const IDLE_CLOSE: Duration = Duration::from_secs(300);
 /// A peer may replace a working link only so often.
@@ -72,12 +72,18 @@ pub(crate) struct Peer {
     pub(crate) link: Option<LinkId>,
     pub(crate) attempt: Option<Attempt>,
     pub(crate) incarnation: Option<u64>,
+    /// Changes when this node gives the peer up and meets it again.
+    pub(crate) acquaintance: u64,
+    /// The same, of the peer about this node.
+    pub(crate) acquainted: Option<u64>,
     pub(crate) mtu: usize,
     pub(crate) failures: u32,
     pub(crate) redial_at: Option<Instant>,
     pub(crate) lost_at: Option<Instant>,
     pub(crate) linked_at: Option<Instant>,
     pub(crate) gone: Option<GoneReason>,
+    /// When that was learnt.
+    pub(crate) gone_at: Option<Instant>,
     /// When anything last passed, and the packets counted by then.
     pub(crate) active_at: Instant,
     pub(crate) counted: u64,
@@ -85,7 +91,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(now: Instant, key: PublicKey, ipv6: Ipv6Addr, path: PathId) -> Self {
+    pub(crate) fn new(now: Instant, key: PublicKey, ipv6: Ipv6Addr, path: PathId, acquaintance: u64) -> Self {
         Self {
             key,
             ipv6,
@@ -96,12 +102,15 @@ impl Peer {
             link: None,
             attempt: None,
             incarnation: None,
+            acquaintance,
+            acquainted: None,
             mtu: unisockets_stack::MTU_MIN,
             failures: 0,
             redial_at: None,
             lost_at: None,
             linked_at: None,
             gone: None,
+            gone_at: None,
             active_at: now,
             counted: 0,
             interface: None,
@@ -127,10 +136,28 @@ impl Peer {
         REDIAL_MIN.saturating_mul(1 << self.failures.min(10)).min(REDIAL_MAX)
     }
 
+    /// Notes that the peer is not connected to signaling.
+    pub(crate) fn is_gone(&mut self, now: Instant, reason: GoneReason) {
+        self.gone = Some(reason);
+        self.gone_at.get_or_insert(now);
+    }
+
+    /// Notes that nothing speaks against the peer's being there.
+    pub(crate) fn may_be_there(&mut self) {
+        (self.gone, self.gone_at) = (None, None);
+    }
+
+    /// When a peer is given up that is lost and gone: it may take as long to come back as a member takes to find
+    /// its server again.
+    pub(crate) fn given_up_at(&self) -> Option<Instant> {
+        let lost = self.lost_at.filter(|_| self.link.is_none() && self.gone == Some(GoneReason::Closed))?;
+        Some(lost.max(self.gone_at.unwrap_or(lost)) + GONE_GRACE)
+    }
+
     /// When the peer next needs attention.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let attempt = self.attempt.as_ref().map(|attempt| attempt.deadline);
-        let given_up = self.lost_at.filter(|_| self.gone == Some(GoneReason::Closed)).map(|at| at + GONE_GRACE);
+        let given_up = self.given_up_at();
         let idle = self.link.map(|_| self.active_at + IDLE_CLOSE);
         [attempt, given_up, idle, self.redial_at].into_iter().flatten().min()
     }

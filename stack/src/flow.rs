@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::errno::Error;
 use crate::limits;
 use crate::options::Options;
+use crate::packet::Segment;
 use crate::path::{Class, PathId};
 use crate::shard::{KeyedHash, SocketId, Stack};
 use crate::slab::key;
@@ -60,6 +61,9 @@ pub(crate) struct Flow {
     wake: Option<Instant>,
     /// How far the flow's clock runs ahead of the stack's: a replaced path resumes it at once.
     clock_offset: Duration,
+    /// Where the flow's clock stands in TIME-WAIT: a delayed acknowledgement is due, and the engine's own
+    /// TIME-WAIT, which would clear unread data, never ends.
+    stopped_at: Option<Instant>,
 }
 
 impl Flow {
@@ -83,17 +87,29 @@ impl Flow {
             user_timeout: limits::USER_TIMEOUT,
             wake: None,
             clock_offset: Duration::ZERO,
+            stopped_at: None,
         }
     }
 
     /// The time on the flow's own clock.
     pub(crate) fn clock(&self, now: Instant) -> Instant {
-        now + self.clock_offset
+        self.stopped_at.unwrap_or(now + self.clock_offset)
     }
 
     /// A flow starts among the small ones and leaves them once, when it has moved much.
     pub(crate) fn class(&self) -> Class {
         if self.sent_bytes > limits::BULK_AFTER { Class::Bulk } else { Class::Interactive }
+    }
+
+    /// Whether a bare acknowledgement says once more that all but the FIN has come. The engine takes three of
+    /// these for a loss, has no data to repeat, and forgets the timer that repeats the FIN.
+    pub(crate) fn repeats_all_but_fin(&self, segment: &Segment) -> bool {
+        matches!(self.state, State::FinWait1 | State::Closing | State::LastAck)
+            && self.connection.send_queue() == 0
+            && !(segment.syn || segment.fin || segment.rst)
+            && segment.payload_len == 0
+            && segment.sequence == self.receive_next
+            && segment.acknowledgement.wrapping_add(1) == self.send_next
     }
 
     /// When the stack gives the connection up, and with which error.
@@ -348,6 +364,9 @@ impl Stack {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
+        if state == State::TimeWait {
+            flow.stopped_at = Some(flow.clock(now) + limits::ACK_DELAY);
+        }
         // The engine puts a passive connection that was reset back into LISTEN.
         let ended = matches!(state, State::Closed | State::Listen);
         if ended && flow.error.is_none() && flow.reset_seen {
@@ -403,7 +422,6 @@ impl Stack {
         {
             flow.clock_offset += at - clock;
         }
-        flow.progress_at = now;
         self.mark_dirty(id);
     }
 }

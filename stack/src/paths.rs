@@ -9,6 +9,7 @@ use crate::packet::DropReason;
 use crate::path::{Path, PathConfig, PathId, PathState};
 use crate::shard::Stack;
 use crate::stream::Role;
+use crate::tcp::State;
 use crate::time::Instant;
 
 /// Why a path ended for good.
@@ -144,7 +145,10 @@ impl Stack {
 
     /// Ends every connection of a path, keeping the path: the peer restarted under the same key.
     pub fn reset_flows(&mut self, now: Instant, path: PathId) {
-        for flow in self.flows_of(path) {
+        // What is only being asked for is asked for again, of the peer's new life.
+        let asks = |flow: &FlowId| self.flows.get(*flow).is_some_and(|flow| flow.state == State::SynSent);
+        let flows: Vec<FlowId> = self.flows_of(path).into_iter().filter(|flow| !asks(flow)).collect();
+        for flow in flows {
             self.fail_flow(now, flow, Error::ConnectionReset);
         }
     }

@@ -1,0 +1,67 @@
+//! How connections end when the last packets meet the worst moment.
+
+mod wire;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use unisockets_stack::{Shutdown, State};
+use wire::{Wire, pattern};
+
+/// A peer's FIN with data, taken in FIN-WAIT-2, was never acknowledged: TIME-WAIT had no timer for the delayed
+/// acknowledgement, and its record kept an old number.
+#[test]
+fn the_last_bytes_and_their_fin_are_acknowledged_in_time_wait() {
+    let mut wire = Wire::new(1_500);
+    let (client, server) = wire.pair();
+    wire.nodes[0].stack.shutdown(wire.now, client, Shutdown::Write).unwrap();
+    wire.settle();
+    wire.nodes[1].stack.send(wire.now, server, b"the last bytes").unwrap();
+    wire.nodes[1].stack.close(wire.now, server);
+    wire.run(Duration::from_millis(100));
+    assert_eq!(wire.nodes[1].stack.connection_count(), 0);
+}
+
+/// The engine's own TIME-WAIT cleared what the program had not read after 10 seconds.
+#[test]
+fn what_is_read_long_after_both_fins_is_there() {
+    let mut wire = Wire::new(1_500);
+    let (client, server) = wire.pair();
+    let data = pattern(200_000);
+    wire.nodes[0].stack.shutdown(wire.now, client, Shutdown::Write).unwrap();
+    wire.settle();
+    assert_eq!(wire.nodes[1].stack.send(wire.now, server, &data), Ok(data.len()));
+    wire.nodes[1].stack.close(wire.now, server);
+    wire.run(Duration::from_secs(2));
+    let mut received = vec![0; 1_000];
+    assert_eq!(wire.nodes[0].stack.recv(client, &mut received), Ok(1_000));
+    wire.run(Duration::from_secs(12));
+    let mut buffer = [0; 1_000];
+    while let Ok(len @ 1..) = wire.nodes[0].stack.recv(client, &mut buffer) {
+        received.extend_from_slice(&buffer[..len]);
+        wire.settle();
+    }
+    assert!(received == data, "{} of {} bytes", received.len(), data.len());
+}
+
+/// Three duplicate acknowledgements made the engine forget the timer of a FIN that was lost.
+#[test]
+fn a_lost_fin_is_repeated_after_duplicate_acknowledgements() {
+    static LOST: AtomicBool = AtomicBool::new(false);
+    let mut wire = Wire::new(1_500);
+    let (client, server) = wire.pair();
+    wire.transfer((0, client), (1, server), b"hello", Duration::from_secs(1));
+    wire.settle();
+    let acknowledgement = wire.log.iter().rev().find(|(from, _, _)| *from == 1).unwrap().2.clone();
+    wire.lose = |from, _, bytes| from == 0 && bytes[33] & 1 == 1 && !LOST.swap(true, Ordering::Relaxed);
+    wire.nodes[0].stack.shutdown(wire.now, client, Shutdown::Write).unwrap();
+    wire.settle();
+    assert!(LOST.load(Ordering::Relaxed));
+    let path = wire.nodes[0].path;
+    for _ in 0..5 {
+        wire.nodes[0].stack.handle_packet(wire.now, path, &acknowledgement).unwrap();
+        wire.flush();
+    }
+    wire.run(Duration::from_secs(10));
+    assert_eq!(wire.nodes[0].stack.stream_info(client).unwrap().state, State::FinWait2);
+}
