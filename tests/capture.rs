@@ -101,6 +101,7 @@ fn both_ends_capture_the_same_conversation_and_all_its_bytes() {
     server.out.wait_len(question.len());
     server.write(&answer);
     client.out.wait_len(answer.len());
+    server.end_input();
     assert_eq!((client.end().code, server.end().code), (Some(0), Some(0)));
     for name in ["alpha.pcapng", "beta.pcapng"] {
         let capture = place.path(name);
@@ -133,11 +134,12 @@ fn a_benchmark_in_full_is_clean() {
 fn a_dropped_packet_says_why() {
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
-    let server = place.listen(&["nc", "-l", "7", "--name", "alpha", "--capture", "alpha.pcapng"]);
+    let mut server = place.listen(&["nc", "-l", "7", "--name", "alpha", "--capture", "alpha.pcapng"]);
     let mut client = place.start(&["nc", "-u", "alpha", "9"]);
     client.write(b"is anybody there?");
     place.status("alpha", |status| status["dropped"]["no_socket"] == 1);
     drop(client);
+    server.end_input();
     // Whoever listens ends after its first connection, and then the capture is whole.
     for ended in [place.start(&["nc", "alpha", "7"]).end(), server.end()] {
         assert_eq!(ended.code, Some(0), "{}", ended.err);

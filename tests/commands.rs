@@ -247,6 +247,7 @@ fn status_lists_a_running_node_its_peer_and_its_sockets() {
     assert!(shown.contains("peer beta  direct") && shown.contains("peer alpha  direct"), "{shown}");
     server.write(b"y");
     client.out.wait_len(1);
+    server.end_input();
     succeeded(client.end());
     succeeded(server.end());
     assert_fails(&place.start(&["status"]).end(), 1, "no node of this user runs");

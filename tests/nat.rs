@@ -135,6 +135,7 @@ fn members_behind_two_translating_routers_reach_each_other_with_nothing_but_sign
         let answer: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
         server.write(&answer);
         assert!(client.out.wait_len(answer.len()) == answer, "every byte is right");
+        server.end_input();
         for ended in [client.end(), server.end()] {
             assert_eq!(ended.code, Some(0), "{}", ended.err);
         }

@@ -56,6 +56,7 @@ fn a_client_of_a_killed_server_ends_with_an_error_and_the_server_comes_back_as_t
     client.write(b"are you back?");
     assert_eq!(server.out.wait_len(13), b"are you back?");
     server.write(b"I am");
+    client.end_input();
     assert_eq!(server.end().code, Some(0));
     assert_eq!(client.end().out, "I am");
 }
@@ -101,7 +102,7 @@ fn a_transfer_outlives_the_signaling_server_and_both_members_keep_their_addresse
     let mut place = Place::new();
     let mut signal = place.signal(&["--listen", "127.0.0.1:0", "--data", "leases"]);
     let listen = place.url.strip_prefix("ws://").unwrap().to_owned();
-    let server = place.listen(&["nc", "-l", "7", "--name", "alpha"]);
+    let mut server = place.listen(&["nc", "-l", "7", "--name", "alpha"]);
     let mut client = place.start(&["nc", "alpha", "7", "--name", "beta"]);
     let sent = pattern(LEN);
     client.write(&sent[..LEN / 2]);
@@ -121,6 +122,7 @@ fn a_transfer_outlives_the_signaling_server_and_both_members_keep_their_addresse
     let after = ["alpha", "beta"].map(|name| addresses(&place.status(name, joined)));
     assert_eq!(before, after);
 
+    server.end_input();
     let (client, server) = (client.end(), server.end());
     assert_eq!((client.code, server.code), (Some(0), Some(0)), "{} {}", client.err, server.err);
 }

@@ -53,7 +53,7 @@ pub enum Event {
     /// The readiness of a socket may have changed: an edge. [`Stack::readiness`] tells the level.
     Ready(SocketId),
     /// Packets wait on a new, pending path: find out who has the address, dial, then call
-    /// [`Stack::path_up`] or [`Stack::path_failed`].
+    /// [`Stack::path_up`] or [`Stack::end_path`].
     PathWanted {
         /// The path that waits.
         path: PathId,

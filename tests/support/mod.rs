@@ -201,6 +201,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Ends its standard input; what it still receives it goes on with.
+    pub fn end_input(&mut self) {
+        drop(self.stdin.take());
+    }
+
     /// Ends its standard input and waits until it has ended by itself.
     pub fn end(mut self) -> Ended {
         drop(self.stdin.take());
