@@ -20,6 +20,6 @@ pub trait Tap: Send {
         packet: &[u8],
         dropped: Option<&'static str>,
     );
-    /// Asked for now and then: what was seen should be where it belongs soon.
+    /// Called at intervals: brings what was seen to where it belongs.
     fn flush(&mut self) {}
 }

@@ -18,18 +18,28 @@ use crate::time::Instant;
 
 /// The state of a connection (RFC 9293, section 3.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
 pub enum State {
+    /// No connection.
     Closed,
+    /// Waiting for a SYN.
     Listen,
+    /// A SYN is out, its answer is awaited.
     SynSent,
+    /// A SYN was answered, the acknowledgement is awaited.
     SynReceived,
+    /// Both directions are open.
     Established,
+    /// This end has sent its FIN.
     FinWait1,
+    /// This end's FIN is acknowledged, the other's is awaited.
     FinWait2,
+    /// The other end has sent its FIN.
     CloseWait,
+    /// Both have sent their FIN, this end's is not acknowledged.
     Closing,
+    /// The other end's FIN came first, this end's is not acknowledged.
     LastAck,
+    /// Both are done; late segments are still answered.
     TimeWait,
 }
 
