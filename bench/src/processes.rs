@@ -84,11 +84,20 @@ const RAW_LIMIT_S: &str = "30";
 /// Raw runs that may stall before the measurement is given up.
 const RAW_STALLS_MAX: usize = 3;
 
-/// Raw bytes over one data channel between two processes, in MB/s.
-pub(crate) fn raw(size: usize, bytes: u64, small_buffers: bool) -> Result<f64, Failure> {
+/// One run over a bare data channel between two processes.
+#[derive(Clone, Copy)]
+pub(crate) enum Raw {
+    /// So many bytes; the figure is MB/s.
+    Bytes(u64),
+    /// So many round trips; the figure is their median in microseconds.
+    Echo(u64),
+}
+
+/// Measures a bare data channel with messages of a size.
+pub(crate) fn raw(size: usize, run: Raw) -> Result<f64, Failure> {
     let mut stalls = 0;
     loop {
-        match raw_once(size, bytes, small_buffers) {
+        match raw_once(size, run) {
             Err(_) if stalls < RAW_STALLS_MAX => stalls += 1,
             result => {
                 if stalls > 0 {
@@ -100,11 +109,16 @@ pub(crate) fn raw(size: usize, bytes: u64, small_buffers: bool) -> Result<f64, F
     }
 }
 
-fn raw_once(size: usize, bytes: u64, small_buffers: bool) -> Result<f64, Failure> {
+fn raw_once(size: usize, run: Raw) -> Result<f64, Failure> {
     let example = program("examples/raw_channel")?;
     let example = example.to_str().ok_or("a strange path")?;
-    let (size, bytes, small) = (size.to_string(), bytes.to_string(), if small_buffers { "1" } else { "0" });
-    let start = |role| Process::start(PathBuf::from("timeout"), &[RAW_LIMIT_S, example, role, &size, &bytes, small]);
+    let (what, count) = match run {
+        Raw::Bytes(bytes) => ("bytes", bytes),
+        Raw::Echo(count) => ("echo", count),
+    };
+    let (size, count) = (size.to_string(), count.to_string());
+    let start =
+        |role| Process::start(PathBuf::from("timeout"), &[RAW_LIMIT_S, example, role, what, &size, &count, "0"]);
     let (mut answer, mut offer) = (start("answer")?, start("offer")?);
     let description = offer.line()?;
     answer.say(&description)?;

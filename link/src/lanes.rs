@@ -69,6 +69,8 @@ impl Lane {
 const STREAM_CAPACITY: usize = 3 * 64 * 1024;
 /// Bytes that wait in the datagram lane.
 const DATAGRAM_CAPACITY: usize = 128 * 1024;
+/// Packets share a message up to this length: longer ones gain nothing, and a small packet waits behind them.
+const JOINED_LEN_MAX: usize = 2 * crate::MTU;
 /// After having been full, the queue reports room only when this much is free again.
 const WRITABLE_FREE: usize = 64 * 1024;
 
@@ -128,7 +130,7 @@ impl Lanes {
         }
         queue.bytes += packet.len();
         match queue.messages.back_mut() {
-            Some(last) if lane.joins_packets() && last.len() + packet.len() <= MESSAGE_LEN_MAX => {
+            Some(last) if lane.joins_packets() && last.len() + packet.len() <= JOINED_LEN_MAX => {
                 last.extend_from_slice(packet);
             }
             _ => queue.messages.push_back(BytesMut::from(packet)),
@@ -209,7 +211,7 @@ mod tests {
         let mut lens: Vec<(Lane, usize)> = std::iter::from_fn(|| lanes.pop(all)).map(|(l, m)| (l, m.len())).collect();
         lens.sort();
         let datagram = (Lane::Datagram, 100);
-        assert_eq!(lens, [(Lane::Bulk, 49_152), datagram, datagram, datagram]);
+        assert_eq!(lens, [(Lane::Bulk, 16_384), (Lane::Bulk, 32_768), datagram, datagram, datagram]);
     }
 
     #[test]

@@ -1,21 +1,22 @@
 //! How a packet reaches that peer: one link for each peer, with lanes for kinds of traffic.
 //!
 //! A [`Link`] takes packets synchronously into a bounded queue and delivers what arrives to a
-//! [`Sink`]. The real link is [`native`]: four WebRTC data channels. [`memory`] joins two ends in one
+//! [`Sink`]. The real link is `native`: four WebRTC data channels (feature `webrtc`, on by default). [`memory`] joins two ends in one
 //! process, [`fault`] is a bad wire in virtual time, [`pcapng`] writes what passed.
 //!
-//! The cores, [`frame`], [`lanes`], [`liveness`], [`fault`] and [`pcapng`], do no I/O.
+//! The cores, [`budget`], [`frame`], [`lanes`], [`liveness`], [`fault`] and [`pcapng`], do no I/O.
 
+pub mod budget;
 pub mod fault;
 pub mod frame;
 pub mod lanes;
 pub mod liveness;
 pub mod memory;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(all(feature = "webrtc", not(target_family = "wasm")))]
 pub mod native;
 pub mod pcapng;
 pub mod signal;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(all(feature = "webrtc", not(target_family = "wasm")))]
 mod sockets;
 
 use std::fmt;

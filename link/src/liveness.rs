@@ -4,6 +4,8 @@
 pub const PROBE_AFTER_US: u64 = 5_000_000;
 /// Sent bytes that make no progress for this long end the link, in microseconds.
 pub const STALL_US: u64 = 5_000_000;
+/// While bytes are outstanding the round trip is measured this often, in microseconds.
+pub const MEASURE_AFTER_US: u64 = 1_000_000;
 /// Unanswered probes that end the link.
 pub const PROBES_MAX: u32 = 3;
 /// Round trips that are remembered.
@@ -23,6 +25,7 @@ pub enum Action {
 pub struct Liveness {
     heard_us: u64,
     probed_us: Option<u64>,
+    measured_us: Option<u64>,
     unanswered: u32,
     outstanding: usize,
     progress_us: u64,
@@ -36,6 +39,7 @@ impl Liveness {
         Self {
             heard_us: now_us,
             probed_us: None,
+            measured_us: None,
             unanswered: 0,
             outstanding: 0,
             progress_us: now_us,
@@ -81,6 +85,19 @@ impl Liveness {
         if self.outstanding > 0 { probe.min(self.progress_us + STALL_US) } else { probe }
     }
 
+    /// Returns the number of a ping that only measures, when it is time for one: at first, and now and then while
+    /// bytes are outstanding.
+    pub fn measure(&mut self, now_us: u64) -> Option<u64> {
+        let due = match self.measured_us {
+            None => true,
+            Some(last) => self.outstanding > 0 && now_us >= last + MEASURE_AFTER_US,
+        };
+        due.then(|| {
+            self.measured_us = Some(now_us);
+            now_us
+        })
+    }
+
     /// Decides what to do at `now_us`.
     pub fn poll(&mut self, now_us: u64) -> Option<Action> {
         if now_us < self.poll_timeout_us() {
@@ -114,6 +131,17 @@ mod tests {
         }
         assert_eq!(now, 100 * (PROBE_AFTER_US + 700));
         assert_eq!(liveness.round_trip_us(), Some(700));
+    }
+
+    #[test]
+    fn a_busy_link_is_measured_every_second_and_an_idle_one_once() {
+        let mut liveness = Liveness::new(0);
+        assert_eq!(liveness.measure(0), Some(0));
+        assert_eq!(liveness.measure(9 * MEASURE_AFTER_US), None);
+        liveness.outstanding(9 * MEASURE_AFTER_US, 1);
+        assert_eq!(liveness.measure(9 * MEASURE_AFTER_US), Some(9 * MEASURE_AFTER_US));
+        assert_eq!(liveness.measure(10 * MEASURE_AFTER_US - 1), None);
+        assert_eq!(liveness.measure(10 * MEASURE_AFTER_US), Some(10 * MEASURE_AFTER_US));
     }
 
     #[test]

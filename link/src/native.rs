@@ -4,6 +4,7 @@
 //! for each lane delivers what arrives, and one follows the negotiation.
 
 mod drain;
+mod outgoing;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -24,8 +25,10 @@ use webrtc::peer_connection::{
     SettingEngineBuilder,
 };
 
+use self::outgoing::Outgoing;
+use crate::budget::BUDGET_MAX;
 use crate::frame::{self, Probe};
-use crate::lanes::{Lane, Lanes};
+use crate::lanes::Lane;
 use crate::liveness::Liveness;
 use crate::signal::{self, IceServer, Role, Signal};
 use crate::sockets::TunedRuntime;
@@ -37,10 +40,11 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 const SIGNALS_MAX: usize = 2 * signal::CANDIDATES_MAX;
 /// SCTP receive window, in bytes: bounds the speed at distance.
 const RECEIVE_WINDOW: u32 = 4 * 1024 * 1024;
-/// Bytes outstanding below a stream lane; the datagram lane gets a quarter.
-const OUTSTANDING_MAX: usize = 512 * 1024;
 /// How long the last control message may take to leave before the connection is closed.
 const CLOSE_GRACE: Duration = Duration::from_millis(200);
+
+/// The four data channels, by the position of their lanes.
+type Channels = Arc<[Arc<dyn DataChannel>]>;
 
 /// How links are made on this machine.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +74,7 @@ struct AtomicCounters {
 }
 
 struct Shared {
-    lanes: Mutex<Lanes>,
+    outgoing: Mutex<Outgoing>,
     /// Wakes the task that drains the lanes.
     filled: Notify,
     sink: Arc<dyn Sink>,
@@ -86,8 +90,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn lanes(&self) -> MutexGuard<'_, Lanes> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn liveness(&self) -> MutexGuard<'_, Liveness> {
@@ -123,7 +127,7 @@ impl NativeLink {
     /// Starts to make a link; what has to reach the peer comes out as [`Event::Signal`].
     pub fn open(config: Config, role: Role, sink: Arc<dyn Sink>) -> Arc<NativeLink> {
         let shared = Arc::new(Shared {
-            lanes: Mutex::new(Lanes::new()),
+            outgoing: Mutex::new(Outgoing::default()),
             filled: Notify::new(),
             sink,
             counters: AtomicCounters::default(),
@@ -145,16 +149,11 @@ impl NativeLink {
 
 impl Link for NativeLink {
     fn room(&self) -> Room {
-        self.shared.lanes().room()
+        self.shared.outgoing().lanes.room()
     }
 
     fn send(&self, lane: Lane, packet: &[u8]) -> Result<(), Full> {
-        let first = {
-            let mut lanes = self.shared.lanes();
-            let first = !lanes.waits(lane);
-            lanes.push(lane, packet)?;
-            first
-        };
+        let first = self.shared.outgoing().push(lane, packet)?;
         self.shared.counters.sent_packets.fetch_add(1, Ordering::Relaxed);
         self.shared.counters.sent_bytes.fetch_add(packet.len() as u64, Ordering::Relaxed);
         if first {
@@ -164,7 +163,7 @@ impl Link for NativeLink {
     }
 
     fn send_control(&self, message: &[u8]) -> Result<(), Full> {
-        self.shared.lanes().push(Lane::Control, message)?;
+        self.shared.outgoing().lanes.push(Lane::Control, message)?;
         self.shared.filled.notify_one();
         Ok(())
     }
@@ -236,7 +235,7 @@ impl PeerConnectionEventHandler for Reporter {
 async fn connect(
     config: &Config,
     notices: mpsc::Sender<Notice>,
-) -> Result<(Arc<dyn PeerConnection>, Vec<Arc<dyn DataChannel>>), RtcError> {
+) -> Result<(Arc<dyn PeerConnection>, Channels), RtcError> {
     let servers = config.ice_servers.iter().map(|server| RTCIceServer {
         urls: vec![server.url.clone()],
         username: server.username.clone(),
@@ -268,7 +267,7 @@ async fn connect(
         .with_runtime(Arc::new(TunedRuntime::new(config.socket_buffer_max)))
         .with_handler(Arc::new(Reporter { notices }))
         .with_udp_addrs(addresses)
-        .with_data_channel_send_buffer_limit(OUTSTANDING_MAX)
+        .with_data_channel_send_buffer_limit(BUDGET_MAX + frame::MESSAGE_LEN_MAX)
         .build()
         .await?;
     let connection: Arc<dyn PeerConnection> = Arc::new(connection);
@@ -283,7 +282,7 @@ async fn connect(
         };
         channels.push(connection.create_data_channel(lane.label(), Some(init)).await?);
     }
-    Ok((connection, channels))
+    Ok((connection, channels.into()))
 }
 
 /// Follows the negotiation until the link ends, then closes everything.
@@ -297,7 +296,7 @@ async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: m
         }
     };
     let mut tasks = tokio::task::JoinSet::new();
-    for (lane, channel) in Lane::ALL.into_iter().zip(&channels) {
+    for (lane, channel) in Lane::ALL.into_iter().zip(channels.iter()) {
         tasks.spawn(deliver(Arc::clone(&shared), lane, Arc::clone(channel)).in_current_span());
     }
     tasks.spawn(drain::run(Arc::clone(&shared), channels.clone(), Arc::clone(&connection)).in_current_span());
@@ -322,9 +321,9 @@ async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: m
 }
 
 /// Waits until nothing is queued or outstanding on the control lane.
-async fn flushed(shared: &Shared, channels: &[Arc<dyn DataChannel>]) {
+async fn flushed(shared: &Shared, channels: &Channels) {
     loop {
-        let waits = shared.lanes().waits(Lane::Control);
+        let waits = shared.outgoing().lanes.waits(Lane::Control);
         let outstanding = channels[Lane::Control.index()].outstanding_bytes().await.unwrap_or(0);
         if !waits && outstanding == 0 {
             return;
@@ -445,6 +444,7 @@ async fn deliver(shared: Arc<Shared>, lane: Lane, channel: Arc<dyn DataChannel>)
         }
         match event {
             DataChannelEvent::OnMessage(message) => receive(&shared, lane, &message.data),
+            DataChannelEvent::OnBufferedAmountLow => shared.filled.notify_one(),
             DataChannelEvent::OnClose => break,
             _ => {}
         }
@@ -474,7 +474,7 @@ fn receive(shared: &Shared, lane: Lane, data: &BytesMut) {
             Some(Probe::Ping(number)) => {
                 shared.liveness().heard(now);
                 // A full lane drops the answer; the peer asks again.
-                let _ = shared.lanes().push(Lane::Datagram, &Probe::Pong(number).emit());
+                let _ = shared.outgoing().lanes.push(Lane::Datagram, &Probe::Pong(number).emit());
                 shared.filled.notify_one();
             }
             Some(Probe::Pong(number)) => shared.liveness().pong(now, number),

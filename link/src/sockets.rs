@@ -25,6 +25,8 @@ const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 const BUFFER_BYTES_FULL: usize = 1024 * 1024;
 /// Bytes that a segment occupies in a receive buffer, bookkeeping included.
 const SEGMENT_COST: usize = 2_304;
+/// Bytes of a segment that are payload.
+const SEGMENT_PAYLOAD: usize = 1_160;
 
 /// The smallest receive buffer that the system granted, in bytes; zero before the first socket.
 static GRANTED: AtomicUsize = AtomicUsize::new(0);
@@ -32,6 +34,12 @@ static GRANTED: AtomicUsize = AtomicUsize::new(0);
 /// Returns the receive buffer that the system granted, in bytes, once a socket was made.
 pub(crate) fn granted_receive_buffer() -> Option<usize> {
     Some(GRANTED.load(Ordering::Relaxed)).filter(|granted| *granted > 0)
+}
+
+/// Returns the payload bytes that a granted receive buffer takes in one burst, with some to spare.
+#[allow(dead_code, reason = "the bench of the bare channel shares this file")]
+pub(crate) fn burst_max() -> usize {
+    granted_receive_buffer().map_or(usize::MAX, |granted| granted / SEGMENT_COST * SEGMENT_PAYLOAD / 2)
 }
 
 /// Tokio, with sockets whose buffers are large.

@@ -4,26 +4,26 @@
 //! member. It is never in the data path, and it knows nothing of sockets.
 //!
 //! [`protocol`] is the one file that both sides share; [`room`], [`leases`] and [`member`] are cores
-//! without I/O; [`server`] and [`native`] are the shells around them.
+//! without I/O; `server` and `native` are the shells around them (feature `net`, on by default).
 
 mod admission;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod bus;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod directory;
 pub mod envelope;
 pub mod identity;
 pub mod leases;
 pub mod member;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod native;
 pub mod network;
 pub mod pins;
 pub mod protocol;
 pub mod room;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod server;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
 mod store;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod stun;

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use webrtc::data_channel::DataChannel;
+use tokio::time::timeout;
+use tracing::trace;
 use webrtc::peer_connection::{PeerConnection, RTCIceCandidateType, RTCStatsReportEntry, StatsSelector};
 
-use super::{OUTSTANDING_MAX, Shared};
+use super::outgoing::Waits;
+use super::{Channels, Shared};
+use crate::budget::Budget;
 use crate::frame::Probe;
 use crate::lanes::Lane;
 use crate::liveness::Action;
@@ -15,73 +18,78 @@ use crate::{Event, Lost};
 
 /// How often outstanding bytes are looked at while there are some.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The bytes below each lane that the transport has not had acknowledged, as far as is known.
-#[derive(Default)]
-struct Outstanding([usize; 4]);
-
-impl Outstanding {
-    fn limit(lane: Lane) -> usize {
-        match lane {
-            Lane::Datagram => OUTSTANDING_MAX / 4,
-            Lane::Control | Lane::Interactive | Lane::Bulk => OUTSTANDING_MAX,
-        }
-    }
-
-    fn may_send(&self, lane: Lane) -> bool {
-        self.0[lane.index()] < Self::limit(lane)
-    }
-
-    async fn refresh(&mut self, channels: &[Arc<dyn DataChannel>]) -> usize {
-        for (known, channel) in self.0.iter_mut().zip(channels) {
-            if *known > 0 {
-                *known = channel.outstanding_bytes().await.unwrap_or(0);
-            }
-        }
-        self.0.iter().sum()
-    }
-}
+/// The same while something waits for the budget, should the library's news be lost.
+const NEWS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Drains the queue into the channels; also probes, and notices stalls.
-pub(super) async fn run(shared: Arc<Shared>, channels: Vec<Arc<dyn DataChannel>>, connection: Arc<dyn PeerConnection>) {
-    let mut outstanding = Outstanding::default();
-    let mut routed = false;
+pub(super) async fn run(shared: Arc<Shared>, channels: Channels, connection: Arc<dyn PeerConnection>) {
+    while shared.open_lanes.load(Ordering::Acquire) < Lane::ALL.len() {
+        shared.filled.notified().await;
+    }
+    // Peers are taken to have the buffers that this machine has.
+    shared.outgoing().budget = Budget::with_burst_max(crate::sockets::burst_max());
+    shared.route.store(find_route(&*connection).await, Ordering::Relaxed);
     loop {
-        if shared.open_lanes.load(Ordering::Acquire) < Lane::ALL.len() {
-            shared.filled.notified().await;
-            continue;
-        }
-        if !routed {
-            routed = true;
-            shared.route.store(find_route(&*connection).await, Ordering::Relaxed);
-        }
-        let next = shared.lanes().pop(|lane| outstanding.may_send(lane));
+        let next = shared.outgoing().pop();
         if let Some((lane, message)) = next {
-            outstanding.0[lane.index()] += message.len();
             if channels[lane.index()].send(message).await.is_err() {
                 return shared.lose(Lost::Transport);
             }
-            if shared.lanes().take_writable() {
+            if shared.outgoing().lanes.take_writable() {
                 shared.sink.event(Event::Writable);
             }
             continue;
         }
-        if !rest(&shared, &channels, &mut outstanding).await {
+        if !rest(&shared, &channels).await {
             return;
         }
     }
 }
 
+/// Asks the library what is outstanding; returns the bytes of all lanes.
+async fn refresh(shared: &Shared, channels: &Channels) -> usize {
+    shared.outgoing().budget.begin_refresh();
+    for lane in Lane::ALL {
+        let stale = shared.outgoing().budget.outstanding_in(lane) > 0;
+        if stale {
+            let bytes = channels[lane.index()].outstanding_bytes().await.unwrap_or(0);
+            shared.outgoing().budget.refresh(lane, bytes);
+        }
+    }
+    let now = shared.now_us();
+    let round_trip = shared.liveness().round_trip_us().unwrap_or(0);
+    let mut outgoing = shared.outgoing();
+    outgoing.budget.handle_progress(now, round_trip);
+    trace!(limit = outgoing.budget.limit(), round_trip, "budget");
+    outgoing.budget.outstanding()
+}
+
+/// Has the library tell when half of what is outstanding has been acknowledged.
+async fn ask_for_news(shared: &Shared, channels: &Channels) {
+    for lane in Lane::ALL {
+        let outstanding = shared.outgoing().budget.outstanding_in(lane);
+        if outstanding > 0 {
+            let half = u32::try_from(outstanding / 2).unwrap_or(u32::MAX);
+            let _ = channels[lane.index()].set_buffered_amount_low_threshold(half).await;
+        }
+    }
+}
+
 /// Waits until there may be something to do; returns whether the link goes on.
-async fn rest(shared: &Shared, channels: &[Arc<dyn DataChannel>], outstanding: &mut Outstanding) -> bool {
-    let total = outstanding.refresh(channels).await;
+async fn rest(shared: &Shared, channels: &Channels) -> bool {
+    let mut total = refresh(shared, channels).await;
+    let mut waits = shared.outgoing().waits();
+    if waits == Waits::HeldBack {
+        ask_for_news(shared, channels).await;
+        // What was acknowledged before the library knew of the wish would be no news.
+        total = refresh(shared, channels).await;
+        waits = shared.outgoing().waits();
+    }
     let now = shared.now_us();
     shared.liveness().outstanding(now, total);
-    if shared.lanes().take_writable() {
+    if shared.outgoing().lanes.take_writable() {
         shared.sink.event(Event::Writable);
     }
-    let blocked = Lane::ALL.into_iter().find(|lane| !outstanding.may_send(*lane) && shared.lanes().waits(*lane));
-    let blocked = blocked.map(|lane| (lane, &channels[lane.index()]));
     let action = shared.liveness().poll(now);
     match action {
         Some(Action::Lost) => {
@@ -89,29 +97,27 @@ async fn rest(shared: &Shared, channels: &[Arc<dyn DataChannel>], outstanding: &
             return false;
         }
         Some(Action::Ping(number)) => {
-            let _ = shared.lanes().push(Lane::Datagram, &Probe::Ping(number).emit());
+            let _ = shared.outgoing().lanes.push(Lane::Datagram, &Probe::Ping(number).emit());
             return true;
         }
         None => {}
     }
-    let due = Duration::from_micros(shared.liveness().poll_timeout_us().saturating_sub(now));
-    let pause = if total > 0 { due.min(PROGRESS_INTERVAL) } else { due };
-    let capacity = async {
-        match blocked {
-            // Only datagrams are held below the library's own limit, and they are soon gone.
-            Some((Lane::Datagram, _)) => tokio::time::sleep(Duration::from_millis(1)).await,
-            Some((_, channel)) => drop(channel.writable().await),
-            None => std::future::pending().await,
-        }
-    };
-    if blocked.is_none() && shared.lanes().is_empty() || blocked.is_some() {
-        tokio::select! {
-            () = shared.filled.notified() => {}
-            () = capacity => {}
-            () = tokio::time::sleep(pause) => {}
-        }
+    let measure = shared.liveness().measure(now);
+    if let Some(number) = measure {
+        // A full lane has no room for it; the next one comes in a second.
+        let _ = shared.outgoing().lanes.push(Lane::Datagram, &Probe::Ping(number).emit());
+        return true;
     }
-    !shared.is_over() || !shared.lanes().is_empty()
+    if waits != Waits::Ready {
+        let due = Duration::from_micros(shared.liveness().poll_timeout_us().saturating_sub(now));
+        let pause = match waits {
+            Waits::HeldBack => due.min(NEWS_INTERVAL),
+            _ if total > 0 => due.min(PROGRESS_INTERVAL),
+            _ => due,
+        };
+        let _ = timeout(pause, shared.filled.notified()).await;
+    }
+    !shared.is_over() || !shared.outgoing().lanes.is_empty()
 }
 
 /// Finds out from the candidate pair in use whether a relay stands between: 1 direct, 2 relayed.

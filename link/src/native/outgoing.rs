@@ -1,0 +1,56 @@
+//! What leaves a link: the queue, and how much of it may be below.
+
+use bytes::BytesMut;
+
+use crate::Full;
+use crate::budget::Budget;
+use crate::lanes::{Lane, Lanes};
+
+/// What waits in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    Nothing,
+    /// Something may be sent.
+    Ready,
+    /// Everything waits for acknowledgements.
+    HeldBack,
+}
+
+/// The sending side of a link.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    pub(super) lanes: Lanes,
+    pub(super) budget: Budget,
+}
+
+impl Outgoing {
+    /// Queues a packet or message; returns whether the task that drains the queue has to be told.
+    pub(super) fn push(&mut self, lane: Lane, packet: &[u8]) -> Result<bool, Full> {
+        let first = !self.lanes.waits(lane);
+        self.lanes.push(lane, packet)?;
+        Ok(first)
+    }
+
+    /// Takes the next message that may go below, and counts it there.
+    pub(super) fn pop(&mut self) -> Option<(Lane, BytesMut)> {
+        let Self { lanes, budget } = self;
+        let next = lanes.pop(|lane| budget.may_send(lane));
+        if let Some((lane, message)) = &next {
+            budget.sent(*lane, message.len());
+        }
+        next
+    }
+
+    /// Returns whether something waits, and whether only the budget holds it back, which is noted.
+    pub(super) fn waits(&mut self) -> Waits {
+        let Self { lanes, budget } = self;
+        if lanes.is_empty() {
+            return Waits::Nothing;
+        }
+        if Lane::ALL.into_iter().any(|lane| lanes.waits(lane) && budget.may_send(lane)) {
+            return Waits::Ready;
+        }
+        budget.hold_back();
+        Waits::HeldBack
+    }
+}
