@@ -40,6 +40,12 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 const SIGNALS_MAX: usize = 2 * signal::CANDIDATES_MAX;
 /// SCTP receive window, in bytes: bounds the speed at distance.
 const RECEIVE_WINDOW: u32 = 4 * 1024 * 1024;
+/// How often the transport asks for consent (RFC 7675, section 5.1: every 4 to 6 s).
+const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
+/// Without any consent for so long the transport doubts a path; [`Liveness`] usually does before.
+const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(15);
+/// After so long more it gives the path up (RFC 7675: 30 s in all).
+const FAILED_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the last control message may take to leave before the connection is closed.
 const CLOSE_GRACE: Duration = Duration::from_millis(200);
 
@@ -252,6 +258,7 @@ async fn connect(
         .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(frame::MESSAGE_LEN_MAX as u32))
         .with_sctp_max_receive_buffer_size(RECEIVE_WINDOW)
         .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(250))
+        .with_ice_timeouts(Some(DISCONNECTED_TIMEOUT), Some(FAILED_TIMEOUT), Some(CONSENT_INTERVAL))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         .with_srflx_acceptance_min_wait(Some(Duration::from_millis(100)))
         .with_prflx_acceptance_min_wait(Some(Duration::from_millis(100)))

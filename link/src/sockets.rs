@@ -1,17 +1,20 @@
-//! Large socket buffers for the library, which never asks for any.
+//! What the library's runtime lacks: large socket buffers, and rest for an idle link.
 //!
 //! With the usual 208 KiB a burst of segmented sends overruns the receiver, the lost tail waits a
 //! second for SCTP, and throughput falls to a few percent. Where the system refuses more, bursts are cut
 //! to what fits.
+//!
+//! The library looks after its path five times a second for as long as it lives. While only consent passes on a
+//! link, once a second is enough, and an idle node costs a third.
 
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use webrtc::runtime::{
@@ -28,6 +31,16 @@ const SEGMENT_COST: usize = 2_304;
 /// Bytes of a segment that are payload.
 const SEGMENT_PAYLOAD: usize = 1_160;
 
+/// A link over which nothing but consent passed for so long is idle: longer than an acknowledgement is delayed
+/// (200 ms), and than the first retransmission takes (1 s, RFC 9260, section 16).
+const IDLE_AFTER: Duration = Duration::from_millis(1_500);
+/// Pauses of an idle link from here to [`PAUSE`] are the library's own rhythm, and become [`IDLE_PAUSE`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// See [`PAUSE_MIN`].
+const PAUSE: Duration = Duration::from_millis(200);
+/// How often the library looks after the path of an idle link.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
 /// The smallest receive buffer that the system granted, in bytes; zero before the first socket.
 static GRANTED: AtomicUsize = AtomicUsize::new(0);
 
@@ -42,17 +55,50 @@ pub(crate) fn burst_max() -> usize {
     granted_receive_buffer().map_or(usize::MAX, |granted| granted / SEGMENT_COST * SEGMENT_PAYLOAD / 2)
 }
 
+/// When something else than consent passed last.
+#[derive(Debug)]
+struct Activity {
+    origin: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Activity {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Looks at a datagram: the first byte tells DTLS from STUN (RFC 7983, section 7).
+    fn note(&self, first: Option<&u8>) {
+        if first.is_some_and(|first| (20..64).contains(first)) {
+            self.last_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let idle_ms = self.now_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed));
+        Duration::from_millis(idle_ms) >= IDLE_AFTER
+    }
+
+    /// Returns how long the library shall pause when it asks for `wanted`.
+    fn pause(&self, wanted: Duration) -> Duration {
+        if (PAUSE_MIN..=PAUSE).contains(&wanted) && self.is_idle() { IDLE_PAUSE } else { wanted }
+    }
+}
+
 /// Tokio, with sockets whose buffers are large.
 #[derive(Debug)]
 pub(crate) struct TunedRuntime {
     tokio: TokioRuntime,
     buffer_bytes: usize,
+    activity: Arc<Activity>,
 }
 
 impl TunedRuntime {
     /// `buffer_bytes_max` holds the buffers down, for measuring; normally there is no such wish.
     pub(crate) fn new(buffer_bytes_max: Option<usize>) -> Self {
-        Self { tokio: TokioRuntime, buffer_bytes: buffer_bytes_max.unwrap_or(BUFFER_BYTES) }
+        let activity = Activity { origin: Instant::now(), last_ms: AtomicU64::new(0) };
+        let buffer_bytes = buffer_bytes_max.unwrap_or(BUFFER_BYTES);
+        Self { tokio: TokioRuntime, buffer_bytes, activity: Arc::new(activity) }
     }
 
     fn enlarge(&self, socket: &std::net::UdpSocket) -> usize {
@@ -79,7 +125,7 @@ impl Runtime for TunedRuntime {
         let inner = self.tokio.wrap_udp_socket(socket)?;
         // The kernel reports twice what it lets payload use.
         let segments = if granted >= 2 * BUFFER_BYTES_FULL { usize::MAX } else { (granted / SEGMENT_COST / 8).max(1) };
-        Ok(Arc::new(TunedSocket { inner, segments }))
+        Ok(Arc::new(TunedSocket { inner, segments, activity: Arc::clone(&self.activity) }))
     }
 
     fn wrap_tcp_listener(&self, listener: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -101,7 +147,7 @@ impl Runtime for TunedRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
-        self.tokio.sleep(duration)
+        self.tokio.sleep(self.activity.pause(duration))
     }
 
     fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
@@ -126,6 +172,7 @@ impl Runtime for TunedRuntime {
 struct TunedSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     segments: usize,
+    activity: Arc<Activity>,
 }
 
 impl AsyncUdpSocket for TunedSocket {
@@ -134,6 +181,7 @@ impl AsyncUdpSocket for TunedSocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        self.activity.note(transmit.contents.first());
         self.inner.poll_send(cx, transmit)
     }
 
@@ -143,7 +191,11 @@ impl AsyncUdpSocket for TunedSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        self.inner.poll_recv(cx, bufs, meta)
+        let received = self.inner.poll_recv(cx, bufs, meta);
+        if let Poll::Ready(Ok(_)) = &received {
+            self.activity.note(bufs.first().and_then(|data| data.first()));
+        }
+        received
     }
 
     fn max_gso_segments(&self) -> usize {
@@ -152,5 +204,25 @@ impl AsyncUdpSocket for TunedSocket {
 
     fn max_gro_segments(&self) -> usize {
         self.inner.max_gro_segments()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_rhythm_of_an_idle_link_is_slowed() {
+        let origin = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        let activity = Activity { origin, last_ms: AtomicU64::new(0) };
+        let millis = Duration::from_millis;
+        assert_eq!(activity.pause(millis(200)), IDLE_PAUSE);
+        assert_eq!(activity.pause(millis(20)), millis(20));
+        assert_eq!(activity.pause(millis(1_000)), millis(1_000));
+        // Consent is no activity; a record is.
+        activity.note(Some(&0x01));
+        assert_eq!(activity.pause(millis(200)), IDLE_PAUSE);
+        activity.note(Some(&0x17));
+        assert_eq!(activity.pause(millis(200)), millis(200));
     }
 }
