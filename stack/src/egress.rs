@@ -83,7 +83,7 @@ impl Stack {
         let len = out.len() - start;
         if let Some(written) = packet::written_segment(&out[start..]) {
             flow.send_next = written.sequence_end();
-            flow.receive_next = written.acknowledgement;
+            flow.receive_next = Some(written.acknowledgement);
             flow.sent_bytes += written.payload_len as u64;
         }
         let class = flow.class();

@@ -51,12 +51,15 @@ pub(crate) struct Flow {
     pub(crate) reset_seen: bool,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
-    /// The next sequence numbers in both directions, as last seen on the wire.
+    /// The next sequence numbers in both directions; what is received is known once it was acknowledged.
     pub(crate) send_next: u32,
-    pub(crate) receive_next: u32,
+    pub(crate) receive_next: Option<u32>,
     /// When the peer last answered, or when there began to be something to answer.
     pub(crate) progress_at: Instant,
-    pub(crate) user_timeout: Duration,
+    /// When the peer last took a byte, or when there began to be one to take.
+    pub(crate) taken_at: Instant,
+    /// TCP_USER_TIMEOUT, where the program has set it.
+    pub(crate) user_timeout: Option<Duration>,
     /// The earliest timer in the heap that is still meant.
     wake: Option<Instant>,
     /// How far the flow's clock runs ahead of the stack's: a replaced path resumes it at once.
@@ -82,9 +85,10 @@ impl Flow {
             sent_bytes: 0,
             received_bytes: 0,
             send_next: 0,
-            receive_next: 0,
+            receive_next: None,
             progress_at: now,
-            user_timeout: limits::USER_TIMEOUT,
+            taken_at: now,
+            user_timeout: None,
             wake: None,
             clock_offset: Duration::ZERO,
             stopped_at: None,
@@ -108,21 +112,28 @@ impl Flow {
             && self.connection.send_queue() == 0
             && !(segment.syn || segment.fin || segment.rst)
             && segment.payload_len == 0
-            && segment.sequence == self.receive_next
+            && Some(segment.sequence) == self.receive_next
             && segment.acknowledgement.wrapping_add(1) == self.send_next
     }
 
     /// When the stack gives the connection up, and with which error.
     fn deadline(&self) -> Option<Instant> {
+        let user_timeout = self.user_timeout.unwrap_or(limits::USER_TIMEOUT);
+        let waits = self.connection.send_queue() > 0;
         let timeout = match self.state {
-            State::SynSent => limits::CONNECT_TIMEOUT.min(self.user_timeout),
+            State::Closed | State::Listen | State::TimeWait => return None,
+            State::SynSent => limits::CONNECT_TIMEOUT.min(user_timeout),
             State::SynReceived => limits::SYN_RECEIVED_TIMEOUT,
             State::FinWait2 if self.owner == Owner::Orphan => limits::FIN_WAIT_2_TIMEOUT,
-            State::FinWait1 | State::Closing | State::LastAck => self.user_timeout,
-            _ if self.connection.send_queue() > 0 => self.user_timeout,
+            State::FinWait1 | State::Closing | State::LastAck => user_timeout,
+            _ if waits => user_timeout,
             _ => return None,
         };
-        Some(self.progress_at + timeout)
+        let unanswered = self.progress_at + timeout;
+        // A peer that answers every probe but never takes a byte (RFC 9293, section 3.8.6.1) is waited for as long
+        // as a program holds the connection and has set no limit, as Linux does; nobody else waits for ever.
+        let ends = waits && (self.owner == Owner::Orphan || self.user_timeout.is_some());
+        Some(if ends { unanswered.min(self.taken_at + user_timeout) } else { unanswered })
     }
 }
 
@@ -233,7 +244,7 @@ impl Stack {
             flow.connection.set_nagle(!options.no_delay);
             flow.connection.set_keep_alive(options.keep_alive);
             flow.connection.set_hop_limit(options.hop_limit);
-            flow.user_timeout = options.user_timeout.unwrap_or(limits::USER_TIMEOUT);
+            flow.user_timeout = options.user_timeout;
         }
     }
 
@@ -399,7 +410,7 @@ impl Stack {
         if let Some(flow) = self.flows.get(id)
             && flow.state == State::TimeWait
         {
-            let rest = Rest { send_next: flow.send_next, receive_next: flow.receive_next };
+            let rest = Rest { send_next: flow.send_next, receive_next: flow.receive_next.unwrap_or(0) };
             self.time_wait.insert(now, flow.tuple, rest);
         }
         self.remove_flow(id);

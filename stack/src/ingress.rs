@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::flow::{FlowId, Tuple};
+use crate::guard::{self, Expected, Verdict};
 use crate::limits;
 use crate::packet::{self, DropReason, Packet, Segment};
 use crate::path::{Class, PathId};
@@ -112,19 +113,51 @@ impl Stack {
             flow.progress_at = now;
             return Ok(());
         }
+        let expected =
+            Expected { state: flow.state, receive_next: flow.receive_next, window: flow.connection.receive_window() };
+        match guard::judge(expected, segment) {
+            Verdict::Pass => self.take_accepted(now, path, id, packet.bytes, segment),
+            Verdict::Drop => Err(DropReason::OutOfWindow),
+            Verdict::Challenge => {
+                // The engine answers a probe with what it knows, at most once a second (RFC 5961, section 7).
+                let before = flow.receive_next.unwrap_or(0).wrapping_sub(1);
+                let probe = packet::acknowledgement(flow.tuple.remote, flow.tuple.local, before, flow.send_next);
+                let judged = Segment { rst: false, ..*segment };
+                self.take_accepted(now, path, id, &probe, &judged)?;
+                Err(DropReason::OutOfWindow)
+            }
+        }
+    }
+
+    /// Hands a segment to its connection.
+    fn take_accepted(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        id: FlowId,
+        bytes: &[u8],
+        segment: &Segment,
+    ) -> Result<(), DropReason> {
+        let flow = self.flows.get_mut(id).ok_or(DropReason::NoSocket)?;
         let wire = self.paths.get(path).ok_or(DropReason::PathLost)?.wire;
         let clock = flow.clock(now);
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
-        let queued = flow.connection.recv_queue();
+        let (received, unsent) = (flow.connection.recv_queue(), flow.connection.send_queue());
         flow.reset_seen = segment.rst;
-        flow.connection.take_in(&mut self.engine, wire, clock, packet.bytes, &mut reply);
-        flow.received_bytes += flow.connection.recv_queue().saturating_sub(queued) as u64;
+        flow.connection.take_in(&mut self.engine, wire, clock, bytes, &mut reply);
+        let received = flow.connection.recv_queue().saturating_sub(received);
+        let ended = !flow.state.has_heard_fin() && flow.connection.state().has_heard_fin();
+        flow.received_bytes += received as u64;
+        flow.receive_next = flow.receive_next.map(|next| next.wrapping_add(received as u32 + u32::from(ended)));
         flow.progress_at = now;
+        if flow.connection.send_queue() < unsent {
+            flow.taken_at = now;
+        }
         let class = flow.class();
         if !reply.is_empty() {
             if let Some(written) = packet::written_segment(&reply) {
-                flow.receive_next = written.acknowledgement;
+                flow.receive_next = Some(written.acknowledgement);
             }
             self.reply(path, class, reply.clone());
         }

@@ -35,6 +35,7 @@ mod egress;
 mod errno;
 mod flow;
 mod fragments;
+mod guard;
 mod icmp;
 mod ingress;
 mod limits;

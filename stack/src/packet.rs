@@ -24,6 +24,8 @@ pub enum DropReason {
     ReplyQueueFull,
     /// Too many incomplete datagrams, or one that never became whole.
     Reassembly,
+    /// A reset or SYN does not fit its connection (RFC 5961).
+    OutOfWindow,
     /// The protocol above IP is not one that the stack speaks.
     Protocol,
     /// The path was lost or closed while the packet waited.
@@ -34,7 +36,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [DropReason; 12] = [
+    pub const ALL: [DropReason; 13] = [
         DropReason::Malformed,
         DropReason::Checksum,
         DropReason::NotOurs,
@@ -44,6 +46,7 @@ impl DropReason {
         DropReason::BacklogFull,
         DropReason::ReplyQueueFull,
         DropReason::Reassembly,
+        DropReason::OutOfWindow,
         DropReason::Protocol,
         DropReason::PathLost,
         DropReason::Limit,
@@ -61,6 +64,7 @@ impl DropReason {
             DropReason::BacklogFull => "backlog_full",
             DropReason::ReplyQueueFull => "reply_queue_full",
             DropReason::Reassembly => "reassembly",
+            DropReason::OutOfWindow => "out_of_window",
             DropReason::Protocol => "protocol",
             DropReason::PathLost => "path_lost",
             DropReason::Limit => "limit",

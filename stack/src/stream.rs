@@ -199,7 +199,7 @@ impl Stack {
             return Err(Error::Again);
         }
         if was_empty {
-            flow.progress_at = now;
+            (flow.progress_at, flow.taken_at) = (now, now);
         }
         self.mark_dirty(id);
         Ok(sent)
@@ -293,6 +293,7 @@ impl Stack {
             return;
         };
         flow.owner = Owner::Orphan;
+        flow.taken_at = now;
         self.orphans += 1;
         match flow.state {
             State::SynSent | State::Listen => return self.remove_flow(id),

@@ -44,6 +44,11 @@ pub enum State {
 }
 
 impl State {
+    /// Whether the peer's FIN has come.
+    pub(crate) const fn has_heard_fin(self) -> bool {
+        matches!(self, State::CloseWait | State::Closing | State::LastAck | State::TimeWait)
+    }
+
     /// Returns the name that `ss` and RFC 9293 use.
     pub const fn name(self) -> &'static str {
         match self {
@@ -328,6 +333,11 @@ impl Connection {
 
     pub(crate) fn recv_queue(&self) -> usize {
         self.socket().recv_queue()
+    }
+
+    /// Bytes that may still be received.
+    pub(crate) fn receive_window(&self) -> usize {
+        self.socket().recv_capacity() - self.socket().recv_queue()
     }
 
     pub(crate) fn send_capacity(&self) -> usize {
