@@ -99,6 +99,7 @@ impl Stack {
     fn settle(&mut self, now: Instant, id: FlowId) {
         self.after_send(now, id);
         if self.flows.get(id).is_some() {
+            self.let_rest(now, id);
             self.schedule(now, id);
         }
     }

@@ -60,6 +60,13 @@ pub(crate) struct Flow {
     pub(crate) taken_at: Instant,
     /// TCP_USER_TIMEOUT, where the program has set it.
     pub(crate) user_timeout: Option<Duration>,
+    /// The highest sequence number seen of the peer: above what was received there are holes.
+    receive_high: Option<u32>,
+    /// Bytes written to each ring since it was empty and unused.
+    pub(crate) receive_used: usize,
+    send_used: usize,
+    /// Whether the flow is in the queue of those whose memory may be given back.
+    pub(crate) resting: bool,
     /// The earliest timer in the heap that is still meant.
     wake: Option<Instant>,
     /// How far the flow's clock runs ahead of the stack's: a replaced path resumes it at once.
@@ -89,6 +96,10 @@ impl Flow {
             progress_at: now,
             taken_at: now,
             user_timeout: None,
+            receive_high: None,
+            receive_used: 0,
+            send_used: 0,
+            resting: false,
             wake: None,
             clock_offset: Duration::ZERO,
             stopped_at: None,
@@ -103,6 +114,41 @@ impl Flow {
     /// A flow starts among the small ones and leaves them once, when it has moved much.
     pub(crate) fn class(&self) -> Class {
         if self.sent_bytes > limits::BULK_AFTER { Class::Bulk } else { Class::Interactive }
+    }
+
+    /// Notes bytes written to the send ring; returns how many more are committed.
+    pub(crate) fn wrote(&mut self, was_empty: bool, bytes: usize) -> usize {
+        // The engine starts an empty send ring from its beginning.
+        self.send_used = if was_empty { bytes } else { self.send_used.saturating_add(bytes) };
+        self.connection.rings.send.touch(self.send_used)
+    }
+
+    /// Notes a segment's bytes in the receive ring, out of order or not; returns how many more are committed.
+    pub(crate) fn heard(&mut self, segment: &Segment) -> usize {
+        let end = segment.sequence_end();
+        if self.receive_high.is_none_or(|high| (end.wrapping_sub(high) as i32) > 0) {
+            self.receive_high = Some(end);
+        }
+        self.receive_used = self.receive_used.saturating_add(segment.payload_len);
+        self.connection.rings.receive.touch(self.receive_used)
+    }
+
+    /// Gives the memory of both rings back if nothing is in them; returns how many bytes that were.
+    pub(crate) fn rest(&mut self) -> usize {
+        let in_order = match (self.receive_high, self.receive_next) {
+            (Some(high), Some(next)) => (high.wrapping_sub(next) as i32) <= 0,
+            _ => true,
+        };
+        if !in_order || self.connection.send_queue() > 0 || self.connection.recv_queue() > 0 {
+            return 0;
+        }
+        (self.receive_used, self.send_used) = (0, 0);
+        self.connection.rings.receive.discard() + self.connection.rings.send.discard()
+    }
+
+    /// Bytes that the connection's rings have committed.
+    pub(crate) fn committed(&self) -> usize {
+        self.connection.rings.receive.touched() + self.connection.rings.send.touched()
     }
 
     /// Whether a bare acknowledgement says once more that all but the FIN has come. The engine takes three of
@@ -200,8 +246,11 @@ impl Stack {
         let (tuple, path) = (flow.tuple, flow.path);
         let id = self.flows.insert(flow);
         self.tuples.insert(tuple, id);
+        let committed = self.flows.get(id).map_or(0, Flow::committed);
+        self.committed += committed;
         if let Some(path) = self.paths.get_mut(path) {
             path.flow_count += 1;
+            path.committed += committed;
         }
         id
     }
@@ -217,8 +266,11 @@ impl Stack {
         if flow.owner == Owner::Orphan {
             self.orphans -= 1;
         }
+        let committed = flow.committed();
+        self.committed -= committed;
         if let Some(path) = self.paths.get_mut(flow.path) {
             path.flow_count -= 1;
+            path.committed -= committed;
         }
     }
 
@@ -276,12 +328,14 @@ impl Stack {
     /// Returns when [`Stack::handle_timeout`] has to be called; it may be called earlier.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let flow = self.timers.peek().map(|Reverse((at, _))| *at);
-        [flow, self.time_wait.poll_timeout(), self.reassembly.poll_timeout()].into_iter().flatten().min()
+        let others = [self.time_wait.poll_timeout(), self.reassembly.poll_timeout(), self.rest_timeout()];
+        others.into_iter().chain([flow]).flatten().min()
     }
 
     /// Lets time pass: retransmissions, probes, delayed acknowledgements and the ends of waiting.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.time_wait.expire(now);
+        self.rest_idle_flows(now);
         for _ in 0..self.reassembly.expire(now) {
             self.count_drop(crate::packet::DropReason::Reassembly);
         }

@@ -143,6 +143,12 @@ impl Stack {
         let clock = flow.clock(now);
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
+        let growth = flow.connection.rings.receive.growth(flow.receive_used.saturating_add(segment.payload_len));
+        if growth > 0 && self.is_full(path) {
+            // As a kernel short of memory does: the peer repeats it, more and more slowly.
+            return Err(DropReason::Memory);
+        }
+        let flow = self.flows.get_mut(id).ok_or(DropReason::NoSocket)?;
         let (received, unsent) = (flow.connection.recv_queue(), flow.connection.send_queue());
         flow.reset_seen = segment.rst;
         flow.connection.take_in(&mut self.engine, wire, clock, bytes, &mut reply);
@@ -154,6 +160,7 @@ impl Stack {
         if flow.connection.send_queue() < unsent {
             flow.taken_at = now;
         }
+        let committed = flow.heard(segment);
         let class = flow.class();
         if !reply.is_empty() {
             if let Some(written) = packet::written_segment(&reply) {
@@ -162,6 +169,7 @@ impl Stack {
             self.reply(path, class, reply.clone());
         }
         self.scratch = reply;
+        self.charge(id, committed);
         self.mark_dirty(id);
         self.after_change(now, id);
         Ok(())

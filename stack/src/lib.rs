@@ -31,6 +31,11 @@
 //! demultiplexing, timers, backlogs, orphans, TIME-WAIT, UDP, ICMP, ports, fragments, fairness.
 //! A **path** is the stack's name for the link to a peer.
 
+#[cfg(all(unix, target_pointer_width = "64"))]
+mod buffers;
+#[cfg(not(all(unix, target_pointer_width = "64")))]
+#[path = "buffers/heap.rs"]
+mod buffers;
 mod egress;
 mod errno;
 mod flow;
@@ -38,6 +43,7 @@ mod fragments;
 mod guard;
 mod icmp;
 mod ingress;
+mod ledger;
 mod limits;
 mod listener;
 mod options;

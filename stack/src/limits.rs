@@ -31,6 +31,17 @@ pub(crate) const TCP_BUFFER_DEFAULT: usize = 256 * 1024;
 pub(crate) const BUFFER_MIN: usize = 4 * 1024;
 /// See [`BUFFER_MIN`].
 pub(crate) const BUFFER_MAX: usize = 4 * 1024 * 1024;
+/// Memory that the connections of one peer may commit, in bytes; above half of it new ones get
+/// [`TCP_BUFFER_SHORT`].
+pub(crate) const PEER_MEMORY_MAX: usize = 64 << 20;
+/// The same of all peers.
+pub(crate) const NODE_MEMORY_MAX: usize = 512 << 20;
+/// Ring length while memory is short, in bytes.
+pub(crate) const TCP_BUFFER_SHORT: usize = 64 * 1024;
+/// How long a connection is idle before the memory of its rings is given back.
+pub(crate) const REST_AFTER: Duration = Duration::from_secs(10);
+/// The unit in which the system commits memory, in bytes.
+pub(crate) const PAGE_LEN: usize = 4 * 1024;
 /// Sockets per stack.
 pub(crate) const SOCKETS_MAX: usize = 65_536;
 /// TCP connections per stack, those in backlogs and orphans included.

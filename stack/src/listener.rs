@@ -10,7 +10,7 @@ use crate::packet::DropReason;
 use crate::path::PathId;
 use crate::shard::{SocketId, Stack};
 use crate::stream::Role;
-use crate::tcp::{Buffers, Connection};
+use crate::tcp::Connection;
 use crate::time::Instant;
 
 /// The queues of a listening socket.
@@ -135,9 +135,9 @@ impl Stack {
         }
         let options = self.sockets.get(listener).ok_or(DropReason::NoSocket)?.options;
         let wire = self.paths.get(path).ok_or(DropReason::PathLost)?.wire;
-        let buffers = Buffers { receive: options.receive_buffer, send: options.send_buffer };
+        let rings = self.rings(path, &options).ok_or(DropReason::Memory)?;
         let seed = self.random();
-        let connection = Connection::accept(wire, seed, now, packet, tuple.local, buffers);
+        let connection = Connection::accept(wire, seed, now, packet, tuple.local, rings);
         if connection.state() != crate::tcp::State::SynReceived {
             return Err(DropReason::Malformed);
         }

@@ -30,13 +30,15 @@ pub enum DropReason {
     Protocol,
     /// The path was lost or closed while the packet waited.
     PathLost,
+    /// The peer, or the node, holds as much memory as it may.
+    Memory,
     /// A limit of the stack is reached.
     Limit,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [DropReason; 13] = [
+    pub const ALL: [DropReason; 14] = [
         DropReason::Malformed,
         DropReason::Checksum,
         DropReason::NotOurs,
@@ -49,6 +51,7 @@ impl DropReason {
         DropReason::OutOfWindow,
         DropReason::Protocol,
         DropReason::PathLost,
+        DropReason::Memory,
         DropReason::Limit,
     ];
 
@@ -67,6 +70,7 @@ impl DropReason {
             DropReason::OutOfWindow => "out_of_window",
             DropReason::Protocol => "protocol",
             DropReason::PathLost => "path_lost",
+            DropReason::Memory => "memory",
             DropReason::Limit => "limit",
         }
     }

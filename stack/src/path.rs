@@ -70,6 +70,8 @@ pub(crate) struct Path {
     /// Sockets that found the datagram queue full.
     pub(crate) waiters: Vec<SocketId>,
     /// Connections on the path.
+    /// Bytes that the rings of this peer's connections have committed.
+    pub(crate) committed: usize,
     pub(crate) flow_count: usize,
 }
 
@@ -84,6 +86,7 @@ impl Path {
             dirty: VecDeque::new(),
             queued: false,
             waiters: Vec::new(),
+            committed: 0,
             flow_count: 0,
         }
     }

@@ -78,13 +78,16 @@ impl Stack {
             return;
         };
         let before = std::mem::replace(&mut flow.path, path);
+        let committed = flow.committed();
         flow.dirty = false;
         if let Some(old) = self.paths.get_mut(before) {
             old.dirty.retain(|dirty| *dirty != id);
             old.flow_count -= 1;
+            old.committed -= committed;
         }
         if let Some(new) = self.paths.get_mut(path) {
             new.flow_count += 1;
+            new.committed += committed;
         }
         self.mark_dirty(id);
     }

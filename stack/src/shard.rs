@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use siphasher::sip::SipHasher13;
 
+use crate::buffers::Pool;
 use crate::errno::Error;
 use crate::flow::{Flow, FlowId, TimeWait, Tuple};
 use crate::fragments::Reassembly;
@@ -136,6 +137,11 @@ pub struct Stack {
     pub(crate) timers: BinaryHeap<Reverse<(Instant, FlowId)>>,
     pub(crate) reassembly: Reassembly,
     pub(crate) orphans: usize,
+    pub(crate) pool: Pool,
+    /// Bytes that all rings have committed.
+    pub(crate) committed: usize,
+    /// Connections whose memory may be given back when they are still idle then.
+    pub(crate) resting: VecDeque<(Instant, FlowId)>,
     /// Where an answer is written before it is queued.
     pub(crate) scratch: Vec<u8>,
     ready: VecDeque<SocketId>,
@@ -169,6 +175,9 @@ impl Stack {
             timers: BinaryHeap::new(),
             reassembly: Reassembly::default(),
             orphans: 0,
+            pool: Pool::new(),
+            committed: 0,
+            resting: VecDeque::new(),
             scratch: Vec::new(),
             ready: VecDeque::new(),
             wanted: VecDeque::new(),

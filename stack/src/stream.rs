@@ -10,7 +10,7 @@ use crate::options::Options;
 use crate::ports::{Ports, Space};
 use crate::readiness::Readiness;
 use crate::shard::{Family, Kind, Socket, SocketId, Stack, canonical};
-use crate::tcp::{Buffers, Connection, State};
+use crate::tcp::{Connection, State};
 use crate::time::Instant;
 use crate::udp::Datagram;
 
@@ -108,8 +108,8 @@ impl Stack {
         }
         let wire = self.paths.get(path).ok_or(Error::HostUnreachable)?.wire;
         let seed = self.random();
-        let buffers = Buffers { receive: options.receive_buffer, send: options.send_buffer };
-        let connection = Connection::connect(wire, seed, (tuple.local, tuple.remote), buffers);
+        let rings = self.rings(path, &options).ok_or(Error::NoBuffers)?;
+        let connection = Connection::connect(wire, seed, (tuple.local, tuple.remote), rings);
         let flow = self.insert_flow(Flow::new(now, tuple, path, connection, Owner::Socket(socket)));
         self.apply_options(flow, &options);
         self.socket_mut(socket)?.role = Role::Stream(flow);
@@ -195,12 +195,14 @@ impl Stack {
         }
         let was_empty = flow.connection.send_queue() == 0;
         let sent = flow.connection.send(data);
+        let committed = flow.wrote(was_empty, sent);
         if sent == 0 && !data.is_empty() {
             return Err(Error::Again);
         }
         if was_empty {
             (flow.progress_at, flow.taken_at) = (now, now);
         }
+        self.charge(id, committed);
         self.mark_dirty(id);
         Ok(sent)
     }

@@ -13,6 +13,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::{Duration as WireDuration, Instant as WireInstant};
 use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
 
+use crate::buffers::Ring;
 use crate::limits;
 use crate::time::Instant;
 
@@ -67,11 +68,10 @@ impl State {
     }
 }
 
-/// Sizes of the two rings of a connection, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Buffers {
-    pub(crate) receive: usize,
-    pub(crate) send: usize,
+/// The two rings of a connection.
+pub(crate) struct Rings {
+    pub(crate) receive: Ring,
+    pub(crate) send: Ring,
 }
 
 /// What the engine must know of the path that a connection uses.
@@ -186,25 +186,27 @@ impl Device for Port<'_> {
 
 /// One TCP connection.
 pub(crate) struct Connection {
+    // The order matters: the engine's socket borrows from the rings, and is dropped before them.
     set: SocketSet<'static>,
     handle: SocketHandle,
+    pub(crate) rings: Rings,
 }
 
 impl Connection {
-    fn new(buffers: Buffers) -> Self {
-        let ring = |len: usize| tcp::SocketBuffer::new(vec![0; len]);
-        let mut socket = tcp::Socket::new(ring(buffers.receive), ring(buffers.send));
+    fn new(mut rings: Rings) -> Self {
+        let receive = tcp::SocketBuffer::new(rings.receive.lend());
+        let mut socket = tcp::Socket::new(receive, tcp::SocketBuffer::new(rings.send.lend()));
         socket.set_ack_delay(Some(wire_duration(limits::ACK_DELAY)));
         let mut set = SocketSet::new(Vec::with_capacity(1));
         let handle = set.add(socket);
-        Self { set, handle }
+        Self { set, handle, rings }
     }
 
     /// Starts a connection attempt; the SYN leaves at the next [`Connection::emit`].
     ///
     /// `seed` is the random number that the initial sequence number comes from (RFC 9293, 3.4.1).
-    pub(crate) fn connect(wire: Wire, seed: u64, tuple: (SocketAddr, SocketAddr), buffers: Buffers) -> Self {
-        let mut connection = Self::new(buffers);
+    pub(crate) fn connect(wire: Wire, seed: u64, tuple: (SocketAddr, SocketAddr), rings: Rings) -> Self {
+        let mut connection = Self::new(rings);
         let mut context = interface(wire, seed);
         let local: IpEndpoint = tuple.0.into();
         let remote: IpEndpoint = tuple.1.into();
@@ -214,8 +216,8 @@ impl Connection {
     }
 
     /// Answers a SYN; the SYN|ACK leaves at the next [`Connection::emit`].
-    pub(crate) fn accept(wire: Wire, seed: u64, now: Instant, syn: &[u8], local: SocketAddr, buffers: Buffers) -> Self {
-        let mut connection = Self::new(buffers);
+    pub(crate) fn accept(wire: Wire, seed: u64, now: Instant, syn: &[u8], local: SocketAddr, rings: Rings) -> Self {
+        let mut connection = Self::new(rings);
         let local: IpEndpoint = local.into();
         let result = connection.socket_mut().listen(IpListenEndpoint::from(local));
         result.expect("the socket is new and its port is not zero");

@@ -1,0 +1,95 @@
+//! The ledger of memory: what the rings of connections have committed, for each peer and in all.
+//!
+//! A ring touches its whole length in time. So new connections get short rings when half of what is allowed
+//! is committed, none when all is, and bytes that would commit more wait at their sender.
+
+use crate::flow::FlowId;
+use crate::limits;
+use crate::options::Options;
+use crate::path::PathId;
+use crate::shard::Stack;
+use crate::tcp::Rings;
+use crate::time::Instant;
+
+impl Stack {
+    /// Returns the part of its allowance that a peer, or all peers together, have committed, in percent.
+    fn pressure(&self, path: PathId) -> usize {
+        let node = self.committed * 100 / limits::NODE_MEMORY_MAX;
+        if path == self.loopback() {
+            return node;
+        }
+        let peer = self.paths.get(path).map_or(0, |path| path.committed);
+        node.max(peer * 100 / limits::PEER_MEMORY_MAX)
+    }
+
+    /// Whether no connection of a peer may commit more.
+    pub(crate) fn is_full(&self, path: PathId) -> bool {
+        self.pressure(path) >= 100
+    }
+
+    /// Takes the rings of a new connection, or none while memory is used up.
+    pub(crate) fn rings(&mut self, path: PathId, options: &Options) -> Option<Rings> {
+        let pressure = self.pressure(path);
+        if pressure >= 100 {
+            return None;
+        }
+        let len = |wanted: usize| if pressure >= 50 { wanted.min(limits::TCP_BUFFER_SHORT) } else { wanted };
+        let receive = self.pool.take(len(options.receive_buffer))?;
+        let send = self.pool.take(len(options.send_buffer))?;
+        Some(Rings { receive, send })
+    }
+
+    /// Enters newly committed bytes of a connection.
+    pub(crate) fn charge(&mut self, id: FlowId, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        if let Some(flow) = self.flows.get(id)
+            && let Some(path) = self.paths.get_mut(flow.path)
+        {
+            path.committed += bytes;
+            self.committed += bytes;
+        }
+    }
+
+    /// Has a connection looked at when it may have become idle.
+    pub(crate) fn let_rest(&mut self, now: Instant, id: FlowId) {
+        if let Some(flow) = self.flows.get_mut(id)
+            && !flow.resting
+            && flow.committed() > 0
+        {
+            flow.resting = true;
+            self.resting.push_back((now + limits::REST_AFTER, id));
+        }
+    }
+
+    pub(crate) fn rest_timeout(&self) -> Option<Instant> {
+        self.resting.front().map(|(at, _)| *at)
+    }
+
+    /// Gives the memory of connections back that have been idle for long.
+    pub(crate) fn rest_idle_flows(&mut self, now: Instant) {
+        while let Some((at, id)) = self.resting.front().copied()
+            && at <= now
+        {
+            self.resting.pop_front();
+            let Some(flow) = self.flows.get_mut(id) else {
+                continue;
+            };
+            flow.resting = false;
+            let idle = flow.progress_at + limits::REST_AFTER <= now;
+            let released = if idle { flow.rest() } else { 0 };
+            let path = flow.path;
+            self.committed -= released;
+            if let Some(path) = self.paths.get_mut(path) {
+                path.committed -= released;
+            }
+            self.let_rest(now, id);
+        }
+    }
+
+    /// Returns the bytes that the rings of all connections have committed.
+    pub fn committed_bytes(&self) -> usize {
+        self.committed
+    }
+}
