@@ -32,6 +32,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) enum Membership {
     /// Not yet in; the text is the last failure.
     Joining(Option<String>),
+    /// Not yet in, and the server's certificate is not trusted; the text says why.
+    Untrusted(String),
     Joined(Box<Welcome>),
     /// It was in and is connecting again; everything goes on.
     Reconnecting(Box<Welcome>),
@@ -286,8 +288,23 @@ impl Driver {
                     _ => false,
                 });
             }
+            Notice::Untrusted(reason) => self.untrusted(reason),
             Notice::Event(event) => self.member_event(event),
         }
+    }
+
+    /// Gives joining up; a node that was in stays, and tries again.
+    fn untrusted(&self, reason: String) {
+        self.membership.send_if_modified(|membership| match membership {
+            Membership::Joining(_) => {
+                *membership = Membership::Untrusted(reason);
+                true
+            }
+            _ => {
+                tracing::warn!(reason, "the signaling server's certificate is not trusted");
+                false
+            }
+        });
     }
 
     fn member_event(self: &Arc<Self>, event: MemberEvent) {

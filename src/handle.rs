@@ -39,6 +39,13 @@ pub enum JoinError {
         /// What was tried last.
         reason: String,
     },
+    /// The signaling server's certificate is not trusted.
+    Untrusted {
+        /// The server's URL.
+        url: String,
+        /// Why, and what to do about it.
+        reason: String,
+    },
     /// The signaling server does not let the node in.
     Rejected(Code, String),
     /// The capture's file cannot be written.
@@ -55,6 +62,9 @@ impl fmt::Display for JoinError {
                 "the signaling server {url} cannot be reached ({reason}); start one with 'unisockets signal serve', \
                  or give another one with --signal"
             ),
+            JoinError::Untrusted { url, reason } => {
+                write!(f, "the certificate of the signaling server {url} is not trusted: {reason}")
+            }
             JoinError::Rejected(_, text) => f.write_str(text),
             JoinError::Capture(error) => write!(f, "the capture cannot be written: {error}"),
         }
@@ -158,6 +168,7 @@ impl Node {
         let decided = timeout(limit, decided).await.ok().and_then(Result::ok).map(|membership| membership.clone());
         match decided {
             Some(Membership::Rejected(code, text)) => Err(JoinError::Rejected(code, text)),
+            Some(Membership::Untrusted(reason)) => Err(JoinError::Untrusted { url: url.to_string(), reason }),
             Some(_) => Ok(()),
             None => {
                 let last = match &*self.inner.driver.membership.borrow() {

@@ -27,3 +27,5 @@ pub mod server;
 mod store;
 #[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod stun;
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
+pub mod tls;

@@ -1,15 +1,18 @@
 //! A member's connection to signaling, natively: a task around [`crate::member`].
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use rustls::CertificateError;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use tracing::debug;
 
@@ -122,6 +125,9 @@ pub enum Notice {
     Event(Event),
     /// A connection could not be made; another attempt follows.
     Unreachable(String),
+    /// The server's certificate is not trusted, which time alone seldom mends; the text says why and what to do.
+    /// Another attempt follows.
+    Untrusted(String),
 }
 
 /// A handle on the task.
@@ -191,9 +197,9 @@ impl Shell {
             }
             match connect(&self.url).await {
                 Ok(socket) => self.converse(origin, socket).await,
-                Err(error) => {
-                    debug!(%error, "signaling cannot be reached");
-                    (self.notify)(Notice::Unreachable(error));
+                Err(notice) => {
+                    debug!(?notice, "signaling cannot be reached");
+                    (self.notify)(notice);
                 }
             }
             self.membership.handle_closed(now_ms(origin), u64::from_be_bytes(random()));
@@ -267,7 +273,7 @@ impl Shell {
     }
 }
 
-async fn connect(url: &Url) -> Result<Socket, String> {
+async fn connect(url: &Url) -> Result<Socket, Notice> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = WebSocketConfig::default()
         .read_buffer_size(8 * 1024)
@@ -275,10 +281,63 @@ async fn connect(url: &Url) -> Result<Socket, String> {
         .max_write_buffer_size(4 * FRAME_LEN_MAX)
         .max_message_size(Some(4 * FRAME_LEN_MAX))
         .max_frame_size(Some(4 * FRAME_LEN_MAX));
+    // The roots are read anew for each connection: a file that was mended meanwhile counts.
     let attempt = connect_async_with_config(url.as_str(), Some(config), true);
     match timeout(CONNECT_TIMEOUT, attempt).await {
         Ok(Ok((socket, _))) => Ok(socket),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("no answer within 10 seconds".to_owned()),
+        Ok(Err(error)) => Err(failure(url, &error)),
+        Err(_) => Err(Notice::Unreachable("no answer within 10 seconds".to_owned())),
     }
+}
+
+/// Says why a connection could not be made.
+fn failure(url: &Url, error: &Error) -> Notice {
+    let tls = match error {
+        Error::Io(error) => error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()),
+        _ => None,
+    };
+    match (tls, error) {
+        (Some(rustls::Error::InvalidCertificate(error)), _) => Notice::Untrusted(distrust(url, error)),
+        (Some(rustls::Error::InvalidMessage(_)), _) => {
+            Notice::Unreachable("it does not speak TLS; perhaps its URL begins with ws://".to_owned())
+        }
+        (None, Error::Protocol(ProtocolError::HttparseError(_))) => {
+            Notice::Unreachable("it does not speak HTTP; perhaps its URL begins with wss://".to_owned())
+        }
+        _ => Notice::Unreachable(error.to_string()),
+    }
+}
+
+/// Says why a certificate is not trusted, and what to do about it.
+fn distrust(url: &Url, error: &CertificateError) -> String {
+    match error {
+        // A signature is bad where what is trusted has the issuer's name but another key, as after a renewal.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => distrusted_issuer(),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("it is not for {}; use a URL with a name or an address that is in it", url.host_name())
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired; renew it, or set this machine's clock".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet; set this machine's clock".to_owned()
+        }
+        // The library that checks is not named here; its error has no other name.
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "it is that of an authority (CA:TRUE), which no server may use; give the server one with CA:FALSE"
+                .to_owned()
+        }
+        other => format!("{other}; give the server another one"),
+    }
+}
+
+fn distrusted_issuer() -> String {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let unread = named.and_then(|path| Some((std::fs::File::open(&path).err()?, path)));
+    if let Some((error, path)) = unread {
+        return format!("SSL_CERT_FILE names {}, which cannot be read: {error}", path.display());
+    }
+    "nobody known here has signed it; set SSL_CERT_FILE to a PEM file with it or with its authority, \
+     or give the server one of a known authority"
+        .to_owned()
 }

@@ -29,6 +29,7 @@ use crate::identity::KeyPair;
 use crate::network::PREFIX_V4;
 use crate::protocol::{FRAME_LEN_MAX, GoneReason, IceServer, Nonce, emit};
 use crate::room::{self, Admission, ConnectionId, Output, Room};
+use crate::tls;
 
 /// Connections of one server.
 const CONNECTIONS_MAX: usize = 50_000;
@@ -66,8 +67,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Whether networks without a secret are let in.
     pub admission: Admission,
-    /// Certificate and key files, for TLS.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Certificate and key, for TLS.
+    pub tls: Option<tls::Files>,
     /// Further STUN and TURN servers to tell members.
     pub ice_servers: Vec<IceServer>,
     /// The IPv4 prefix of every network.
@@ -84,7 +85,7 @@ impl Config {
 
 /// Why a server cannot start; the text says what to do.
 #[derive(Debug)]
-pub struct ServeError(String);
+pub struct ServeError(pub(crate) String);
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,6 +234,7 @@ impl Server {
         directory: Arc<dyn Directory>,
         bus: Arc<dyn Bus>,
     ) -> Result<Server, ServeError> {
+        let tls = config.tls.as_ref().map(tls::Files::load).transpose()?;
         let (listener, stun) = bind(config.listen).await?;
         let address = listener.local_addr().map_err(|error| ServeError(error.to_string()))?;
         let stun_server = IceServer {
@@ -266,7 +268,7 @@ impl Server {
         tasks.spawn(answer_stun(stun));
         tasks.spawn(keep_time(Arc::clone(&shared)));
         tasks.spawn(take_parcels(Arc::clone(&shared), inbox));
-        let scheme = serve(&config, listener, Arc::clone(&shared), &handle, &mut tasks).await?;
+        let scheme = serve(tls, listener, Arc::clone(&shared), &handle, &mut tasks)?;
         info!(%address, "signaling serves");
         Ok(Server { shared, address, scheme, handle, tasks })
     }
@@ -332,8 +334,8 @@ async fn bind(listen: SocketAddr) -> Result<(std::net::TcpListener, UdpSocket), 
     unreachable!("the loop returns")
 }
 
-async fn serve(
-    config: &Config,
+fn serve(
+    tls: Option<RustlsConfig>,
     listener: std::net::TcpListener,
     shared: Arc<Shared>,
     handle: &axum_server::Handle<SocketAddr>,
@@ -348,7 +350,7 @@ async fn serve(
         .with_state(shared)
         .into_make_service_with_connect_info::<SocketAddr>();
     let failed = |error: std::io::Error| ServeError(format!("cannot serve: {error}"));
-    match &config.tls {
+    match tls {
         None => {
             let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
             let mut server = server.first_request_timeout(REQUEST_LIMIT);
@@ -356,13 +358,7 @@ async fn serve(
             tasks.spawn(async move { drop(server.serve(router).await) });
             Ok("ws")
         }
-        Some((certificate, key)) => {
-            // Two libraries in the process may each have chosen a provider; ours is ring.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let tls = RustlsConfig::from_pem_file(certificate, key).await.map_err(|error| {
-                let (certificate, key) = (certificate.display(), key.display());
-                ServeError(format!("cannot use {certificate} with {key}: {error}; both must be PEM files"))
-            })?;
+        Some(tls) => {
             let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?.handle(handle.clone());
             let mut server = server.first_request_timeout(REQUEST_LIMIT);
             server.http_builder().http1().header_read_timeout(REQUEST_LIMIT);

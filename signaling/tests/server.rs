@@ -93,7 +93,7 @@ impl Joined {
                             return picked;
                         }
                     }
-                    Notice::Unreachable(_) => {}
+                    Notice::Unreachable(_) | Notice::Untrusted(_) => {}
                 }
             }
         };

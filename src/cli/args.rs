@@ -86,7 +86,8 @@ pub(super) enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Network")]
 pub(super) struct Common {
-    /// The signaling server
+    /// The signaling server: ws://HOST:PORT, or wss://HOST with TLS; a private certificate is trusted if the PEM file
+    /// that SSL_CERT_FILE names holds it
     #[arg(long, env = "UNISOCKETS_SIGNAL", default_value = "ws://127.0.0.1:7080", value_name = "URL")]
     pub(super) signal: String,
     /// The network's name
@@ -168,11 +169,11 @@ pub(super) struct SignalServe {
     /// Let networks without a secret in, also when not on loopback
     #[arg(long)]
     pub(super) open: bool,
-    /// The certificate, a PEM file
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    /// Serve wss with this certificate, a PEM file; its authorities may follow it
+    #[arg(long, value_name = "FILE")]
     pub(super) tls_cert: Option<PathBuf>,
-    /// The certificate's key, a PEM file
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    /// The certificate's key, a PEM file without a passphrase
+    #[arg(long, value_name = "FILE")]
     pub(super) tls_key: Option<PathBuf>,
     /// A STUN or TURN server to tell members: stun:HOST:PORT, or turn:USER:PASSWORD@HOST:PORT
     #[arg(long, value_name = "URL")]

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use unisockets_signaling::protocol::IceServer;
 use unisockets_signaling::room::Admission;
 use unisockets_signaling::server::{Config, Server};
+use unisockets_signaling::tls::Files;
 
 use super::args::{SignalCommand, SignalServe};
 use super::exit::{Failure, interrupted};
@@ -18,7 +19,11 @@ pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<
     }
     let SignalServe { data, tls_cert, tls_key, json, .. } = options;
     config.data = data;
-    config.tls = tls_cert.zip(tls_key);
+    config.tls = match (tls_cert, tls_key) {
+        (Some(certificate), Some(key)) => Some(Files { certificate, key }),
+        (None, None) => None,
+        _ => return Err(Failure::usage("--tls-cert and --tls-key belong together: give both, or neither")),
+    };
     let server = Server::start(config).await.map_err(Failure::failed)?;
     // Whoever started this reads the first line and may then close the pipe.
     let line = if json { serde_json::json!({ "url": server.url() }).to_string() } else { server.url() };
