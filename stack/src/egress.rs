@@ -38,7 +38,7 @@ impl Stack {
             out.extend_from_slice(bytes);
             entry.datagram_bytes -= bytes.len();
             entry.datagrams.pop_front();
-            if entry.datagram_bytes <= limits::DATAGRAM_QUEUE_BYTES_MAX / 2 {
+            if entry.is_writable() {
                 self.wake_waiters(path);
             }
             return Some(Class::Datagram);
@@ -82,7 +82,10 @@ impl Stack {
         }
         let len = out.len() - start;
         if let Some(written) = packet::written_segment(&out[start..]) {
-            flow.send_next = written.sequence_end();
+            // A repeated segment is not the newest.
+            if flow.sent_bytes == 0 || (written.sequence_end().wrapping_sub(flow.send_next) as i32) > 0 {
+                flow.send_next = written.sequence_end();
+            }
             flow.receive_next = Some(written.acknowledgement);
             flow.sent_bytes += written.payload_len as u64;
         }

@@ -48,6 +48,8 @@ pub(crate) struct Flow {
     /// Bytes that it may still send before the next flow has its turn.
     pub(crate) deficit: usize,
     pub(crate) state: State,
+    /// When the connection came into its state.
+    entered_at: Instant,
     pub(crate) reset_seen: bool,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
@@ -88,6 +90,7 @@ impl Flow {
             dirty: false,
             deficit: 0,
             state,
+            entered_at: now,
             reset_seen: false,
             sent_bytes: 0,
             received_bytes: 0,
@@ -169,8 +172,11 @@ impl Flow {
         let timeout = match self.state {
             State::Closed | State::Listen | State::TimeWait => return None,
             State::SynSent => limits::CONNECT_TIMEOUT.min(user_timeout),
-            State::SynReceived => limits::SYN_RECEIVED_TIMEOUT,
-            State::FinWait2 if self.owner == Owner::Orphan => limits::FIN_WAIT_2_TIMEOUT,
+            // Nothing that the peer may send prolongs these two.
+            State::SynReceived => return Some(self.entered_at + limits::SYN_RECEIVED_TIMEOUT),
+            State::FinWait2 if self.owner == Owner::Orphan => {
+                return Some(self.entered_at.max(self.taken_at) + limits::FIN_WAIT_2_TIMEOUT);
+            }
             State::FinWait1 | State::Closing | State::LastAck => user_timeout,
             _ if waits => user_timeout,
             _ => return None,
@@ -187,6 +193,7 @@ impl Flow {
 struct Rest {
     send_next: u32,
     receive_next: u32,
+    ends_at: Instant,
 }
 
 /// The connections in TIME-WAIT.
@@ -200,14 +207,14 @@ impl TimeWait {
         Self { rests: HashMap::with_hasher(hash), order: VecDeque::new() }
     }
 
-    fn insert(&mut self, now: Instant, tuple: Tuple, rest: Rest) {
+    fn insert(&mut self, tuple: Tuple, rest: Rest) {
         if self.order.len() >= limits::TIME_WAIT_MAX
             && let Some((_, oldest)) = self.order.pop_front()
         {
             self.rests.remove(&oldest);
         }
+        self.order.push_back((rest.ends_at, tuple));
         self.rests.insert(tuple, rest);
-        self.order.push_back((now + limits::TIME_WAIT, tuple));
     }
 
     pub(crate) fn contains(&self, tuple: &Tuple) -> bool {
@@ -227,7 +234,10 @@ impl TimeWait {
         while let Some((at, tuple)) = self.order.front()
             && *at <= now
         {
-            self.rests.remove(tuple);
+            // The same ports may have been used again since, and have a later end.
+            if self.rests.get(tuple).is_some_and(|rest| rest.ends_at <= now) {
+                self.rests.remove(tuple);
+            }
             self.order.pop_front();
         }
     }
@@ -412,7 +422,7 @@ impl Stack {
         let (before, state) = (flow.state, flow.connection.state());
         flow.state = state;
         if before != state {
-            flow.progress_at = now;
+            (flow.progress_at, flow.entered_at) = (now, now);
             self.after_transition(now, id, before, state);
         }
         let Some(flow) = self.flows.get(id) else {
@@ -464,8 +474,9 @@ impl Stack {
         if let Some(flow) = self.flows.get(id)
             && flow.state == State::TimeWait
         {
-            let rest = Rest { send_next: flow.send_next, receive_next: flow.receive_next.unwrap_or(0) };
-            self.time_wait.insert(now, flow.tuple, rest);
+            let (send_next, receive_next) = (flow.send_next, flow.receive_next.unwrap_or(0));
+            let rest = Rest { send_next, receive_next, ends_at: now + limits::TIME_WAIT };
+            self.time_wait.insert(flow.tuple, rest);
         }
         self.remove_flow(id);
     }

@@ -58,8 +58,17 @@ pub(crate) fn port_unreachable(packet: &Packet<'_>) -> Option<Vec<u8>> {
     } else {
         (V6_UNREACHABLE, V6_PORT_UNREACHABLE, QUOTE_LEN_MAX_V6)
     };
+    let whole;
+    let mut bytes = packet.bytes;
+    if bytes.is_empty() {
+        // No single fragment has what the sender must recognise (RFC 1122, section 3.2.2).
+        let header =
+            Header { hop_limit: packet.hop_limit, ..Header::new(packet.source, packet.destination, packet.protocol) };
+        whole = header.packet(packet.payload);
+        bytes = &whole;
+    }
     let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
-    message.extend_from_slice(&packet.bytes[..packet.bytes.len().min(quote)]);
+    message.extend_from_slice(&bytes[..bytes.len().min(quote)]);
     let (protocol, message) = finish(packet.destination, packet.source, message);
     Some(Header::new(packet.destination, packet.source, protocol).packet(&message))
 }

@@ -41,7 +41,7 @@ impl Stack {
             let Some(payload) = self.reassembly.add(now, &packet)? else {
                 return Ok(());
             };
-            let whole = Packet { payload: &payload, fragment: None, ..packet };
+            let whole = Packet { bytes: &[], payload: &payload, fragment: None, ..packet };
             return match whole.protocol {
                 packet::PROTOCOL_UDP => self.take_udp(path, &whole),
                 packet::PROTOCOL_ICMP | packet::PROTOCOL_ICMPV6 => self.take_icmp(now, path, &whole),

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use crate::errno::Error;
 use crate::flow::{Flow, FlowId, Owner, Tuple};
 use crate::limits;
-use crate::packet::DropReason;
-use crate::path::PathId;
+use crate::packet::{self, DropReason, Packet, Segment};
+use crate::path::{Class, PathId};
 use crate::shard::{SocketId, Stack};
 use crate::stream::Role;
 use crate::tcp::Connection;
@@ -186,8 +186,24 @@ impl Stack {
         }
     }
 
+    fn refuse_syn(&mut self, syn: &Syn) {
+        let segment = Packet::parse(&syn.packet, false).ok().and_then(|packet| Segment::parse(packet.payload));
+        if let Some(segment) = segment {
+            let reset = packet::reset_for(syn.tuple.local, syn.tuple.remote, &segment);
+            self.reply(syn.path, Class::Interactive, reset);
+        }
+    }
+
     /// Resets every connection that nobody accepted (POSIX `close` of a listening socket).
     pub(crate) fn close_listener(&mut self, now: Instant, listener: SocketId) {
+        // From here on nothing takes the place of what is reset.
+        if let Some(entry) = self.sockets.get_mut(listener)
+            && let Role::Listening(state) = std::mem::replace(&mut entry.role, Role::Idle)
+        {
+            for syn in state.syns {
+                self.refuse_syn(&syn);
+            }
+        }
         let owned = |flow: &Flow| flow.owner == Owner::Backlog(listener);
         let flows: Vec<FlowId> = self.flows.iter().filter(|(_, flow)| owned(flow)).map(|(id, _)| id).collect();
         for flow in flows {

@@ -99,6 +99,7 @@ pub(crate) struct Fragment {
 /// A legal IP packet; its payload is what follows the last IP header.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packet<'a> {
+    /// The packet as it came; empty if it came in fragments.
     pub(crate) bytes: &'a [u8],
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
@@ -106,6 +107,14 @@ pub(crate) struct Packet<'a> {
     pub(crate) hop_limit: u8,
     pub(crate) payload: &'a [u8],
     pub(crate) fragment: Option<Fragment>,
+}
+
+/// Returns the destination of a packet that this stack has written.
+pub(crate) fn destination_of(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(packet.get(16..20)?).ok()?)),
+        _ => Some(IpAddr::from(<[u8; 16]>::try_from(packet.get(24..40)?).ok()?)),
+    }
 }
 
 fn be16(bytes: &[u8], at: usize) -> u16 {

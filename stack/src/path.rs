@@ -95,12 +95,21 @@ impl Path {
         !(self.replies.is_empty() && self.datagrams.is_empty() && self.dirty.is_empty())
     }
 
-    /// Whether datagrams of `len` bytes in all still fit; an empty queue takes any datagram.
-    pub(crate) fn fits(&self, len: usize) -> bool {
-        let limit = match self.state {
+    /// Bytes of datagrams that may wait.
+    fn datagram_bytes_max(&self) -> usize {
+        match self.state {
             PathState::Pending => limits::PENDING_QUEUE_BYTES_MAX,
             PathState::Up | PathState::Lost => limits::DATAGRAM_QUEUE_BYTES_MAX,
-        };
-        self.datagram_bytes == 0 || self.datagram_bytes + len <= limit
+        }
+    }
+
+    /// Whether datagrams of `len` bytes in all still fit; an empty queue takes any datagram.
+    pub(crate) fn fits(&self, len: usize) -> bool {
+        self.datagram_bytes == 0 || self.datagram_bytes + len <= self.datagram_bytes_max()
+    }
+
+    /// Whether senders that found no room are told to try again: half of it is free.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.datagram_bytes <= self.datagram_bytes_max() / 2
     }
 }

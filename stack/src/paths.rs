@@ -1,11 +1,12 @@
 //! What the outside says about paths: opened, up, writable, lost, replaced, ended.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use crate::errno::Error;
 use crate::flow::FlowId;
 use crate::limits;
-use crate::packet::DropReason;
+use crate::packet::{self, DropReason};
 use crate::path::{Path, PathConfig, PathId, PathState};
 use crate::shard::Stack;
 use crate::stream::Role;
@@ -40,7 +41,8 @@ impl Stack {
         self.routes.get(&address).copied()
     }
 
-    /// Routes an address over a path. What waited on another path for the same address moves there.
+    /// Routes an address over a path. What waited for that address on a pending path moves there; connections of
+    /// another peer that had the address are reset: their bytes are not for this one.
     pub fn add_route(&mut self, now: Instant, address: IpAddr, path: PathId) {
         let Some(before) = self.routes.insert(address, path) else {
             return;
@@ -48,23 +50,33 @@ impl Stack {
         if before == path {
             return;
         }
-        let moves = |flow: &crate::flow::Flow| flow.path == before && flow.tuple.remote.ip() == address;
-        let flows: Vec<FlowId> = self.flows.iter().filter(|(_, flow)| moves(flow)).map(|(id, _)| id).collect();
+        let concerns = |flow: &crate::flow::Flow| flow.path == before && flow.tuple.remote.ip() == address;
+        let flows: Vec<FlowId> = self.flows.iter().filter(|(_, flow)| concerns(flow)).map(|(id, _)| id).collect();
+        let pending = self.paths.get(before).is_some_and(|path| path.state == PathState::Pending);
         for id in flows {
-            self.move_flow(id, path);
+            match pending {
+                true => self.move_flow(id, path),
+                false => self.fail_flow(now, id, Error::ConnectionReset),
+            }
         }
         let Some(old) = self.paths.get_mut(before) else {
             return;
         };
-        let datagrams = std::mem::take(&mut old.datagrams);
+        let (concerned, kept): (VecDeque<Vec<u8>>, VecDeque<Vec<u8>>) =
+            old.datagrams.drain(..).partition(|datagram| packet::destination_of(datagram) == Some(address));
+        old.datagram_bytes = kept.iter().map(Vec::len).sum();
+        old.datagrams = kept;
         let waiters = std::mem::take(&mut old.waiters);
-        old.datagram_bytes = 0;
-        if let Some(new) = self.paths.get_mut(path) {
-            for datagram in datagrams {
-                new.datagram_bytes += datagram.len();
-                new.datagrams.push_back(datagram);
+        if pending && let Some(new) = self.paths.get_mut(path) {
+            new.datagram_bytes += concerned.iter().map(Vec::len).sum::<usize>();
+            new.datagrams.extend(concerned);
+        } else {
+            for _ in concerned {
+                self.count_drop(DropReason::PathLost);
             }
-            new.waiters.extend(waiters);
+        }
+        for socket in waiters {
+            self.mark_ready(socket);
         }
         self.drop_oversized(path);
         if !self.routes.values().any(|used| *used == before) {

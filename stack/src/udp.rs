@@ -176,7 +176,7 @@ impl Stack {
     pub(crate) fn datagram_readiness(&self, datagram: &Datagram) -> Readiness {
         let destination = datagram.peer.map(|peer| peer.ip()).or(datagram.last_destination);
         let path = destination.and_then(|address| self.routes.get(&address)).and_then(|path| self.paths.get(*path));
-        let writable = path.is_none_or(|path| path.datagram_bytes <= limits::DATAGRAM_QUEUE_BYTES_MAX / 2);
+        let writable = path.is_none_or(|path| path.is_writable());
         Readiness::NONE.with(Readiness::READABLE, !datagram.queue.is_empty()).with(Readiness::WRITABLE, writable)
     }
 

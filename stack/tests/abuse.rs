@@ -1,0 +1,184 @@
+//! Peers that do what no honest one does, and addresses that pass from one peer to another.
+
+mod wire;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use unisockets_stack::{Error, Family, Kind, PathConfig, Readiness, SocketOption};
+use wire::{Wire, pattern};
+
+const SECOND: Duration = Duration::from_secs(1);
+const SYN: u8 = 2;
+
+fn flags(packet: &[u8]) -> u8 {
+    packet[20 + 13]
+}
+
+/// Closing a listener opened its waiting SYNs as connections that nobody would ever accept, reset or end.
+#[test]
+fn closing_a_listener_resets_the_syns_that_waited_for_its_backlog() {
+    let mut wire = Wire::new(1_500);
+    let listener = wire.listen(1, 80, 1);
+    let to = SocketAddr::new(wire.nodes[1].v4, 80);
+    let clients: Vec<_> = (0..2).map(|_| wire.start(0, to)).collect();
+    wire.settle();
+    wire.nodes[1].stack.close(wire.now, listener);
+    wire.run(2 * SECOND);
+    for client in clients {
+        assert!(matches!(
+            wire.nodes[0].stack.take_error(client),
+            Ok(Some(Error::ConnectionReset | Error::ConnectionRefused))
+        ));
+    }
+    assert_eq!(wire.nodes[1].stack.connection_count(), 0);
+}
+
+/// A SYN repeated once a minute kept a half-open place for ever.
+#[test]
+fn a_half_open_connection_ends_in_time_whatever_the_peer_repeats() {
+    let mut wire = Wire::new(1_500);
+    wire.lose = |from, number, _| from == 0 && number > 1;
+    wire.listen(1, 80, 4);
+    let to = SocketAddr::new(wire.nodes[1].v4, 80);
+    wire.start(0, to);
+    wire.settle();
+    assert_eq!(wire.nodes[1].stack.connection_count(), 1);
+    let (_, _, syn) = wire.log.iter().find(|(from, _, packet)| *from == 0 && flags(packet) == SYN).unwrap().clone();
+    let path = wire.nodes[1].path;
+    for _ in 0..4 {
+        wire.run(20 * SECOND);
+        if wire.nodes[1].stack.connection_count() == 0 {
+            return;
+        }
+        let _ = wire.nodes[1].stack.handle_packet(wire.now, path, &syn);
+    }
+    panic!("the place is still held after {:?}", wire.now);
+}
+
+/// Connections to an address went on over the link of whoever showed a newer lease of it, plaintext and all.
+#[test]
+fn an_address_that_passes_to_another_peer_resets_the_connections_of_the_first() {
+    let mut wire = Wire::new(1_500);
+    let (client, _) = wire.pair();
+    wire.nodes[0].stack.send(wire.now, client, &pattern(1_000)).unwrap();
+    let config = PathConfig { mtu: 1_500, verify_checksums: true };
+    let (now, address) = (wire.now, wire.nodes[1].v4);
+    let stack = &mut wire.nodes[0].stack;
+    let other = stack.open_path(config).unwrap();
+    stack.path_up(now, other, config);
+    stack.add_route(now, address, other);
+    assert_eq!(stack.take_error(client), Ok(Some(Error::ConnectionReset)));
+    let mut packet = Vec::new();
+    assert_eq!(stack.poll_packet(now, other, wire::ROOM, &mut packet), None, "nothing of it leaves over the new path");
+}
+
+/// The error for a fragmented datagram quoted its last fragment, in which no sender finds its ports.
+#[test]
+fn a_fragmented_datagram_to_a_closed_port_is_refused_too() {
+    for len in [100, 8_000] {
+        for v4 in [true, false] {
+            let mut wire = Wire::new(1_500);
+            let node = &wire.nodes[1];
+            let to = SocketAddr::new(if v4 { node.v4 } else { node.v6 }, 9);
+            let stack = &mut wire.nodes[0].stack;
+            let socket = stack.socket(Kind::Udp, if v4 { Family::V4 } else { Family::V6 }).unwrap();
+            stack.connect(wire.now, socket, to).unwrap();
+            stack.send_to(wire.now, socket, &pattern(len), None).unwrap();
+            wire.settle();
+            assert_eq!(wire.nodes[0].stack.take_error(socket), Ok(Some(Error::ConnectionRefused)), "{len} {v4}");
+        }
+    }
+}
+
+/// While a peer was being dialled, `poll` said "writable" and `send` said "again".
+#[test]
+fn a_datagram_socket_on_a_pending_path_is_writable_only_while_something_fits() {
+    let mut wire = Wire::new(1_500);
+    let stack = &mut wire.nodes[0].stack;
+    let socket = stack.socket(Kind::Udp, Family::V4).unwrap();
+    let to: SocketAddr = "10.80.0.77:9".parse().unwrap();
+    stack.connect(wire.now, socket, to).unwrap();
+    while stack.send_to(wire.now, socket, &[0; 1_000], None).is_ok() {}
+    assert!(!stack.readiness(socket).contains(Readiness::WRITABLE));
+}
+
+/// The end of an older record took a newer one of the same ports with it.
+#[test]
+fn time_wait_of_ports_that_were_used_twice_lasts_its_full_minute() {
+    let mut wire = Wire::new(1_500);
+    let listener = wire.listen(1, 80, 4);
+    let to = SocketAddr::new(wire.nodes[1].v4, 80);
+    let from: SocketAddr = SocketAddr::new(wire.nodes[0].v4, 4_000);
+    for round in 0..2 {
+        let stack = &mut wire.nodes[0].stack;
+        let client = stack.socket(Kind::Tcp, Family::V4).unwrap();
+        stack.set_option(client, SocketOption::ReuseAddress(true)).unwrap();
+        stack.bind(client, from).unwrap();
+        assert_eq!(stack.connect(wire.now, client, to), Err(Error::InProgress), "round {round}");
+        wire.settle();
+        let (server, _) = wire.nodes[1].stack.accept(wire.now, listener).unwrap();
+        // The server closes first and keeps the record, so that the client's ports are free.
+        wire.nodes[1].stack.close(wire.now, server);
+        wire.settle();
+        wire.nodes[0].stack.close(wire.now, client);
+        wire.settle();
+        assert_eq!(wire.nodes[1].stack.time_wait_count(), 1, "round {round}");
+        wire.run(40 * SECOND);
+    }
+    assert_eq!(wire.nodes[1].stack.time_wait_count(), 1);
+    wire.run(25 * SECOND);
+    assert_eq!(wire.nodes[1].stack.time_wait_count(), 0);
+}
+
+/// A peer whose connections nobody reads could make a node commit as much memory as it liked.
+#[test]
+fn the_memory_of_one_peer_is_bounded_and_another_goes_on() {
+    let mut wire = Wire::new(16_384);
+    let listener = wire.listen(1, 80, 1_024);
+    let to = SocketAddr::new(wire.nodes[1].v4, 80);
+    let data = pattern(1 << 20);
+    let mut clients = Vec::new();
+    for _ in 0..700 {
+        let client = wire.start(0, to);
+        wire.settle();
+        let _ = wire.nodes[0].stack.send(wire.now, client, &data);
+        wire.run(SECOND / 20);
+        clients.push(client);
+    }
+    while wire.nodes[1].stack.accept(wire.now, listener).is_ok() {}
+    wire.run(5 * SECOND);
+    let committed = wire.nodes[1].stack.committed_bytes();
+    assert!(committed <= 66 << 20, "{committed}");
+    assert!(committed >= 60 << 20, "{committed}: the attack was none");
+    // Own programs are not held by the peer's allowance.
+    let own = wire.listen(1, 81, 4);
+    let to = SocketAddr::new("127.0.0.1".parse().unwrap(), 81);
+    let local = wire.start(1, to);
+    wire.settle();
+    assert!(wire.nodes[1].stack.accept(wire.now, own).is_ok());
+    assert!(wire.nodes[1].stack.readiness(local).contains(Readiness::WRITABLE));
+    for client in clients {
+        wire.nodes[0].stack.set_option(client, SocketOption::Linger(Some(Duration::ZERO))).unwrap();
+        wire.nodes[0].stack.close(wire.now, client);
+    }
+    wire.run(SECOND);
+}
+
+/// What idle connections had committed stayed committed.
+#[test]
+fn idle_connections_give_their_memory_back_and_go_on() {
+    let mut wire = Wire::new(16_384);
+    let (client, server) = wire.pair();
+    let data = pattern(3 << 20);
+    assert_eq!(wire.transfer((0, client), (1, server), &data, 10 * SECOND), data);
+    wire.settle();
+    assert!(wire.nodes[1].stack.committed_bytes() >= 1 << 20);
+    wire.run(25 * SECOND);
+    for node in &wire.nodes {
+        assert_eq!(node.stack.committed_bytes(), 0);
+        assert_eq!(node.stack.poll_timeout(), None);
+    }
+    assert_eq!(wire.transfer((0, client), (1, server), &data, 10 * SECOND), data);
+    assert_eq!(wire.transfer((1, server), (0, client), &data, 10 * SECOND), data);
+}
