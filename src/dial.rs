@@ -14,14 +14,35 @@ use crate::hello::{self, Bye, Control, Ends, Hello, Stage};
 use crate::node::{NodeCore, Output, PEERS_MAX, Signaling};
 use crate::peers::{self, Attempt, LinkEntry, LinkId, Peer};
 
+/// The MTUs that links have: a peer's is rounded down to one of them, so that the stack knows only few.
+const MTUS: [usize; 5] = [unisockets_stack::MTU_MIN, 1_500, 4_096, 9_000, unisockets_link::MTU];
+
+fn mtu_class(mtu: usize) -> usize {
+    MTUS.into_iter().rev().find(|class| *class <= mtu).unwrap_or(unisockets_stack::MTU_MIN)
+}
+
 impl NodeCore {
     /// Starts to make a link to a peer, unless there is one, or an attempt.
     pub(crate) fn dial(&mut self, now: Instant, key: PublicKey) {
         let busy = self.peers.get(&key).is_none_or(|peer| peer.link.is_some() || peer.attempt.is_some());
-        if !busy {
+        if busy {
+            return;
+        }
+        if self.attempts() >= peers::ATTEMPTS_MAX {
+            // Its turn comes when others have theirs behind them.
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.redial_at = Some(now + peers::CROWDED_PAUSE);
+                self.peers_changed = true;
+            }
+        } else {
             let session = self.random_session();
             self.attempt(now, key, Role::Offer, session, None);
         }
+    }
+
+    /// Links that are being made.
+    fn attempts(&self) -> usize {
+        self.peers.values().filter(|peer| peer.attempt.is_some()).count()
     }
 
     fn attempt(
@@ -136,9 +157,13 @@ impl NodeCore {
             self.paths.insert(path, from);
             self.peers.insert(from, Peer::new(now, from, ipv6, path, acquaintance));
         }
+        let crowded = self.attempts() >= peers::ATTEMPTS_MAX;
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
+        if !peer.may_offer(now) || (crowded && peer.attempt.is_none()) {
+            return tracing::debug!(peer = %from.short(), "an offer too many");
+        }
         peer.may_be_there();
         if let Some(attempt) = &peer.attempt {
             // Two offers crossed, or the peer has given its own up and begun again.
@@ -183,6 +208,14 @@ impl NodeCore {
     /// Says that all lanes of a link are open: the node introduces itself.
     pub fn link_opened(&mut self, id: LinkId) {
         self.introduce(id, Stage::Opened);
+    }
+
+    /// Shows the node's new lease on every link in use.
+    pub(crate) fn introduce_again(&mut self) {
+        let links: Vec<LinkId> = self.peers.values().filter_map(|peer| peer.link).collect();
+        for link in links {
+            self.introduce(link, Stage::Heard);
+        }
     }
 
     fn introduce(&mut self, id: LinkId, stage: Stage) {
@@ -239,6 +272,10 @@ impl NodeCore {
         {
             return self.refuse_link(now, id, "lease_invalid", text);
         }
+        if self.peers.get(&key).is_some_and(|peer| peer.link == Some(id)) {
+            // It has another lease than when the link was made.
+            return self.believe(now, key, hello);
+        }
         let attempt = self.peers.get_mut(&key).and_then(|peer| peer.attempt.as_mut());
         let Some(attempt) = attempt.filter(|attempt| attempt.link == id) else {
             return;
@@ -269,14 +306,14 @@ impl NodeCore {
 
     /// Takes over what a proven peer says of itself.
     fn believe(&mut self, now: Instant, key: PublicKey, hello: &Hello) {
-        let lease = self.settle_claim(key, hello.lease.as_ref().map(|lease| lease.lease.clone()));
+        let lease = self.settle_claim(now, key, hello.lease.as_ref().map(|lease| lease.lease.clone()));
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
         let forgotten = peer.acquainted.replace(hello.acquaintance).is_some_and(|known| known != hello.acquaintance);
         let restarted = forgotten || peer.incarnation.is_some_and(|known| known != hello.incarnation);
         peer.incarnation = Some(hello.incarnation);
-        peer.mtu = hello.mtu.clamp(unisockets_stack::MTU_MIN, unisockets_link::MTU);
+        peer.mtu = mtu_class(hello.mtu);
         if let Some(lease) = lease {
             (peer.ipv4, peer.epoch) = (Some(lease.ipv4), lease.epoch);
             peer.name = lease.name.or(peer.name.take());
@@ -314,8 +351,13 @@ impl NodeCore {
     }
 
     /// Two peers may show leases of one address: the one given out later holds.
-    fn settle_claim(&mut self, key: PublicKey, lease: Option<Lease>) -> Option<Lease> {
+    fn settle_claim(&mut self, now: Instant, key: PublicKey, lease: Option<Lease>) -> Option<Lease> {
         let lease = lease?;
+        if self.is_spoken_for(lease.ipv4, &key) {
+            let text = format!("{} claims {}, which is known as another member's", key.short(), lease.ipv4);
+            self.incident(now, "claim_contradicts", text);
+            return None;
+        }
         let holder =
             self.owner_of(lease.ipv4).filter(|holder| holder.key != key).map(|holder| (holder.key, holder.epoch));
         match holder {

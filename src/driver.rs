@@ -24,6 +24,8 @@ use crate::peers::LinkId;
 
 /// STUN and TURN servers that signaling may name.
 const ICE_SERVERS_MAX: usize = 16;
+/// How long signaling may take to say who somebody is.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a capture is brought to the disk while packets pass.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -266,11 +268,23 @@ impl Driver {
     /// Asks signaling who somebody is.
     pub(crate) async fn lookup(self: &Arc<Self>, query: Query) -> Lookup {
         let (sender, answer) = oneshot::channel();
-        self.with(|state, _, _| {
+        let id = self.with(|state, _, _| {
             let id = state.core.lookup(query);
             state.lookups.insert(id, sender);
+            id
         });
-        answer.await.unwrap_or_else(|_| Err(LookupError("the node has left the network".to_owned())))
+        match tokio::time::timeout(LOOKUP_TIMEOUT, answer).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(LookupError("the node has left the network".to_owned()))),
+            Err(_) => {
+                self.with(|state, _, _| {
+                    state.lookups.remove(&id);
+                    state.queries.remove(&id);
+                    state.core.abandon_lookup(id);
+                });
+                let text = "the signaling server does not answer; try again when it can be reached";
+                Err(LookupError(text.to_owned()))
+            }
+        }
     }
 
     /// Takes what the member of signaling learns.
@@ -334,6 +348,12 @@ impl Driver {
     }
 
     fn joined(self: &Arc<Self>, welcome: Box<Welcome>) {
+        let (result, peers) = self.with(|state, now, _| (state.core.joined(now, &welcome), state.core.peer_keys()));
+        if let Err(text) = result {
+            // Nothing of what another server than before says is taken over.
+            self.membership.send_replace(Membership::Rejected(Code::BadProof, text));
+            return;
+        }
         let servers = welcome.ice_servers.iter().take(ICE_SERVERS_MAX).map(|server| unisockets_link::IceServer {
             url: server.url.clone(),
             username: server.username.clone(),
@@ -343,16 +363,11 @@ impl Driver {
             let mut config = self.link_config.lock().unwrap_or_else(PoisonError::into_inner);
             config.ice_servers = self.ice_servers.iter().cloned().chain(servers).collect();
         }
-        let (result, peers) = self.with(|state, now, _| (state.core.joined(now, &welcome), state.core.peer_keys()));
         if !peers.is_empty() {
             self.send(Command::Watch(peers));
         }
         *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(welcome.clone());
-        let membership = match result {
-            Ok(()) => Membership::Joined(welcome),
-            Err(text) => Membership::Rejected(Code::BadProof, text),
-        };
-        self.membership.send_replace(membership);
+        self.membership.send_replace(Membership::Joined(welcome));
         self.keep_pins();
     }
 

@@ -278,8 +278,11 @@ impl NodeCore {
                 tap.name(address, name);
             }
         }
-        self.lease = Some(welcome.lease.clone());
+        let before = self.lease.replace(welcome.lease.clone());
         self.signaling = Signaling::Reachable;
+        if before.is_some_and(|before| before.lease.ipv4 != welcome.lease.lease.ipv4) {
+            self.introduce_again();
+        }
         Ok(())
     }
 
@@ -323,17 +326,6 @@ impl NodeCore {
     /// Checks an answer against what was seen before (threat T1).
     fn check_member(&mut self, now: Instant, member: Member, query: Option<&Query>) -> Lookup {
         let network = self.network.id().to_owned();
-        let subject = match query {
-            Some(Query::Name(name)) => Some(Subject::Name(&network, name)),
-            Some(Query::Ip(IpAddr::V4(address))) => Some(Subject::Address(&network, *address)),
-            _ => None,
-        };
-        if let Some(subject) = subject
-            && let Err(changed) = self.pins.check(&subject, &member.key)
-        {
-            self.incident(now, "pin_changed", changed.to_string());
-            return Err(LookupError(changed.to_string()));
-        }
         // A peer has shown its lease of that address: an answer that gives it to another key is wrong, and
         // following it would lead to the peer.
         if self.owner_of(member.ipv4).is_some_and(|owner| owner.key != member.key) {
@@ -341,6 +333,19 @@ impl NodeCore {
                 format!("the signaling server gives {} to another member than the one that holds it", member.ipv4);
             self.incident(now, "answer_contradicts", text.clone());
             return Err(LookupError(text));
+        }
+        // Whatever was asked, the answer also says who has an address. A refused answer leaves no pin.
+        let subject = match query {
+            Some(Query::Name(name)) => Some(Subject::Name(&network, name)),
+            Some(Query::Ip(IpAddr::V4(address))) => Some(Subject::Address(&network, *address)),
+            _ => None,
+        };
+        let address = Subject::Address(&network, member.ipv4);
+        let pinned = self.pins.compare(&address, &member.key);
+        let pinned = pinned.and_then(|()| subject.map_or(Ok(()), |subject| self.pins.check(&subject, &member.key)));
+        if let Err(changed) = pinned {
+            self.incident(now, "pin_changed", changed.to_string());
+            return Err(LookupError(changed.to_string()));
         }
         Ok(member)
     }
@@ -407,6 +412,20 @@ impl NodeCore {
         let path = self.stack.route(IpAddr::V4(address))?;
         let peer = self.peers.get(self.paths.get(&path)?)?;
         (peer.ipv4 == Some(address)).then_some(peer)
+    }
+
+    /// Whether an address is known to be another member's: pinned to it, or what it is being dialled for.
+    pub(crate) fn is_spoken_for(&self, address: Ipv4Addr, key: &PublicKey) -> bool {
+        let dialled = self.stack.route(IpAddr::V4(address)).and_then(|path| self.paths.get(&path));
+        let dialled = dialled.and_then(|owner| self.peers.get(owner));
+        let dialled = dialled.is_some_and(|peer| peer.key != *key && peer.ipv4.is_none() && peer.link.is_none());
+        let pinned = self.pins.compare(&Subject::Address(self.network.id(), address), key).is_err();
+        dialled || pinned
+    }
+
+    /// Forgets a program's lookup whose answer nobody waits for any more.
+    pub fn abandon_lookup(&mut self, id: u64) {
+        self.lookups.remove(&id);
     }
 
     pub(crate) fn new_link_id(&mut self) -> LinkId {

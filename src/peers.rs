@@ -25,6 +25,15 @@ pub(crate) const IDLE_CLOSE: Duration = Duration::from_secs(300);
 /// A peer may replace a working link only so often.
 pub(crate) const REPLACE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Links that may be in the making at one time: each costs a certificate and sockets.
+pub(crate) const ATTEMPTS_MAX: usize = 64;
+/// How long a dial waits while so many are in the making.
+pub(crate) const CROWDED_PAUSE: Duration = Duration::from_millis(500);
+/// Offers that are taken of one peer within [`OFFER_WINDOW`].
+const OFFERS_MAX: u32 = 8;
+/// See [`OFFERS_MAX`].
+const OFFER_WINDOW: Duration = Duration::from_secs(10);
+
 /// Names a link of this node, for as long as the node lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
@@ -88,6 +97,8 @@ pub(crate) struct Peer {
     pub(crate) active_at: Instant,
     pub(crate) counted: u64,
     pub(crate) interface: Option<u32>,
+    /// When the window of offers began, and how many have come in it.
+    offers: (Instant, u32),
 }
 
 impl Peer {
@@ -114,6 +125,7 @@ impl Peer {
             active_at: now,
             counted: 0,
             interface: None,
+            offers: (now, 0),
         }
     }
 
@@ -125,6 +137,15 @@ impl Peer {
     /// Whether packets of this link are believed: it is in use, or its peer has proven itself over it.
     pub(crate) fn believes(&self, link: LinkId) -> bool {
         self.link == Some(link) || self.attempt.as_ref().is_some_and(|attempt| attempt.link == link && attempt.proven)
+    }
+
+    /// Counts an offer of the peer; returns whether it may still make one.
+    pub(crate) fn may_offer(&mut self, now: Instant) -> bool {
+        if self.offers.0 + OFFER_WINDOW <= now {
+            self.offers = (now, 0);
+        }
+        self.offers.1 += 1;
+        self.offers.1 <= OFFERS_MAX
     }
 
     pub(crate) fn label(&self) -> String {

@@ -133,7 +133,7 @@ async fn main() -> Result<(), Failure> {
         .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(65_535))
         .with_sctp_max_receive_buffer_size(RECEIVE_WINDOW)
         .build();
-    let runtime = sockets::TunedRuntime::new((small == "1").then_some(SMALL_BUFFER));
+    let runtime = sockets::TunedRuntime::new((small == "1").then_some(SMALL_BUFFER), Arc::default());
     let connection = PeerConnectionBuilder::<std::net::SocketAddr>::new()
         .with_setting_engine(settings)
         .with_runtime(Arc::new(runtime))

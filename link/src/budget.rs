@@ -2,7 +2,8 @@
 //!
 //! Less starves the transport, more only stands in queues: it delays small packets, and overruns kernel buffers
 //! of the usual size. (The idea is that of BBR, draft-ietf-ccwg-bbr, section 4.6, without its pacing: the transport
-//! below has congestion control of its own.)
+//! below has congestion control of its own.) The round trip that counts is that of the bare way: while bytes queue
+//! on it, it is measured again now and then with little outstanding, else the budget would feed on its own queue.
 
 use crate::lanes::Lane;
 
@@ -20,6 +21,10 @@ const INTERVAL_MIN_US: u64 = 5_000;
 const BURST_MIN: usize = 64 * 1024;
 /// The part of a round trip that may be processing, in microseconds.
 const PROCESSING_US: u64 = 2_000;
+/// How long the smallest round trip counts before it is measured anew, in microseconds (BBR's ProbeRTT).
+const ROUND_TRIP_LIFE_US: u64 = 10_000_000;
+/// How long such a measurement may take, in microseconds.
+const MEASURING_MAX_US: u64 = 2_000_000;
 /// Rates that are remembered; the largest counts.
 const RATES: usize = 8;
 
@@ -42,6 +47,13 @@ pub struct Budget {
     /// Bytes a second of the last intervals.
     rates: [u64; RATES],
     next_rate: usize,
+    /// The smallest round trip, and when it was measured, in microseconds.
+    round_trip_us: u64,
+    measured_us: u64,
+    /// Since when the round trip is being measured anew.
+    measuring_us: Option<u64>,
+    /// Whether the ping for that is on its way.
+    asked: bool,
 }
 
 impl Default for Budget {
@@ -57,6 +69,10 @@ impl Default for Budget {
             held_back: false,
             rates: [0; RATES],
             next_rate: 0,
+            round_trip_us: 0,
+            measured_us: 0,
+            measuring_us: None,
+            asked: false,
         }
     }
 }
@@ -71,7 +87,7 @@ impl Budget {
 
     /// Returns the bytes that may be outstanding now.
     pub fn limit(&self) -> usize {
-        self.limit
+        if self.measuring_us.is_some() { self.limit.min(BUDGET_MIN) } else { self.limit }
     }
 
     /// Returns the bytes outstanding in all lanes.
@@ -89,8 +105,8 @@ impl Budget {
         let control = self.outstanding[Lane::Control.index()];
         match lane {
             Lane::Control => control < CONTROL_MAX,
-            Lane::Datagram if self.outstanding[lane.index()] >= self.limit / DATAGRAM_SHARE => false,
-            Lane::Datagram | Lane::Interactive | Lane::Bulk => self.outstanding() - control < self.limit,
+            Lane::Datagram if self.outstanding[lane.index()] >= self.limit() / DATAGRAM_SHARE => false,
+            Lane::Datagram | Lane::Interactive | Lane::Bulk => self.outstanding() - control < self.limit(),
         }
     }
 
@@ -116,8 +132,34 @@ impl Budget {
         self.outstanding[lane.index()] = bytes + self.added[lane.index()];
     }
 
-    /// Works the limit out anew, with the smallest of the last round trips.
-    pub fn handle_progress(&mut self, now_us: u64, round_trip_us: u64) {
+    /// Takes a round trip.
+    pub fn handle_round_trip(&mut self, now_us: u64, round_trip_us: u64) {
+        let anew = self.measuring_us.is_some() && self.asked;
+        if anew || self.measured_us == 0 || round_trip_us <= self.round_trip_us {
+            (self.round_trip_us, self.measured_us) = (round_trip_us, now_us.max(1));
+            self.measuring_us = None;
+        }
+    }
+
+    /// Returns once whether a ping shall leave now, to measure the round trip with little outstanding.
+    pub fn wants_round_trip(&mut self) -> bool {
+        let wants = self.measuring_us.is_some() && !self.asked && self.outstanding() <= BUDGET_MIN;
+        self.asked |= wants;
+        wants
+    }
+
+    /// Works the limit out anew.
+    pub fn handle_progress(&mut self, now_us: u64) {
+        let round_trip_us = self.round_trip_us;
+        match self.measuring_us {
+            Some(since) if now_us >= since + MEASURING_MAX_US => {
+                (self.measuring_us, self.measured_us) = (None, now_us);
+            }
+            None if self.held_back && now_us >= self.measured_us + ROUND_TRIP_LIFE_US => {
+                (self.measuring_us, self.asked) = (Some(now_us), false);
+            }
+            _ => {}
+        }
         let elapsed_us = now_us.saturating_sub(self.began_us);
         if elapsed_us < INTERVAL_MIN_US.max(round_trip_us) {
             return;
@@ -146,31 +188,41 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Runs a wire of so many bytes a second and such a round trip, always with something to send; returns the
-    /// share of the wire that was used in the second half, and the limit at the end.
+    /// Runs a wire of so many bytes a second and such a round trip, always with something to send and a ping every
+    /// second; returns the share of the wire that was used in the second half, and the greatest limit in it.
     fn run(rate: u64, round_trip_us: u64, seconds: u64) -> (f64, usize) {
         const STEP_US: u64 = 100;
         let mut budget = Budget::default();
-        // Bytes on the wire, with the time of their acknowledgement.
+        // Bytes on the wire, with the time of their acknowledgement; a ping has none.
         let mut flying = std::collections::VecDeque::new();
-        let (mut free_us, mut used) = (0, 0);
+        let (mut free_us, mut used, mut highest) = (0, 0, 0);
         let end_us = seconds * 1_000_000;
         for now_us in (0..end_us).step_by(STEP_US as usize) {
-            while flying.front().is_some_and(|(due_us, _)| *due_us <= now_us) {
-                let (_, bytes) = flying.pop_front().unwrap();
+            while flying.front().is_some_and(|(due_us, _, _)| *due_us <= now_us) {
+                let (_, bytes, sent_us): (u64, usize, u64) = flying.pop_front().unwrap();
+                if bytes == 0 {
+                    budget.handle_round_trip(now_us, now_us - sent_us);
+                }
                 budget.begin_refresh();
                 budget.refresh(Lane::Bulk, budget.outstanding_in(Lane::Bulk) - bytes);
                 used += if now_us > end_us / 2 { bytes as u64 } else { 0 };
             }
-            budget.handle_progress(now_us, round_trip_us);
+            budget.handle_progress(now_us);
+            // A ping queues behind what is on the wire before it.
+            if now_us % 1_000_000 == 0 || budget.wants_round_trip() {
+                flying.push_back((free_us.max(now_us) + round_trip_us, 0, now_us));
+            }
             while budget.may_send(Lane::Bulk) {
                 budget.sent(Lane::Bulk, 16_384);
                 free_us = free_us.max(now_us) + 16_384 * 1_000_000 / rate;
-                flying.push_back((free_us + round_trip_us, 16_384));
+                flying.push_back((free_us + round_trip_us, 16_384, now_us));
             }
             budget.hold_back();
+            if now_us > end_us / 2 {
+                highest = highest.max(budget.limit());
+            }
         }
-        (used as f64 / (rate * seconds / 2) as f64, budget.limit())
+        (used as f64 / (rate * seconds / 2) as f64, highest)
     }
 
     #[test]
@@ -178,17 +230,20 @@ mod tests {
         for (rate, round_trip_us) in
             [(1_000_000, 1_000), (1_000_000, 100_000), (100_000_000, 300), (100_000_000, 15_000), (10_000_000, 100_000)]
         {
-            let (used, limit) = run(rate, round_trip_us, 10);
+            let (used, limit) = run(rate, round_trip_us, 20);
             assert!(used > 0.9, "{rate} B/s at {round_trip_us} us: {used}, limit {limit}");
         }
     }
 
+    /// The ping queued behind what the budget had let through, and so the budget grew on its own queue.
     #[test]
-    fn little_stands_in_queues_on_a_short_way() {
-        let (_, limit) = run(1_000_000, 1_000, 10);
-        assert!(limit < BUDGET_MIN + 8_192, "{limit}");
-        let (_, limit) = run(100_000_000, 300, 10);
-        assert!(limit < BUDGET_MIN + 65_536, "{limit}");
+    fn the_queue_of_a_busy_link_stays_short_for_ever() {
+        let (_, limit) = run(1_000_000, 1_000, 60);
+        assert!(limit < 4 * BUDGET_MIN, "{limit}");
+        let (_, limit) = run(1_000_000, 20_000, 60);
+        assert!(limit < 4 * BUDGET_MIN, "{limit}");
+        let (_, limit) = run(100_000_000, 300, 30);
+        assert!(limit < 4 * BUDGET_MIN, "{limit}");
     }
 
     #[test]
@@ -197,10 +252,11 @@ mod tests {
         let mut long = Budget::with_burst_max(100_000);
         for interval in 1..100 {
             for (budget, round_trip_us) in [(&mut short, 500), (&mut long, 20_000)] {
+                budget.handle_round_trip(interval * 20_000, round_trip_us);
                 budget.sent(Lane::Bulk, 2_000_000);
                 budget.begin_refresh();
                 budget.refresh(Lane::Bulk, 0);
-                budget.handle_progress(interval * 20_000, round_trip_us);
+                budget.handle_progress(interval * 20_000);
             }
         }
         assert_eq!(short.limit(), 100_000);
@@ -213,11 +269,12 @@ mod tests {
         budget.sent(Lane::Bulk, 1_000_000);
         budget.begin_refresh();
         budget.refresh(Lane::Bulk, 0);
-        budget.handle_progress(10_000, 10_000);
+        budget.handle_round_trip(1, 10_000);
+        budget.handle_progress(10_000);
         let limit = budget.limit();
         assert!(limit > 1_000_000);
         for interval in 2..100 {
-            budget.handle_progress(interval * 10_000, 10_000);
+            budget.handle_progress(interval * 10_000);
         }
         assert_eq!(budget.limit(), limit);
     }

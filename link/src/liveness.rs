@@ -55,14 +55,16 @@ impl Liveness {
         self.unanswered = 0;
     }
 
-    /// Notes the answer to a ping.
-    pub fn pong(&mut self, now_us: u64, number: u64) {
+    /// Notes the answer to a ping; returns the round trip in microseconds, unless the number is nonsense.
+    pub fn pong(&mut self, now_us: u64, number: u64) -> Option<u64> {
         self.heard(now_us);
-        let round_trip = now_us.saturating_sub(number).max(1);
-        if number <= now_us && round_trip < 60_000_000 {
-            self.round_trips[self.samples % ROUND_TRIPS] = round_trip;
-            self.samples += 1;
+        let round_trip = now_us.checked_sub(number)?.max(1);
+        if round_trip >= 60_000_000 {
+            return None;
         }
+        self.round_trips[self.samples % ROUND_TRIPS] = round_trip;
+        self.samples += 1;
+        Some(round_trip)
     }
 
     /// Notes how many bytes the transport has not yet had acknowledged.

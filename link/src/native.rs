@@ -31,7 +31,7 @@ use crate::frame::{self, Probe};
 use crate::lanes::Lane;
 use crate::liveness::Liveness;
 use crate::signal::{self, IceServer, Role, Signal};
-use crate::sockets::TunedRuntime;
+use crate::sockets::{Activity, TunedRuntime};
 use crate::{Counters, Event, Full, Link, Lost, Room, Route, Sink};
 
 /// How long two peers may look for a path to each other.
@@ -85,6 +85,8 @@ struct Shared {
     filled: Notify,
     sink: Arc<dyn Sink>,
     counters: AtomicCounters,
+    /// When something passed last, for the library's runtime.
+    activity: Arc<Activity>,
     liveness: Mutex<Liveness>,
     origin: Instant,
     open_lanes: AtomicUsize,
@@ -137,6 +139,7 @@ impl NativeLink {
             filled: Notify::new(),
             sink,
             counters: AtomicCounters::default(),
+            activity: Arc::default(),
             liveness: Mutex::new(Liveness::new(0)),
             origin: Instant::now(),
             open_lanes: AtomicUsize::new(0),
@@ -240,6 +243,7 @@ impl PeerConnectionEventHandler for Reporter {
 /// Makes the connection with its negotiated channels.
 async fn connect(
     config: &Config,
+    activity: Arc<Activity>,
     notices: mpsc::Sender<Notice>,
 ) -> Result<(Arc<dyn PeerConnection>, Channels), RtcError> {
     let servers = config.ice_servers.iter().map(|server| RTCIceServer {
@@ -271,7 +275,7 @@ async fn connect(
     let connection = PeerConnectionBuilder::<SocketAddr>::new()
         .with_configuration(configuration)
         .with_setting_engine(settings)
-        .with_runtime(Arc::new(TunedRuntime::new(config.socket_buffer_max)))
+        .with_runtime(Arc::new(TunedRuntime::new(config.socket_buffer_max, activity)))
         .with_handler(Arc::new(Reporter { notices }))
         .with_udp_addrs(addresses)
         .with_data_channel_send_buffer_limit(BUDGET_MAX + frame::MESSAGE_LEN_MAX)
@@ -295,7 +299,7 @@ async fn connect(
 /// Follows the negotiation until the link ends, then closes everything.
 async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: mpsc::Receiver<Signal>) {
     let (notices, mut notice_inbox) = mpsc::channel(4 * signal::CANDIDATES_MAX);
-    let (connection, channels) = match connect(&config, notices).await {
+    let (connection, channels) = match connect(&config, Arc::clone(&shared.activity), notices).await {
         Ok(made) => made,
         Err(error) => {
             debug!(%error, "a connection could not be made");
@@ -464,6 +468,7 @@ fn lane_opened(shared: &Shared) {
     if open == Lane::ALL.len() {
         let now = shared.now_us();
         shared.liveness().heard(now);
+        shared.activity.note();
         shared.sink.event(Event::Opened);
         shared.filled.notify_one();
         shared.opened.notify_one();
@@ -472,6 +477,7 @@ fn lane_opened(shared: &Shared) {
 
 fn receive(shared: &Shared, lane: Lane, data: &BytesMut) {
     let now = shared.now_us();
+    shared.activity.note();
     match lane {
         Lane::Control => {
             shared.liveness().heard(now);
@@ -480,11 +486,15 @@ fn receive(shared: &Shared, lane: Lane, data: &BytesMut) {
         Lane::Datagram if data.first().is_some_and(|first| *first < 0x10) => match Probe::parse(data) {
             Some(Probe::Ping(number)) => {
                 shared.liveness().heard(now);
-                // A full lane drops the answer; the peer asks again.
-                let _ = shared.outgoing().lanes.push(Lane::Datagram, &Probe::Pong(number).emit());
+                shared.outgoing().probe(Probe::Pong(number));
                 shared.filled.notify_one();
             }
-            Some(Probe::Pong(number)) => shared.liveness().pong(now, number),
+            Some(Probe::Pong(number)) => {
+                let round_trip = shared.liveness().pong(now, number);
+                if let Some(round_trip) = round_trip {
+                    shared.outgoing().budget.handle_round_trip(now, round_trip);
+                }
+            }
             None => {
                 shared.counters.malformed.fetch_add(1, Ordering::Relaxed);
             }

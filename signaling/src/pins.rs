@@ -88,6 +88,18 @@ impl Pins {
         }
     }
 
+    /// Compares a key with its pin, and pins nothing.
+    ///
+    /// # Errors
+    /// [`Changed`] if another key is pinned.
+    pub fn compare(&self, subject: &Subject<'_>, key: &PublicKey) -> Result<(), Changed> {
+        let subject = subject.to_string();
+        match self.keys.get(&subject) {
+            Some(pinned) if pinned != key => Err(Changed { subject, pinned: *pinned, offered: *key }),
+            _ => Ok(()),
+        }
+    }
+
     /// Forgets a pin by the text of its subject; returns whether there was one.
     pub fn forget(&mut self, subject: &str) -> bool {
         let forgotten = self.keys.remove(subject).is_some();
@@ -116,8 +128,10 @@ mod tests {
         let (a, b) = (KeyPair::from_seed(&[1; 32]).public(), KeyPair::from_seed(&[2; 32]).public());
         let mut pins = Pins::default();
         let subject = Subject::Name("home", "alpha");
+        assert_eq!(pins.compare(&subject, &b), Ok(()));
         assert_eq!(pins.check(&subject, &a), Ok(()));
         assert!(pins.take_changed());
+        assert!(pins.compare(&subject, &b).is_err());
         assert_eq!(pins.check(&subject, &a), Ok(()));
         assert!(!pins.take_changed());
         let changed = pins.check(&subject, &b).unwrap_err();

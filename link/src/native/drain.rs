@@ -32,6 +32,7 @@ pub(super) async fn run(shared: Arc<Shared>, channels: Channels, connection: Arc
     loop {
         let next = shared.outgoing().pop();
         if let Some((lane, message)) = next {
+            shared.activity.note();
             if channels[lane.index()].send(message).await.is_err() {
                 return shared.lose(Lost::Transport);
             }
@@ -57,11 +58,14 @@ async fn refresh(shared: &Shared, channels: &Channels) -> usize {
         }
     }
     let now = shared.now_us();
-    let round_trip = shared.liveness().round_trip_us().unwrap_or(0);
     let mut outgoing = shared.outgoing();
-    outgoing.budget.handle_progress(now, round_trip);
-    trace!(limit = outgoing.budget.limit(), round_trip, "budget");
-    outgoing.budget.outstanding()
+    outgoing.budget.handle_progress(now);
+    trace!(limit = outgoing.budget.limit(), "budget");
+    let total = outgoing.budget.outstanding();
+    if total > 0 {
+        shared.activity.note();
+    }
+    total
 }
 
 /// Has the library tell when half of what is outstanding has been acknowledged.
@@ -97,15 +101,15 @@ async fn rest(shared: &Shared, channels: &Channels) -> bool {
             return false;
         }
         Some(Action::Ping(number)) => {
-            let _ = shared.outgoing().lanes.push(Lane::Datagram, &Probe::Ping(number).emit());
+            shared.outgoing().probe(Probe::Ping(number));
             return true;
         }
         None => {}
     }
+    let wanted = shared.outgoing().budget.wants_round_trip();
     let measure = shared.liveness().measure(now);
-    if let Some(number) = measure {
-        // A full lane has no room for it; the next one comes in a second.
-        let _ = shared.outgoing().lanes.push(Lane::Datagram, &Probe::Ping(number).emit());
+    if wanted || measure.is_some() {
+        shared.outgoing().probe(Probe::Ping(now));
         return true;
     }
     if waits != Waits::Ready {

@@ -1,10 +1,16 @@
 //! What leaves a link: the queue, and how much of it may be below.
 
+use std::collections::VecDeque;
+
 use bytes::BytesMut;
 
 use crate::Full;
 use crate::budget::Budget;
+use crate::frame::Probe;
 use crate::lanes::{Lane, Lanes};
+
+/// Probes that may wait; a peer that sends more pings than are answered gets fewer answers.
+const PROBES_MAX: usize = 4;
 
 /// What waits in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +27,8 @@ pub(super) enum Waits {
 pub(super) struct Outgoing {
     pub(super) lanes: Lanes,
     pub(super) budget: Budget,
+    /// Pings and their answers, which wait for nothing: they measure.
+    probes: VecDeque<Probe>,
 }
 
 impl Outgoing {
@@ -31,10 +39,18 @@ impl Outgoing {
         Ok(first)
     }
 
+    /// Queues a ping or an answer.
+    pub(super) fn probe(&mut self, probe: Probe) {
+        if self.probes.len() < PROBES_MAX {
+            self.probes.push_back(probe);
+        }
+    }
+
     /// Takes the next message that may go below, and counts it there.
     pub(super) fn pop(&mut self) -> Option<(Lane, BytesMut)> {
-        let Self { lanes, budget } = self;
-        let next = lanes.pop(|lane| budget.may_send(lane));
+        let Self { lanes, budget, probes } = self;
+        let probe = probes.pop_front().map(|probe| (Lane::Datagram, BytesMut::from(&probe.emit()[..])));
+        let next = probe.or_else(|| lanes.pop(|lane| budget.may_send(lane)));
         if let Some((lane, message)) = &next {
             budget.sent(*lane, message.len());
         }
@@ -43,7 +59,10 @@ impl Outgoing {
 
     /// Returns whether something waits, and whether only the budget holds it back, which is noted.
     pub(super) fn waits(&mut self) -> Waits {
-        let Self { lanes, budget } = self;
+        let Self { lanes, budget, probes } = self;
+        if !probes.is_empty() {
+            return Waits::Ready;
+        }
         if lanes.is_empty() {
             return Waits::Nothing;
         }
