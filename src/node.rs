@@ -341,8 +341,11 @@ impl NodeCore {
             _ => None,
         };
         let address = Subject::Address(&network, member.ipv4);
-        let pinned = self.pins.compare(&address, &member.key);
-        let pinned = pinned.and_then(|()| subject.map_or(Ok(()), |subject| self.pins.check(&subject, &member.key)));
+        let subjects = subject.iter().chain([&address]);
+        let mut pinned = subjects.map(|subject| self.pins.compare(subject, &member.key)).collect::<Result<(), _>>();
+        if let (Ok(()), Some(subject)) = (&pinned, &subject) {
+            pinned = self.pins.check(subject, &member.key);
+        }
         if let Err(changed) = pinned {
             self.incident(now, "pin_changed", changed.to_string());
             return Err(LookupError(changed.to_string()));

@@ -524,7 +524,10 @@ impl Cables {
                 end.liveness.heard(now);
                 return self.send_probe(now, to, Probe::Pong(number));
             }
-            Some(Probe::Pong(number)) => return end.liveness.pong(now, number),
+            Some(Probe::Pong(number)) => {
+                end.liveness.pong(now, number);
+                return;
+            }
             None => end.liveness.heard(now),
         }
         let at = Instant::from_micros(now);
