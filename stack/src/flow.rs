@@ -161,7 +161,10 @@ impl Flow {
             && self.connection.send_queue() == 0
             && !(segment.syn || segment.fin || segment.rst)
             && segment.payload_len == 0
-            && Some(segment.sequence) == self.receive_next
+            // What the peer has sent meanwhile may be missing here.
+            && self.receive_next.is_some_and(|next| {
+                segment.sequence.wrapping_sub(next) as usize <= self.connection.receive_window()
+            })
             && segment.acknowledgement.wrapping_add(1) == self.send_next
     }
 

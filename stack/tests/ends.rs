@@ -44,6 +44,37 @@ fn what_is_read_long_after_both_fins_is_there() {
     assert!(received == data, "{} of {} bytes", received.len(), data.len());
 }
 
+/// The same with both FINs lost: each side's acknowledgements were one ahead of what the other expected, and both
+/// waited for a quarter of an hour.
+#[test]
+fn two_lost_fins_are_repeated_after_duplicate_acknowledgements() {
+    let mut wire = Wire::new(1_500);
+    let (client, server) = wire.pair();
+    wire.transfer((0, client), (1, server), b"hello", Duration::from_secs(1));
+    wire.transfer((1, server), (0, client), b"hello", Duration::from_secs(1));
+    wire.settle();
+    wire.lose = |_, _, bytes| bytes[33] & 1 == 1;
+    wire.nodes[0].stack.shutdown(wire.now, client, Shutdown::Write).unwrap();
+    wire.nodes[1].stack.shutdown(wire.now, server, Shutdown::Write).unwrap();
+    wire.flush();
+    // What each would say if asked again: all but the other's FIN, after its own.
+    let said = |from: usize| {
+        let (_, _, fin) = wire.log.iter().rev().find(|(sender, _, bytes)| *sender == from && bytes[33] & 1 == 1)?;
+        Some(wire::bare_after(fin))
+    };
+    let (client_said, server_said) = (said(0).unwrap(), said(1).unwrap());
+    for (side, packet) in [(0, server_said), (1, client_said)] {
+        let path = wire.nodes[side].path;
+        for _ in 0..5 {
+            wire.nodes[side].stack.handle_packet(wire.now, path, &packet).unwrap();
+            wire.flush();
+        }
+    }
+    wire.lose = |_, _, _| false;
+    wire.run(Duration::from_secs(10));
+    assert_eq!(wire.nodes[0].stack.stream_info(client).unwrap().state, State::TimeWait);
+}
+
 /// Three duplicate acknowledgements made the engine forget the timer of a FIN that was lost.
 #[test]
 fn a_lost_fin_is_repeated_after_duplicate_acknowledgements() {

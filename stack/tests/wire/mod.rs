@@ -190,3 +190,45 @@ impl Wire {
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
+
+/// The 32-bit number at an offset of a packet.
+pub fn number(packet: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(packet[at..at + 4].try_into().unwrap())
+}
+
+/// A bare segment made from another: its flags, and its sequence number moved by `shift`.
+pub fn forged(packet: &[u8], flags: u8, shift: i32) -> Vec<u8> {
+    let header = 20;
+    let mut forged = packet[..header + 20].to_vec();
+    let len = forged.len() as u16;
+    forged[2..4].copy_from_slice(&len.to_be_bytes());
+    forged[10..12].fill(0);
+    let payload_len = packet.len() - header - usize::from(packet[header + 12] >> 4) * 4;
+    let sequence = number(packet, header + 4).wrapping_add(payload_len as u32).wrapping_add_signed(shift);
+    forged[header + 4..header + 8].copy_from_slice(&sequence.to_be_bytes());
+    forged[header + 12] = 0x50;
+    forged[header + 13] = flags;
+    forged[header + 16..header + 18].fill(0);
+    let ip = !sum(&forged[..header], 0);
+    forged[10..12].copy_from_slice(&ip.to_be_bytes());
+    let pseudo = sum(&forged[12..20], 6 + u32::from(len) - header as u32);
+    let tcp = !sum(&forged[header..], u32::from(pseudo));
+    forged[header + 16..header + 18].copy_from_slice(&tcp.to_be_bytes());
+    forged
+}
+
+/// The Internet checksum, not yet complemented (RFC 1071).
+fn sum(bytes: &[u8], start: u32) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
+    let mut total = start + words.sum::<u32>();
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    total as u16
+}
+
+/// A bare acknowledgement of the same side after a segment with a FIN.
+pub fn bare_after(fin: &[u8]) -> Vec<u8> {
+    const ACK: u8 = 16;
+    forged(fin, ACK, 1)
+}
