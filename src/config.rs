@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use unisockets_link::fault::Conditions;
 use unisockets_signaling::identity::KeyPair;
 use unisockets_signaling::network::{BadName, parse_name};
 use unisockets_signaling::pins::Pins;
@@ -43,6 +44,9 @@ pub struct Config {
     pub join_timeout: Duration,
     /// Holds the kernel's socket buffers down, in bytes; for measuring only.
     pub socket_buffer_max: Option<usize>,
+    /// Puts every link on a bad wire, below the data channels and both ways: how does a program do on a network
+    /// that is slow, far or lossy?
+    pub fault: Option<Conditions>,
 }
 
 /// Where a node's key comes from.
@@ -76,6 +80,7 @@ impl Config {
             ice_servers: Vec::new(),
             join_timeout: JOIN_TIMEOUT,
             socket_buffer_max: None,
+            fault: None,
         }
     }
 

@@ -267,5 +267,6 @@ fn link_config(config: &Config, url: &Url) -> link::Config {
         relay_only: config.relay_only,
         bind,
         socket_buffer_max: config.socket_buffer_max,
+        conditions: config.fault,
     }
 }

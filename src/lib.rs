@@ -77,6 +77,7 @@ pub use status::{PeerStatus, SocketStatus, Status};
 pub use tcp::{OwnedReadHalf, OwnedWriteHalf, TcpListener, TcpStream};
 #[cfg(not(target_family = "wasm"))]
 pub use udp::UdpSocket;
+pub use unisockets_link::fault::{BadConditions, Conditions};
 pub use unisockets_link::{IceServer, Route};
 pub use unisockets_signaling::identity::PublicKey;
 pub use unisockets_stack::{Shutdown, SocketOption};

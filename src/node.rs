@@ -341,8 +341,8 @@ impl NodeCore {
             _ => None,
         };
         let address = Subject::Address(&network, member.ipv4);
-        let subjects = subject.iter().chain([&address]);
-        let mut pinned = subjects.map(|subject| self.pins.compare(subject, &member.key)).collect::<Result<(), _>>();
+        let mut subjects = subject.iter().chain([&address]);
+        let mut pinned = subjects.try_for_each(|subject| self.pins.compare(subject, &member.key));
         if let (Ok(()), Some(subject)) = (&pinned, &subject) {
             pinned = self.pins.check(subject, &member.key);
         }

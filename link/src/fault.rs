@@ -4,6 +4,8 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt;
+use std::str::FromStr;
 
 /// How bad the wire is. The default is a perfect one.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -24,6 +26,70 @@ pub struct Conditions {
     pub rate_bytes_per_s: u64,
 }
 
+/// A description of conditions that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadConditions(String);
+
+impl fmt::Display for BadConditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; write it like loss=1%,delay=20ms,jitter=5ms,reorder=1%,duplicate=1%,corrupt=1%,rate=100mbit",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for BadConditions {}
+
+/// Reads `1%`.
+fn share(text: &str) -> Option<f64> {
+    let percent: f64 = text.strip_suffix('%')?.parse().ok()?;
+    (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
+}
+
+/// Reads `20ms`, `1.5s` or `300us` as microseconds.
+fn time_us(text: &str) -> Option<u64> {
+    let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
+    let (number, factor) = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    let us = number.parse::<f64>().ok()? * factor;
+    (0.0..=60e6).contains(&us).then_some(us as u64)
+}
+
+/// Reads `100mbit`, `1gbit` or `56kbit` as bytes per second.
+fn rate(text: &str) -> Option<u64> {
+    let units = [("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9)];
+    let (number, factor) = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    let bytes = number.parse::<f64>().ok()? * factor / 8.0;
+    (1e3..=1e11).contains(&bytes).then_some(bytes as u64)
+}
+
+impl FromStr for Conditions {
+    type Err = BadConditions;
+
+    /// Reads `loss=1%,delay=20ms,rate=100mbit`; each direction gets what is said.
+    fn from_str(text: &str) -> Result<Conditions, BadConditions> {
+        let mut conditions = Conditions::default();
+        for part in text.split(',') {
+            let bad = || BadConditions(format!("'{part}' is no condition of a network"));
+            let (key, value) = part.split_once('=').ok_or_else(bad)?;
+            match key {
+                "loss" => conditions.loss = share(value).ok_or_else(bad)?,
+                "delay" => conditions.delay_us = time_us(value).ok_or_else(bad)?,
+                "jitter" => conditions.jitter_us = time_us(value).ok_or_else(bad)?,
+                "reorder" => conditions.reorder = share(value).ok_or_else(bad)?,
+                "duplicate" => conditions.duplicate = share(value).ok_or_else(bad)?,
+                "corrupt" => conditions.corrupt = share(value).ok_or_else(bad)?,
+                "rate" => conditions.rate_bytes_per_s = rate(value).ok_or_else(bad)?,
+                _ => return Err(bad()),
+            }
+        }
+        Ok(conditions)
+    }
+}
+
+/// Packets that may be on their way at one time; the rest is lost.
+const FLIGHT_LEN_MAX: usize = 65_536;
 /// Bytes that wait for a limited rate; the rest is lost, as in a router.
 const QUEUE_BYTES_MAX: u64 = 256 * 1024;
 
@@ -85,7 +151,8 @@ impl Fault {
 
     /// Puts a packet on the wire.
     pub fn handle_packet(&mut self, now_us: u64, packet: &[u8]) {
-        if now_us < self.black_out_until_us || self.happens(self.conditions.loss) {
+        let crowded = self.flight.len() >= FLIGHT_LEN_MAX;
+        if now_us < self.black_out_until_us || crowded || self.happens(self.conditions.loss) {
             self.lost += 1;
             return;
         }
@@ -137,6 +204,26 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conditions_are_read_and_nonsense_is_told_what_to_write() {
+        let read: Conditions = "loss=1%,delay=20ms,jitter=300us,reorder=2%,rate=100mbit".parse().unwrap();
+        let wanted = Conditions {
+            loss: 0.01,
+            delay_us: 20_000,
+            jitter_us: 300,
+            reorder: 0.02,
+            rate_bytes_per_s: 12_500_000,
+            ..Conditions::default()
+        };
+        assert_eq!(read, wanted);
+        for text in
+            ["", "loss", "loss=1", "loss=101%", "delay=20", "delay=-1ms", "rate=0mbit", "rate=nanmbit", "speed=1%"]
+        {
+            let error = text.parse::<Conditions>().unwrap_err().to_string();
+            assert!(error.contains("loss=1%,delay=20ms"), "{error}");
+        }
+    }
 
     fn arrivals(conditions: Conditions, seed: u64) -> Vec<(u64, Vec<u8>)> {
         let mut fault = Fault::new(conditions, seed);

@@ -3,6 +3,7 @@
 //! `send` is synchronous and only fills the queue; one task owns the channels and drains it, one task
 //! for each lane delivers what arrives, and one follows the negotiation.
 
+mod bad_wire;
 mod drain;
 mod outgoing;
 
@@ -25,8 +26,10 @@ use webrtc::peer_connection::{
     SettingEngineBuilder,
 };
 
+use self::bad_wire::BadWire;
 use self::outgoing::Outgoing;
 use crate::budget::BUDGET_MAX;
+use crate::fault::Conditions;
 use crate::frame::{self, Probe};
 use crate::lanes::Lane;
 use crate::liveness::Liveness;
@@ -63,6 +66,8 @@ pub struct Config {
     pub bind: Vec<SocketAddr>,
     /// Holds the kernel's socket buffers down, in bytes; for measuring only.
     pub socket_buffer_max: Option<usize>,
+    /// Puts every link on a bad wire, both ways.
+    pub conditions: Option<Conditions>,
 }
 
 /// Returns the receive buffer that the system granted the last link, in bytes.
@@ -272,10 +277,14 @@ async fn connect(
     } else {
         config.bind.clone()
     };
+    let mut runtime = TunedRuntime::new(config.socket_buffer_max, activity);
+    if let Some(conditions) = config.conditions {
+        runtime = runtime.wrapped(Box::new(move |socket| Arc::new(BadWire::new(socket, conditions))));
+    }
     let connection = PeerConnectionBuilder::<SocketAddr>::new()
         .with_configuration(configuration)
         .with_setting_engine(settings)
-        .with_runtime(Arc::new(TunedRuntime::new(config.socket_buffer_max, activity)))
+        .with_runtime(Arc::new(runtime))
         .with_handler(Arc::new(Reporter { notices }))
         .with_udp_addrs(addresses)
         .with_data_channel_send_buffer_limit(BUDGET_MAX + frame::MESSAGE_LEN_MAX)

@@ -92,18 +92,34 @@ impl Activity {
 }
 
 /// Tokio, with sockets whose buffers are large.
-#[derive(Debug)]
 pub(crate) struct TunedRuntime {
     tokio: TokioRuntime,
     buffer_bytes: usize,
     activity: Arc<Activity>,
+    /// What is put around every socket.
+    wrap: Box<Wrap>,
+}
+
+/// Makes a socket of another one.
+pub(crate) type Wrap = dyn Fn(Arc<dyn AsyncUdpSocket>) -> Arc<dyn AsyncUdpSocket> + Send + Sync;
+
+impl std::fmt::Debug for TunedRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TunedRuntime").field("buffer_bytes", &self.buffer_bytes).finish_non_exhaustive()
+    }
 }
 
 impl TunedRuntime {
     /// `buffer_bytes_max` holds the buffers down, for measuring; normally there is no such wish.
     pub(crate) fn new(buffer_bytes_max: Option<usize>, activity: Arc<Activity>) -> Self {
         let buffer_bytes = buffer_bytes_max.unwrap_or(BUFFER_BYTES);
-        Self { tokio: TokioRuntime, buffer_bytes, activity }
+        Self { tokio: TokioRuntime, buffer_bytes, activity, wrap: Box::new(|socket| socket) }
+    }
+
+    /// Puts something around every socket.
+    #[allow(dead_code, reason = "the bench of the bare channel shares this file")]
+    pub(crate) fn wrapped(self, wrap: Box<Wrap>) -> Self {
+        Self { wrap, ..self }
     }
 
     fn enlarge(&self, socket: &std::net::UdpSocket) -> usize {
@@ -130,7 +146,7 @@ impl Runtime for TunedRuntime {
         let inner = self.tokio.wrap_udp_socket(socket)?;
         // The kernel reports twice what it lets payload use.
         let segments = if granted >= 2 * BUFFER_BYTES_FULL { usize::MAX } else { (granted / SEGMENT_COST / 8).max(1) };
-        Ok(Arc::new(TunedSocket { inner, segments }))
+        Ok((self.wrap)(Arc::new(TunedSocket { inner, segments })))
     }
 
     fn wrap_tcp_listener(&self, listener: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {

@@ -114,6 +114,9 @@ pub(super) struct Common {
     /// A local address for links; every interface by default, or loopback if signaling is there
     #[arg(long, value_name = "ADDRESS")]
     pub(super) bind: Vec<IpAddr>,
+    /// Put every link on a bad wire, each way: loss=1%,delay=20ms,jitter=5ms,reorder=1%,duplicate=1%,corrupt=1%,rate=100mbit
+    #[arg(long, env = "UNISOCKETS_FAULT", value_name = "CONDITIONS")]
+    pub(super) fault: Option<unisockets::Conditions>,
     /// Hold the kernel's socket buffers down, in bytes, for measuring
     #[arg(long, hide = true)]
     pub(super) socket_buffer_max: Option<usize>,
@@ -137,6 +140,7 @@ impl Common {
         config.relay_only = self.relay_only;
         config.bind = self.bind.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
         config.socket_buffer_max = self.socket_buffer_max;
+        config.fault = self.fault;
         Ok(config)
     }
 
