@@ -459,3 +459,19 @@ fn nodes_of_a_demo_that_was_killed_end() {
         assert!(Instant::now() < deadline, "the nodes of the demo still run");
     }
 }
+
+/// A program that was interrupted could not be hurried up while it waited for its peer's last word.
+#[test]
+fn a_second_interruption_ends_at_once() {
+    let (place, _signal) = network();
+    fs::write(place.path("note"), "hello").unwrap();
+    let silent = place.listen(&["nc", "-l", "7071", "--name", "alpha"]);
+    let mut sender = place.start(&["send", "note", "alpha"]);
+    silent.out.wait("the offer", |text| text.contains("note"));
+    let started = Instant::now();
+    while sender.child.try_wait().unwrap().is_none() {
+        interrupt(&sender, "INT");
+        assert!(started.elapsed() < Duration::from_secs(4), "it still waits for a silent peer");
+    }
+    assert_eq!(sender.end().code, Some(130));
+}

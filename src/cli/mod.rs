@@ -100,6 +100,9 @@ where
         interrupted = exit::interrupted() => Err(interrupted),
     };
     drop(control);
-    node.leave().await;
-    result
+    // What was sent is delivered first, which a peer can delay; whoever asks twice does not want to wait for it.
+    tokio::select! {
+        () = node.leave() => result,
+        interrupted = exit::interrupted() => result.and(Err(interrupted)),
+    }
 }
