@@ -408,7 +408,12 @@ impl NodeCore {
     }
 
     fn drop_link(&mut self, id: LinkId) {
-        if let Some(LinkEntry { link: Some(link), .. }) = self.links.remove(&id) {
+        if let Some(LinkEntry { link: Some(link), peer, .. }) = self.links.remove(&id) {
+            let passed = link.counters();
+            self.past = peers::sum(self.past, passed);
+            if let Some(peer) = self.peers.get_mut(&peer) {
+                peer.past = peers::sum(peer.past, passed);
+            }
             link.close();
         }
     }

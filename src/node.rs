@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use unisockets_link::{Lane, Link, Role, frame};
+use unisockets_link::{Counters, Lane, Link, Role, frame};
 use unisockets_signaling::envelope::{Freshness, SessionId};
 use unisockets_signaling::identity::{KeyPair, PublicKey, digest};
 use unisockets_signaling::network::Network;
@@ -122,6 +122,8 @@ pub struct NodeCore {
     peers_due: Option<Instant>,
     pub(crate) peers_changed: bool,
     next_link: u64,
+    /// What has passed over links that ended.
+    pub(crate) past: Counters,
 }
 
 impl NodeCore {
@@ -160,6 +162,7 @@ impl NodeCore {
             peers_due: None,
             peers_changed: false,
             next_link: 0,
+            past: Counters::default(),
         }
     }
 

@@ -96,6 +96,8 @@ pub(crate) struct Peer {
     /// When anything last passed, and the packets counted by then.
     pub(crate) active_at: Instant,
     pub(crate) counted: u64,
+    /// What has passed over links that ended.
+    pub(crate) past: Counters,
     pub(crate) interface: Option<u32>,
     /// When the window of offers began, and how many have come in it.
     offers: (Instant, u32),
@@ -124,6 +126,7 @@ impl Peer {
             gone_at: None,
             active_at: now,
             counted: 0,
+            past: Counters::default(),
             interface: None,
             offers: (now, 0),
         }
@@ -181,6 +184,17 @@ impl Peer {
         let given_up = self.given_up_at();
         let idle = self.link.map(|_| self.active_at + IDLE_CLOSE);
         [attempt, given_up, idle, self.redial_at].into_iter().flatten().min()
+    }
+}
+
+/// Adds what two links have done.
+pub(crate) fn sum(a: Counters, b: Counters) -> Counters {
+    Counters {
+        sent_packets: a.sent_packets + b.sent_packets,
+        sent_bytes: a.sent_bytes + b.sent_bytes,
+        received_packets: a.received_packets + b.received_packets,
+        received_bytes: a.received_bytes + b.received_bytes,
+        malformed: a.malformed + b.malformed,
     }
 }
 

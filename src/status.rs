@@ -59,7 +59,7 @@ pub struct PeerStatus {
     pub round_trip_us: Option<u64>,
     /// The largest packet, in bytes.
     pub mtu: usize,
-    /// What has passed over the link.
+    /// What has passed over the link and those before it, for as long as the peer is known.
     pub counters: Counters,
     /// Connections with the peer.
     pub connections: usize,
@@ -90,6 +90,7 @@ impl NodeCore {
         let mut dropped: BTreeMap<String, u64> =
             self.stack.drops().filter(|(_, count)| *count > 0).map(|(r, count)| (r.name().to_owned(), count)).collect();
         dropped.extend(self.refusals().filter(|(kind, _)| *kind == "foreign_source").map(|(k, n)| (k.to_owned(), n)));
+        let passed = self.links.values().map(LinkEntry::counters).fold(self.past, crate::peers::sum);
         let mut peers: Vec<PeerStatus> = self.peers.values().map(|peer| self.peer_status(peer)).collect();
         peers.sort_by_key(|peer| peer.key);
         Status {
@@ -99,7 +100,7 @@ impl NodeCore {
             ipv4: lease.map(|lease| lease.ipv4),
             ipv6: unisockets_signaling::network::address_v6(self.network.id(), &self.key),
             signaling: self.signaling == Signaling::Reachable,
-            packets: self.links.values().map(|link| link.counters()).map(|c| c.sent_packets + c.received_packets).sum(),
+            packets: passed.sent_packets + passed.received_packets,
             peers,
             sockets: self.stack.sockets().into_iter().map(describe).collect(),
             dropped,
@@ -120,7 +121,7 @@ impl NodeCore {
             dialling: peer.attempt.is_some() || peer.redial_at.is_some(),
             round_trip_us: link.and_then(|link| link.round_trip_us()),
             mtu: peer.mtu,
-            counters: entry.map(LinkEntry::counters).unwrap_or_default(),
+            counters: crate::peers::sum(peer.past, entry.map(LinkEntry::counters).unwrap_or_default()),
             connections: self.stack.flow_count(peer.path),
         }
     }
@@ -144,5 +145,48 @@ fn describe(socket: unisockets_stack::SocketInfo) -> SocketStatus {
         state,
         send_queue: socket.stream.map_or(0, |stream| stream.send_queue),
         receive_queue: socket.stream.map_or(0, |stream| stream.receive_queue),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use unisockets_link::memory::MemoryLink;
+    use unisockets_link::{Lane, Link, Lost};
+    use unisockets_signaling::envelope::SessionId;
+    use unisockets_signaling::identity::KeyPair;
+    use unisockets_signaling::network::{Network, address_v6};
+    use unisockets_signaling::pins::Pins;
+    use unisockets_stack::PathConfig;
+
+    use super::*;
+    use crate::node::Config;
+    use crate::peers::LinkId;
+
+    /// The packets of all links once became fewer whenever a link was lost.
+    #[test]
+    fn what_has_passed_over_a_link_still_counts_when_it_is_lost() {
+        let network = Arc::new(Network::new("home", None).unwrap());
+        let (now, id) = (Instant::from_micros(0), LinkId(1));
+        let key = KeyPair::from_seed(&[2; 32]).public();
+        let ipv6 = address_v6(network.id(), &key);
+        let (pair, seed) = (KeyPair::from_seed(&[1; 32]), [0; 32]);
+        let (pins, host) = (Pins::default(), String::new());
+        let mut core = NodeCore::new(Config { network, pair, seed, origin_unix_ms: 0, pins, host });
+        let config = PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false };
+        let path = core.stack.open_path(config).unwrap();
+        let mut peer = Peer::new(now, key, ipv6, path, 0);
+        peer.link = Some(id);
+        core.peers.insert(key, peer);
+        let link = Arc::new(MemoryLink::new());
+        link.send(Lane::Bulk, &[0x45; 20]).unwrap();
+        let entry = LinkEntry { peer: key, link: Some(link), session: SessionId(0), early: Vec::new() };
+        core.links.insert(id, entry);
+        let before = core.status(now);
+        assert_eq!((before.packets, before.peers[0].counters.sent_bytes), (1, 20));
+        core.link_lost(now, id, Lost::Transport);
+        let after = core.status(now);
+        assert_eq!((after.packets, after.peers[0].counters), (before.packets, before.peers[0].counters));
     }
 }

@@ -150,3 +150,26 @@ fn a_dropped_packet_says_why() {
         tshark(&capture, &["-Y", "frame.comment", "-T", "fields", "-e", "udp.dstport", "-e", "frame.comment"]);
     assert_eq!(comments.trim(), "9\tdropped: no_socket");
 }
+
+/// Commands that print on standard output once wrote into the middle of a capture that went there.
+#[test]
+fn a_capture_on_standard_output_is_nothing_but_a_capture() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    std::fs::write(place.path("note"), "hello").unwrap();
+    let _bench = place.listen(&["bench", "serve", "--name", "alpha"]);
+    let _receiver = place.listen(&["recv", "home", "--yes", "--name", "beta"]);
+    for (arguments, line) in [
+        (&["bench", "alpha", "--bytes", "1K", "--round-trips", "1"][..], "datagrams"),
+        (&["bench", "alpha", "--bytes", "1K", "--round-trips", "1", "--json"], "up_mb_per_s"),
+        (&["ping", "alpha", "--count", "2", "--interval", "0.1", "--json"], "round_trip_us"),
+        (&["send", "note", "beta"], "5 bytes, checked"),
+    ] {
+        let process = place.start(&[arguments, &["--capture", "-"]].concat());
+        let (out, err) = (process.out.clone(), process.err.clone());
+        assert_eq!(process.end().code, Some(0), "{arguments:?}");
+        std::fs::write(place.path("out.pcapng"), out.wait_len(1)).unwrap();
+        assert_clean(&place.path("out.pcapng"));
+        assert!(err.wait("the line", |text| text.contains(line)).contains(line), "{arguments:?}");
+    }
+}

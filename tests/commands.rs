@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Ended, LIMIT, Place, Process};
@@ -323,4 +324,154 @@ fn an_interrupted_node_leaves_cleanly_and_its_peer_ends() {
         interrupt(&server, signal);
         assert_eq!(server.end().code, Some(0));
     }
+}
+
+/// A member that connected to a receiver and said nothing once kept everybody else from sending.
+#[test]
+fn a_silent_connection_does_not_keep_a_receiver_from_others() {
+    let (place, _signal) = network();
+    fs::create_dir_all(place.path("inbox")).unwrap();
+    fs::write(place.path("note"), "hello").unwrap();
+    let receiver = place.listen(&["recv", "inbox", "--yes", "--name", "alpha"]);
+    let _silent = place.start(&["nc", "alpha", "7071"]);
+    place.status("alpha", |status| status["peers"][0]["connections"] == 1);
+    let started = Instant::now();
+    succeeded(place.start(&["send", "note", "alpha"]).end());
+    assert!(started.elapsed() < Duration::from_secs(9), "nobody waits for the silent one: {:?}", started.elapsed());
+    assert_eq!(succeeded(receiver.end()), "received note: 5 bytes, checked\n");
+}
+
+/// Runs the tool with an output that nobody reads; returns how it ended, and what it said on standard error.
+fn unread(place: &Place, arguments: &[&str]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unisockets"));
+    command.args(arguments).current_dir(place.path("")).env("UNISOCKETS_SIGNAL", &place.url);
+    command.env("HOME", place.path("home")).env("XDG_DATA_HOME", place.path("data"));
+    command.env("XDG_RUNTIME_DIR", place.path("run")).stdin(std::process::Stdio::null()).stdout(writer);
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// `ping alpha | head -1` once ended in a panic, and without leaving the network.
+#[test]
+fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let (place, _signal) = network();
+    let _server = place.listen(&["bench", "serve", "--name", "alpha"]);
+    for arguments in [
+        &["ping", "alpha"][..],
+        &["status"],
+        &["status", "--json"],
+        &["completions", "bash"],
+        &["key", "new", "--network"],
+        &["bench", "alpha", "--bytes", "1K", "--round-trips", "1"],
+    ] {
+        assert_eq!(unread(&place, arguments), (Some(0), String::new()), "{arguments:?}");
+    }
+    let left = fs::read_dir(place.path("run/unisockets")).unwrap().count();
+    assert_eq!(left, 1, "only the server's control socket is there");
+}
+
+/// A stopped node once made `status` wait for ever.
+#[test]
+fn status_does_not_wait_for_a_node_that_is_stopped() {
+    let (place, _signal) = network();
+    let stopped = place.listen(&["nc", "-l", "7", "--name", "alpha"]);
+    let _other = place.listen(&["nc", "-l", "7", "--name", "beta"]);
+    interrupt(&stopped, "STOP");
+    let ended = place.start(&["status"]).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.starts_with("beta  pid ") && ended.err.contains("does not answer"), "{ended:?}");
+}
+
+/// A folder whose name needs percent-encoding was listed, but not found behind its own link.
+#[test]
+fn a_folder_with_a_space_in_its_name_is_listed() {
+    let (place, _signal) = network();
+    fs::create_dir_all(place.path("folder/my films")).unwrap();
+    fs::write(place.path("folder/my films/100%.txt"), "all of it").unwrap();
+    let _server = place.listen(&["serve", "80", "folder", "--name", "alpha"]);
+    let forward = place.start(&["forward", "127.0.0.1:0", "alpha:80"]);
+    let address = forwarded(&forward);
+    assert!(get(address, "/").contains("my%20films/"));
+    let list = get(address, "/my%20films/");
+    assert!(list.starts_with("HTTP/1.1 200") && list.contains("<h1>/my films/</h1>"), "{list}");
+    assert!(get(address, "/my%20films/100%25.txt").ends_with("all of it"));
+}
+
+/// Wrong settings were once told only after joining, as another failure, or not at all.
+#[test]
+fn settings_that_cannot_work_are_told_before_anything_starts() {
+    let place = Place::new();
+    assert_fails(&place.start(&["ping", "alpha", "--name", "not good"]).end(), 2, "a name has");
+    assert_fails(&place.start(&["ping", "alpha", "--secret", ""]).end(), 2, "the secret is empty");
+    assert_fails(&place.start(&["ping", "alpha", "--bind", "192.0.2.1"]).end(), 2, "--bind");
+    assert_fails(&place.start(&["nc", "-u", "alpha", "7", "--wait", "nan"]).end(), 2, "--wait");
+    assert_fails(&place.start(&["signal", "serve", "--prefix", "127.0.0.0/8"]).end(), 2, "such as 127.0.0.0");
+    assert_fails(&place.start(&["demo", "--capture", "-"]).end(), 2, "give the capture a file");
+    assert_fails(&place.start(&["demo", "--capture", "no/folder"]).end(), 1, "cannot write the capture no/folder");
+    for arguments in [
+        &["--log", "unisockets=loud", "status"][..],
+        &["bench", "alpha", "--round-trips", "4000000000"],
+        &["signal", "serve", "--listen", "7080"],
+    ] {
+        assert_eq!(place.start(arguments).end().code, Some(2), "{arguments:?}");
+    }
+}
+
+/// The long help once had no examples, and no command of its own had any.
+#[test]
+fn help_teaches_with_examples() {
+    let place = Place::new();
+    for command in [
+        "",
+        "nc",
+        "ping",
+        "forward",
+        "expose",
+        "serve",
+        "send",
+        "recv",
+        "bench",
+        "status",
+        "key",
+        "demo",
+        "completions",
+    ] {
+        for help in ["-h", "--help"] {
+            let arguments = [command, help].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>();
+            let shown = succeeded(place.start(&arguments).end());
+            assert!(shown.contains(&format!("Examples:\n  unisockets {command}")), "{arguments:?}: {shown}");
+        }
+    }
+    assert!(succeeded(place.start(&["--help"]).end()).contains("130  interrupted"));
+}
+
+/// A demo that was killed once left both its nodes running for ever.
+#[test]
+fn nodes_of_a_demo_that_was_killed_end() {
+    let place = Place::new();
+    let mut demo = place.start(&["demo", "--json", "--bytes", "16G"]);
+    place.status("beta", |status| status["peers"][0]["path"] == "direct");
+    demo.kill();
+    let deadline = Instant::now() + LIMIT;
+    while !place.start(&["status"]).end().err.contains("no node of this user runs") {
+        assert!(Instant::now() < deadline, "the nodes of the demo still run");
+    }
+}
+
+/// A program that was interrupted could not be hurried up while it waited for its peer's last word.
+#[test]
+fn a_second_interruption_ends_at_once() {
+    let (place, _signal) = network();
+    fs::write(place.path("note"), "hello").unwrap();
+    let silent = place.listen(&["nc", "-l", "7071", "--name", "alpha"]);
+    let mut sender = place.start(&["send", "note", "alpha"]);
+    silent.out.wait("the offer", |text| text.contains("note"));
+    let started = Instant::now();
+    while sender.child.try_wait().unwrap().is_none() {
+        interrupt(&sender, "INT");
+        assert!(started.elapsed() < Duration::from_secs(4), "it still waits for a silent peer");
+    }
+    assert_eq!(sender.end().code, Some(130));
 }

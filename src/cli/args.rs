@@ -7,23 +7,11 @@ use clap::{Args, Parser, Subcommand};
 use unisockets::{Config, Key};
 
 use super::exit::Failure;
+use super::output::note;
 
-/// One virtual IP network for every program.
-///
-/// Members find each other through a signaling server and talk straight to each other over WebRTC data
-/// channels. Signaling never sees their data.
-#[derive(Debug, Parser)]
-#[command(name = "unisockets", version, after_help = EXAMPLES, after_long_help = concat_help!())]
-pub(super) struct Options {
-    /// What to log, as in RUST_LOG: error, warn, info, debug, or unisockets=trace
-    #[arg(long, global = true, env = "UNISOCKETS_LOG", default_value = "warn", value_name = "FILTER")]
-    pub(super) log: String,
-    #[command(subcommand)]
-    pub(super) command: Command,
-}
-
-const EXAMPLES: &str = "\
-Examples:
+macro_rules! examples {
+    () => {
+        "Examples:
   unisockets demo                                  see it work on this machine
   unisockets signal serve                          start a signaling server
   unisockets serve 80 . --name alpha               serve this folder on the network
@@ -31,9 +19,11 @@ Examples:
   unisockets nc -l 7 --name beta                   listen, as nc does
   unisockets nc beta 7                             connect, as nc does
   unisockets ping alpha --count 3
-  unisockets ping alpha --capture - | wireshark -k -i -";
+  unisockets ping alpha --capture - | wireshark -k -i -"
+    };
+}
 
-macro_rules! concat_help {
+macro_rules! exit_codes {
     () => {
         "Exit codes:
   0    done
@@ -45,7 +35,20 @@ macro_rules! concat_help {
   130  interrupted"
     };
 }
-use concat_help;
+
+/// One virtual IP network for every program.
+///
+/// Members find each other through a signaling server and talk straight to each other over WebRTC data
+/// channels. Signaling never sees their data.
+#[derive(Debug, Parser)]
+#[command(name = "unisockets", version, after_help = examples!(), after_long_help = concat!(examples!(), "\n\n", exit_codes!()))]
+pub(super) struct Options {
+    /// What to log, as in RUST_LOG: error, warn, info, debug, or unisockets=trace
+    #[arg(long, global = true, env = "UNISOCKETS_LOG", default_value = "warn", value_name = "FILTER", value_parser = parse_filter)]
+    pub(super) log: String,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -53,32 +56,92 @@ pub(super) enum Command {
     #[command(subcommand)]
     Signal(SignalCommand),
     /// Connect standard input and output to a member's port, or listen on one's own
+    ///
+    /// The end of standard input shuts the sending direction only; the command ends when both are shut.
+    #[command(after_help = "\
+Examples:
+  unisockets nc -l 7 --name beta
+  echo hello | unisockets nc beta 7
+  unisockets nc -u beta 53")]
     Nc(Nc),
     /// Ask a member for echoes
+    #[command(after_help = "\
+Examples:
+  unisockets ping alpha --count 3
+  unisockets ping alpha --interval 0.2 --json
+  unisockets ping alpha --capture - | wireshark -k -i -")]
     Ping(Ping),
     /// Listen on this machine and carry every connection to a member's port
+    #[command(after_help = "\
+Examples:
+  unisockets forward 8080 alpha:80       # then: curl http://127.0.0.1:8080/
+  unisockets forward 127.0.0.1:0 alpha:80     # any free port; the first line names it")]
     Forward(Forward),
     /// Listen on the network and carry every connection to an address of this machine
+    #[command(after_help = "\
+Examples:
+  unisockets expose 22 127.0.0.1:22 --name box
+  unisockets expose 80 8080 --name box")]
     Expose(Expose),
     /// Serve a folder's files over HTTP on the network
+    ///
+    /// Whoever is in the network can read all of it; symbolic links in it are followed.
+    #[command(after_help = "\
+Examples:
+  unisockets serve 80 . --name alpha")]
     Serve(Serve),
     /// Send a file to a member that runs `recv`
+    ///
+    /// The file is checked with SHA-256; one that broke off goes on where it stopped.
+    #[command(after_help = "\
+Examples:
+  unisockets send film.mkv inbox
+  unisockets send film.mkv inbox --json")]
     Send(Send),
     /// Receive files from members that run `send`
+    ///
+    /// Nothing is ever overwritten: a name that is taken gets a number. Unfinished files end in .part.
+    #[command(after_help = "\
+Examples:
+  unisockets recv --name inbox
+  unisockets recv ~/Downloads --name inbox --yes --keep-going --max-size 2G")]
     Recv(Recv),
     /// Measure the way to a member that runs `bench serve`
+    #[command(after_help = "\
+Examples:
+  unisockets bench serve --name target
+  unisockets bench target --bytes 64M --json")]
     Bench(Bench),
     /// Show this user's running nodes: peers, paths, round trips, counters, sockets
+    #[command(after_help = "\
+Examples:
+  unisockets status
+  unisockets status alpha --json")]
     Status(Status),
     /// Show or make keys, and forget pinned ones
+    #[command(after_help = "\
+Examples:
+  unisockets key new --network       # a secret for a network
+  unisockets key new node.key
+  unisockets key show alpha
+  unisockets key forget \"name alpha in home\"")]
     #[command(subcommand)]
     Key(KeyCommand),
     /// Show everything at work on this machine: a server, two nodes, TCP, UDP, a capture
+    ///
+    /// On a terminal everything stays up until Ctrl-C.
+    #[command(after_help = "\
+Examples:
+  unisockets demo
+  unisockets demo --json --bytes 16M")]
     Demo(Demo),
     /// Write man pages into a folder
     #[command(hide = true)]
     Manual { directory: PathBuf },
     /// Write completions for a shell to standard output
+    #[command(after_help = "\
+Examples:
+  unisockets completions bash > ~/.local/share/bash-completion/completions/unisockets")]
     Completions { shell: clap_complete::Shell },
 }
 
@@ -125,11 +188,20 @@ pub(super) struct Common {
 impl Common {
     /// Makes the settings of a node.
     pub(super) fn config(&self) -> Result<Config, Failure> {
+        if self.secret.as_deref() == Some("") {
+            return Err(Failure::usage(
+                "the secret is empty; give one, or unset UNISOCKETS_SECRET for a network without",
+            ));
+        }
+        for ip in &self.bind {
+            std::net::UdpSocket::bind((*ip, 0))
+                .map_err(|error| Failure::usage(format!("links cannot use the address {ip} (--bind): {error}")))?;
+        }
         if let Some(secret) = &self.secret
             && secret.len() < unisockets_signaling::network::SECRET_LEN_STRONG
         {
-            eprintln!(
-                "unisockets: this secret is short enough to be guessed; 'unisockets key new --network' makes a good one"
+            note(
+                "unisockets: this secret is short enough to be guessed; 'unisockets key new --network' makes a good one",
             );
         }
         let mut config = Config::new(self.signal.clone()).network(self.network.clone(), self.secret.clone());
@@ -165,7 +237,7 @@ pub(super) enum SignalCommand {
 #[derive(Debug, Args)]
 pub(super) struct SignalServe {
     /// Where to listen; the same port answers STUN on UDP
-    #[arg(long, default_value = "127.0.0.1:7080", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:7080", value_name = "ADDRESS", value_parser = parse_listen)]
     pub(super) listen: SocketAddr,
     /// The file that keeps leases and the server's key
     #[arg(long, value_name = "FILE")]
@@ -190,9 +262,6 @@ pub(super) struct SignalServe {
     pub(super) json: bool,
 }
 
-/// Connect standard input and output to a member's port, or listen on one's own.
-///
-/// The end of standard input shuts the sending direction only; the command ends when both are shut.
 #[derive(Debug, Args)]
 pub(super) struct Nc {
     /// Listen instead of connecting
@@ -303,7 +372,7 @@ pub(super) struct Bench {
     #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = parse_size)]
     pub(super) bytes: u64,
     /// Round trips to measure
-    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) round_trips: u32,
     /// Print the figures as JSON
     #[arg(long)]
@@ -382,4 +451,16 @@ fn parse_size(text: &str) -> Result<u64, String> {
     };
     let count: Option<u64> = digits.parse().ok();
     count.and_then(|count| count.checked_mul(unit)).ok_or_else(|| "a size looks like 1000, 64K, 256M or 2G".to_owned())
+}
+
+/// Parses the address of a server.
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let address = text.replace("localhost:", "127.0.0.1:");
+    address.parse().map_err(|_| "it looks like 127.0.0.1:7080, 0.0.0.0:7080 or [::]:7080".to_owned())
+}
+
+/// Checks a filter of the log.
+fn parse_filter(text: &str) -> Result<String, String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(text);
+    filter.map(|_| text.to_owned()).map_err(|error| format!("{error}; it looks like info, or unisockets=debug"))
 }

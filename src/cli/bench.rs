@@ -3,10 +3,12 @@
 use super::args::Bench;
 use super::exit::Failure;
 use super::nc::announce;
+use super::output::Lines;
 use super::with_node;
 use super::workload;
 
 pub(super) async fn run(options: Bench) -> Result<(), Failure> {
+    let lines = Lines::of(&options.common);
     with_node(&options.common, |node| async move {
         if options.host == "serve" {
             announce(&node, workload::PORT);
@@ -15,7 +17,7 @@ pub(super) async fn run(options: Bench) -> Result<(), Failure> {
         let host = options.host.as_str();
         let explain = |error: &std::io::Error| match error.kind() {
             std::io::ErrorKind::ConnectionRefused => {
-                Failure::failed(format!("{host} does not serve the benchmark; run 'unisockets bench serve' there"))
+                Failure::absent(format!("{host} does not serve the benchmark; run 'unisockets bench serve' there"))
             }
             std::io::ErrorKind::InvalidData => Failure::damaged(error),
             _ => Failure::unreachable(host, error),
@@ -31,17 +33,15 @@ pub(super) async fn run(options: Bench) -> Result<(), Failure> {
                 "host": host, "bytes": options.bytes, "up_mb_per_s": up, "down_mb_per_s": down,
                 "round_trip_us": {"p50": p50, "p99": p99}, "udp": udp,
             });
-            println!("{figures}");
-        } else {
-            println!("round trip, 128 bytes   p50 {p50} us, p99 {p99} us");
-            println!("to {host:<20} {up:8.1} MB/s");
-            println!("from {host:<18} {down:8.1} MB/s");
-            println!(
-                "datagrams               {} of {} came back, the largest with {} bytes",
-                udp.received, udp.sent, udp.largest
-            );
+            return lines.print(figures);
         }
-        Ok(())
+        lines.print(format_args!("round trip, 128 bytes   p50 {p50} us, p99 {p99} us"))?;
+        lines.print(format_args!("to {host:<20} {up:8.1} MB/s"))?;
+        lines.print(format_args!("from {host:<18} {down:8.1} MB/s"))?;
+        lines.print(format_args!(
+            "datagrams               {} of {} came back, the largest with {} bytes",
+            udp.received, udp.sent, udp.largest
+        ))
     })
     .await
 }

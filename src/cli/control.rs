@@ -3,14 +3,20 @@
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use unisockets::{Node, Status};
+
+use super::output::note;
 
 /// Largest answer, in bytes.
 const ANSWER_LEN_MAX: u64 = 64 * 1024 * 1024;
+/// How long a node may take to answer, and whoever asks to take the answer: either may be stopped.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Returns the folder of this user's control sockets.
 pub(super) fn folder() -> PathBuf {
@@ -52,7 +58,7 @@ pub(super) fn serve(node: &Node) -> Option<Control> {
     let task = tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let text = serde_json::to_vec(&node.status()).expect("a status has a JSON form");
-            let _ = stream.write_all(&text).await;
+            let _ = timeout(ANSWER_LIMIT, stream.write_all(&text)).await;
         }
     });
     Some(Control { path, task })
@@ -84,10 +90,11 @@ pub(super) async fn ask_all() -> Vec<(u32, Status)> {
         let Some(pid) = pid else {
             continue;
         };
-        match ask(&path).await {
-            Ok(status) => answers.push((pid, status)),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => drop(std::fs::remove_file(&path)),
-            Err(_) => {}
+        match timeout(ANSWER_LIMIT, ask(&path)).await {
+            Ok(Ok(status)) => answers.push((pid, status)),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => drop(std::fs::remove_file(&path)),
+            Ok(Err(error)) => note(format_args!("unisockets: the node with pid {pid} gave no answer: {error}")),
+            Err(_) => note(format_args!("unisockets: the node with pid {pid} does not answer; it may be stopped")),
         }
     }
     answers.sort_by_key(|(pid, _)| *pid);

@@ -11,14 +11,16 @@ use axum::routing::get;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, stdin};
 use tokio::process::{Child, Command};
 use unisockets::{Config, Node, Ping, TcpListener, TcpStream};
 use unisockets_signaling::server::{Config as SignalConfig, Server};
 
 use super::args::Demo;
+use super::control;
 use super::exit::{Failure, interrupted};
 use super::listen::Listener;
+use super::output::print;
 use super::workload::{self, Datagrams};
 
 /// How long one step may take before the demo says that it hangs.
@@ -81,53 +83,73 @@ struct Report {
 
 pub(super) async fn run(options: Demo) -> Result<(), Failure> {
     match (options.role.as_deref(), &options.url) {
-        (Some("alpha"), Some(url)) => tokio::select! {
-            result = alpha(url) => result,
-            _ = interrupted() => Ok(()),
-        },
+        (Some("alpha"), Some(url)) => alpha(url).await,
         (Some("beta"), Some(url)) => beta(url, &options).await,
-        _ => tokio::select! {
-            result = conduct(&options) => result,
-            interrupted = interrupted() => Err(interrupted),
-        },
+        _ => conduct(&options).await,
     }
 }
 
-/// Starts everything, waits for the figures, and prints them.
+/// Starts everything, waits for the figures, prints them, and ends everything in order.
 async fn conduct(options: &Demo) -> Result<(), Failure> {
+    if options.capture.as_os_str() == "-" {
+        return Err(Failure::usage("the demo writes to standard output itself; give the capture a file"));
+    }
+    let unwritable = |error| format!("cannot write the capture {}: {error}", options.capture.display());
+    std::fs::File::create(&options.capture).map_err(|error| Failure::failed(unwritable(error)))?;
     let server = Server::start(SignalConfig::new(([127, 0, 0, 1], 0).into())).await.map_err(Failure::failed)?;
-    let url = server.url();
-    let mut alpha = spawn("alpha", &url, options)?;
-    let mut lines = BufReader::new(alpha.stdout.take().expect("its output is a pipe")).lines();
-    let first = step("alpha joins", lines.next_line()).await??;
-    let member: Option<Member> = first.and_then(|line| serde_json::from_str(&line).ok());
+    let (url, mut children) = (server.url(), Vec::new());
+    let result = tokio::select! {
+        report = figures(options, &url, &mut children) => report,
+        interrupted = interrupted() => Err(interrupted),
+    };
+    let result = match result {
+        Ok(report) => show(options, &url, &report).await,
+        Err(failure) => Err(failure),
+    };
+    for child in children {
+        stop(child).await;
+    }
+    server.stop().await;
+    result
+}
+
+/// Starts both nodes and returns what beta has measured.
+async fn figures(options: &Demo, url: &str, children: &mut Vec<Child>) -> Result<Report, Failure> {
+    let member = first_line("alpha joins", spawn("alpha", url, options)?, children).await?;
+    let member: Option<Member> = member.and_then(|line| serde_json::from_str(&line).ok());
     if member.is_none() {
         return Err(Failure::failed("alpha could not join; its own message says why"));
     }
-    let mut beta = spawn("beta", &url, options)?;
-    let mut output = String::new();
-    step("beta measures", beta.stdout.take().expect("its output is a pipe").read_to_string(&mut output)).await??;
-    let ended = beta.wait().await?;
-    let report: Option<Report> = serde_json::from_str(&output).ok();
-    let Some(mut report) = report.filter(|_| ended.success()) else {
-        return Err(Failure::failed("beta did not finish; its own message says why"));
-    };
+    let report = first_line("beta measures", spawn("beta", url, options)?, children).await?;
+    let report: Option<Report> = report.and_then(|line| serde_json::from_str(&line).ok());
+    let mut report = report.ok_or_else(|| Failure::failed("beta did not finish; its own message says why"))?;
     report.alpha = member;
     report.ok = report.http.status == 200 && report.udp.received == report.udp.sent;
+    Ok(report)
+}
+
+/// Returns the one line that a child prints, and keeps the child.
+async fn first_line(what: &str, mut child: Child, children: &mut Vec<Child>) -> Result<Option<String>, Failure> {
+    let mut lines = BufReader::new(child.stdout.take().expect("its output is a pipe")).lines();
+    children.push(child);
+    Ok(step(what, lines.next_line()).await??)
+}
+
+/// Prints the figures; on a terminal both nodes then stay up until somebody has seen enough.
+async fn show(options: &Demo, url: &str, report: &Report) -> Result<(), Failure> {
     if options.json {
-        println!("{}", serde_json::to_string(&report).expect("a report has a JSON form"));
+        print(serde_json::to_string(report).expect("a report has a JSON form"))?;
     } else {
-        print(&report);
+        print(table(report))?;
     }
     if !report.ok {
         return Err(Failure::damaged("not everything arrived as it was sent"));
     }
     if !options.json && std::io::stdout().is_terminal() {
-        suggest(&url, &report);
+        print(suggestions(url, report))?;
+        // Enough has been seen: that is the end that was asked for, and no failure.
         let _ = interrupted().await;
     }
-    stop(alpha).await;
-    server.stop().await;
     Ok(())
 }
 
@@ -143,7 +165,7 @@ fn spawn(role: &str, url: &str, options: &Demo) -> Result<Child, Failure> {
     let child = Command::new(program)
         .args(["demo", "--role", role, "--url", url, "--bytes", &options.bytes.to_string(), "--capture"])
         .arg(&options.capture)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
@@ -152,11 +174,18 @@ fn spawn(role: &str, url: &str, options: &Demo) -> Result<Child, Failure> {
 
 /// Lets a child leave the network, and ends it if it does not.
 async fn stop(mut child: Child) {
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
-    }
+    drop(child.stdin.take());
     if tokio::time::timeout(Duration::from_secs(8), child.wait()).await.is_err() {
         let _ = child.kill().await;
+    }
+}
+
+/// Waits until the demo has ended, in whatever way: its end of the pipe is closed then.
+async fn released() {
+    let (mut input, mut nothing) = (stdin(), [0; 1]);
+    tokio::select! {
+        _ = input.read(&mut nothing) => {}
+        _ = interrupted() => {}
     }
 }
 
@@ -165,13 +194,14 @@ async fn alpha(url: &str) -> Result<(), Failure> {
     let node = Node::join(Config::new(url).name("alpha").ephemeral()).await?;
     let listener = TcpListener::bind(&node, "[::]:80").await?;
     let page = Router::new().route("/", get(|| async { axum::response::Html(PAGE) }));
-    let member = serde_json::to_string(&Member::of(&node)).expect("a member has a JSON form");
-    println!("{member}");
+    let control = control::serve(&node);
+    print(serde_json::to_string(&Member::of(&node)).expect("a member has a JSON form"))?;
     let result = tokio::select! {
         result = async { axum::serve(Listener(listener), page).await } => result,
         result = workload::serve(&node) => result,
-        _ = interrupted() => Ok(()),
+        () = released() => Ok(()),
     };
+    drop(control);
     node.leave().await;
     Ok(result?)
 }
@@ -184,14 +214,21 @@ async fn beta(url: &str, options: &Demo) -> Result<(), Failure> {
     config.capture_snap_len = SNAP_LEN;
     let node = Node::join(config).await?;
     let join_ms = started.elapsed().as_millis() as u64;
-    let report = measure(&node, options, join_ms).await;
+    let control = control::serve(&node);
+    let result = tokio::select! {
+        report = measure(&node, options, join_ms) => report.map(Some),
+        () = released() => Ok(None),
+    };
+    if let Ok(Some(report)) = &result {
+        print(serde_json::to_string(report).expect("a report has a JSON form"))?;
+        released().await;
+    }
+    drop(control);
     node.leave().await;
-    let report = report.map_err(|error| match error.kind() {
+    result.map(|_| ()).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => Failure::damaged(&error),
         _ => Failure::unreachable("alpha", &error),
-    })?;
-    println!("{}", serde_json::to_string(&report).expect("a report has a JSON form"));
-    Ok(())
+    })
 }
 
 async fn measure(node: &Node, options: &Demo, join_ms: u64) -> std::io::Result<Report> {
@@ -245,9 +282,9 @@ async fn fetch(stream: TcpStream) -> std::io::Result<Http> {
     Ok(Http { status, bytes: body.len() })
 }
 
-fn print(report: &Report) {
-    let row = |name: &str, value: String| println!("  {name:<24} {value}");
-    println!("unisockets demo: two processes, one virtual network\n");
+fn table(report: &Report) -> String {
+    let mut table = "unisockets demo: two processes, one virtual network\n".to_owned();
+    let mut row = |name: &str, value: String| table.push_str(&format!("\n  {name:<24} {value}"));
     for member in report.alpha.iter().chain([&report.beta]) {
         row(&member.name, format!("{}   {}", member.ipv4, member.ipv6));
     }
@@ -273,13 +310,18 @@ fn print(report: &Report) {
     let dropped: Vec<String> = report.dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     row("dropped", if dropped.is_empty() { "none".to_owned() } else { dropped.join(", ") });
     row("capture", report.capture.display().to_string());
+    table
 }
 
-fn suggest(url: &str, report: &Report) {
-    println!("\nEverything stays up until Ctrl-C. In another terminal, try:");
-    println!("  export UNISOCKETS_SIGNAL={url}");
-    println!("  unisockets ping alpha --count 3");
-    println!("  unisockets forward 8080 alpha:80      # then: curl http://127.0.0.1:8080/");
-    println!("  unisockets bench alpha");
-    println!("  wireshark {}", report.capture.display());
+fn suggestions(url: &str, report: &Report) -> String {
+    format!(
+        "\nEverything stays up until Ctrl-C. In another terminal, try:
+  export UNISOCKETS_SIGNAL={url}
+  unisockets status
+  unisockets ping alpha --count 3
+  unisockets forward 8080 alpha:80      # then: curl http://127.0.0.1:8080/
+  unisockets bench alpha
+  wireshark {}",
+        report.capture.display()
+    )
 }

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use unisockets::JoinError;
 
+use super::output::note;
+
 /// The end of a command that did not do what was asked.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -27,7 +29,15 @@ impl Failure {
 
     /// The other side could not be reached.
     pub(super) fn unreachable(what: &str, error: &io::Error) -> Failure {
-        Failure { code: 4, text: Some(format!("{what}: {}", sentence(error))) }
+        let text = sentence(error);
+        // A name that nobody has is named by the error already.
+        let named = text.starts_with(&format!("{what}: "));
+        Failure { code: 4, text: Some(if named { text } else { format!("{what}: {text}") }) }
+    }
+
+    /// The other side is there, but does not run what is needed.
+    pub(super) fn absent(text: impl fmt::Display) -> Failure {
+        Failure { code: 4, text: Some(text.to_string()) }
     }
 
     /// Data arrived damaged.
@@ -42,7 +52,7 @@ impl Failure {
 
     pub(super) fn report(&self) {
         if let Some(text) = &self.text {
-            eprintln!("unisockets: {text}");
+            note(format_args!("unisockets: {text}"));
         }
     }
 
@@ -53,7 +63,8 @@ impl Failure {
 
 impl From<JoinError> for Failure {
     fn from(error: JoinError) -> Self {
-        Failure { code: 3, text: Some(error.to_string()) }
+        let code = if matches!(error, JoinError::Settings(_)) { 2 } else { 3 };
+        Failure { code, text: Some(error.to_string()) }
     }
 }
 

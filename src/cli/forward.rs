@@ -10,6 +10,7 @@ use unisockets::{TcpListener, TcpStream, ToAddress};
 use super::args::{Expose, Forward};
 use super::exit::{Failure, sentence};
 use super::nc::announce;
+use super::output::{Lines, note};
 use super::with_node;
 
 /// Connections carried at once; further ones wait in the listener's backlog.
@@ -28,11 +29,13 @@ fn machine_address(text: &str) -> Result<SocketAddr, Failure> {
 pub(super) async fn forward(options: Forward) -> Result<(), Failure> {
     let local = machine_address(&options.local)?;
     options.target.to_target().map_err(Failure::usage)?;
+    let lines = Lines::of(&options.common);
     with_node(&options.common, |node| async move {
         let listener = net::TcpListener::bind(local)
             .await
             .map_err(|error| Failure::failed(format!("cannot listen on {local}: {}", sentence(&error))))?;
-        println!("forwarding {} to {}", listener.local_addr()?, options.target);
+        // Whoever started this may read this line and then close the pipe.
+        let _ = lines.print(format_args!("forwarding {} to {}", listener.local_addr()?, options.target));
         let mut tasks = JoinSet::new();
         loop {
             make_room(&mut tasks).await;
@@ -42,7 +45,7 @@ pub(super) async fn forward(options: Forward) -> Result<(), Failure> {
                 match TcpStream::connect(&node, target.as_str()).await {
                     Ok(network) => carry(machine, network).await,
                     Err(error) => {
-                        eprintln!("{peer} could not be carried to {target}: {}", sentence(&error));
+                        note(format_args!("{peer} could not be carried to {target}: {}", sentence(&error)));
                         // The program learns it as it would from a direct connection.
                         let _ = machine.set_zero_linger();
                     }
@@ -66,7 +69,7 @@ pub(super) async fn expose(options: Expose) -> Result<(), Failure> {
                 match net::TcpStream::connect(target).await {
                     Ok(machine) => carry(machine, network).await,
                     Err(error) => {
-                        eprintln!("{peer} could not be carried to {target}: {}", sentence(&error));
+                        note(format_args!("{peer} could not be carried to {target}: {}", sentence(&error)));
                         let _ = network.set_linger(Some(std::time::Duration::ZERO));
                     }
                 }

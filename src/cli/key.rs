@@ -6,6 +6,7 @@ use unisockets::{KeyError, create_key, data_folder, key_path, load_pins, read_ke
 
 use super::args::KeyCommand;
 use super::exit::Failure;
+use super::output::print;
 
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
@@ -19,16 +20,16 @@ pub(super) fn run(command: KeyCommand) -> Result<(), Failure> {
             let path = if Path::new(&key).is_file() { PathBuf::from(&key) } else { key_path(&network, &key) };
             let public = read_key(&path)?.public();
             if json {
-                println!("{}", serde_json::json!({"key": public, "file": path}));
+                print(serde_json::json!({"key": public, "file": path}))?;
             } else {
-                println!("{public}");
+                print(public)?;
             }
         }
-        KeyCommand::New { network: true, .. } => println!("{}", new_secret()),
+        KeyCommand::New { network: true, .. } => print(new_secret())?,
         KeyCommand::New { file, .. } => {
             let path =
                 file.ok_or_else(|| Failure::usage("key new needs a file, or --network for a network's secret"))?;
-            println!("{}", create_key(&path)?.public());
+            print(create_key(&path)?.public())?;
         }
         KeyCommand::Forget { subject, name } => forget(&subject, name.as_deref())?,
     }
@@ -64,6 +65,5 @@ fn forget(subject: &str, name: Option<&str>) -> Result<(), Failure> {
     if forgotten == 0 {
         return Err(Failure::failed(format!("nothing is pinned to \"{subject}\"; give it as the error named it")));
     }
-    println!("forgot the key of {subject}");
-    Ok(())
+    print(format_args!("forgot the key of {subject}"))
 }

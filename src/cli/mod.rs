@@ -9,6 +9,7 @@ mod forward;
 mod key;
 mod listen;
 mod nc;
+mod output;
 mod ping;
 mod serve;
 mod signal;
@@ -31,11 +32,8 @@ pub(crate) fn main() -> ExitCode {
     let filter = EnvFilter::try_new(&options.log).unwrap_or_else(|_| EnvFilter::new("warn"));
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    logging.with_ansi(colours).with_target(false).init();
-    if let Command::Completions { shell } = &options.command {
-        clap_complete::generate(*shell, &mut Options::command(), "unisockets", &mut std::io::stdout());
-        return ExitCode::SUCCESS;
-    }
+    // A log that nobody reads any more is no reason to say so where nobody reads.
+    logging.with_ansi(colours).with_target(false).log_internal_errors(false).init();
     // One thread: the hops between stack, link and sockets are the cost, not the work between them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the operating system gives a runtime its descriptors");
@@ -66,7 +64,7 @@ async fn run(options: Options) -> Result<(), Failure> {
         Command::Key(command) => key::run(command),
         Command::Demo(command) => demo::run(command).await,
         Command::Manual { directory } => manual(&directory),
-        Command::Completions { .. } => Ok(()),
+        Command::Completions { shell } => completions(shell),
     }
 }
 
@@ -75,6 +73,13 @@ fn manual(directory: &std::path::Path) -> Result<(), Failure> {
     let written =
         std::fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(Options::command(), directory));
     written.map_err(|error| Failure::failed(format!("cannot write into {}: {error}", directory.display())))
+}
+
+/// Prints completions, made from the same definition as `--help`.
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Options::command(), "unisockets", &mut text);
+    output::write(&text)
 }
 
 /// Joins the network with a command's options, runs it until it ends or is interrupted, and leaves.
@@ -95,6 +100,9 @@ where
         interrupted = exit::interrupted() => Err(interrupted),
     };
     drop(control);
-    node.leave().await;
-    result
+    // What was sent is delivered first, which a peer can delay; whoever asks twice does not want to wait for it.
+    tokio::select! {
+        () = node.leave() => result,
+        interrupted = exit::interrupted() => result.and(Err(interrupted)),
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, stdin, stdout};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Stdout, stdin, stdout};
 use unisockets::{Node, TcpListener, TcpStream, UdpSocket};
 
 use super::args::Nc;
 use super::exit::Failure;
+use super::output::{note, unwritable};
 use super::with_node;
 
 pub(super) async fn run(options: Nc) -> Result<(), Failure> {
@@ -19,6 +20,8 @@ pub(super) async fn run(options: Nc) -> Result<(), Failure> {
         _ => return Err(Failure::usage("nc needs a host and a port: unisockets nc HOST PORT")),
     };
     let port: u16 = port.parse().map_err(|_| Failure::usage(format!("'{port}' is no port; ports are 0 to 65535")))?;
+    let wait = Duration::try_from_secs_f64(options.wait)
+        .map_err(|_| Failure::usage("--wait takes a number of seconds, such as 0.5"))?;
     with_node(&options.common, |node| async move {
         match (options.udp, options.listen) {
             (false, false) => {
@@ -33,7 +36,7 @@ pub(super) async fn run(options: Nc) -> Result<(), Failure> {
                 tracing::info!(%peer, "connected");
                 join(stream).await
             }
-            (true, listen) => datagrams(&node, host, port, listen, options.wait).await,
+            (true, listen) => datagrams(&node, host, port, listen, wait).await,
         }
     })
     .await
@@ -42,7 +45,7 @@ pub(super) async fn run(options: Nc) -> Result<(), Failure> {
 /// Tells where a listener can be reached.
 pub(super) fn announce(node: &Node, port: u16) {
     let name = node.name().map(|name| format!("{name}:{port}, ")).unwrap_or_default();
-    eprintln!("listening on {name}{}:{port} and [{}]:{port}", node.ipv4(), node.ipv6());
+    note(format_args!("listening on {name}{}:{port} and [{}]:{port}", node.ipv4(), node.ipv6()));
 }
 
 /// Joins standard input and output to a connection; each direction ends by itself.
@@ -64,14 +67,8 @@ async fn join(stream: TcpStream) -> Result<(), Failure> {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match read.read(&mut buffer).await? {
-                0 => {
-                    stdout.flush().await?;
-                    return Ok::<_, std::io::Error>(read);
-                }
-                len => {
-                    stdout.write_all(&buffer[..len]).await?;
-                    stdout.flush().await?;
-                }
+                0 => return Ok::<_, Failure>(read),
+                len => put(&mut stdout, &buffer[..len]).await?,
             }
         }
     };
@@ -93,8 +90,13 @@ async fn join(stream: TcpStream) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn put(stdout: &mut Stdout, data: &[u8]) -> Result<(), Failure> {
+    stdout.write_all(data).await.map_err(|error| unwritable(&error))?;
+    stdout.flush().await.map_err(|error| unwritable(&error))
+}
+
 /// A line or chunk of standard input is a datagram; a listener answers whoever spoke last.
-async fn datagrams(node: &Node, host: &str, port: u16, listen: bool, wait: f64) -> Result<(), Failure> {
+async fn datagrams(node: &Node, host: &str, port: u16, listen: bool, linger: Duration) -> Result<(), Failure> {
     let socket = if listen {
         let socket = UdpSocket::bind(node, (host, port)).await?;
         announce(node, socket.local_addr()?.port());
@@ -109,21 +111,22 @@ async fn datagrams(node: &Node, host: &str, port: u16, listen: bool, wait: f64) 
     let mut line = vec![0; 65_507];
     let mut peer = None;
     let mut open = true;
-    let linger = Duration::try_from_secs_f64(wait).unwrap_or_default();
     loop {
         tokio::select! {
             read = stdin.read(&mut line), if open && (peer.is_some() || !listen) => match (read?, peer) {
                 (0, _) => open = false,
                 (len, Some(peer)) => drop(socket.send_to(&line[..len], peer).await?),
-                (len, None) => drop(socket.send(&line[..len]).await?),
+                (len, None) => {
+                    let sent = socket.send(&line[..len]).await;
+                    sent.map_err(|error| Failure::unreachable(host, &error))?;
+                }
             },
             received = socket.recv_message() => {
-                let received = received?;
+                let received = received.map_err(|error| Failure::unreachable(host, &error))?;
                 if listen {
                     peer = Some(received.source);
                 }
-                stdout.write_all(&received.data).await?;
-                stdout.flush().await?;
+                put(&mut stdout, &received.data).await?;
             }
             () = tokio::time::sleep(linger), if !open => return Ok(()),
         }

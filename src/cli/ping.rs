@@ -6,6 +6,7 @@ use unisockets::Ping;
 
 use super::args;
 use super::exit::{Failure, sentence};
+use super::output::{Lines, note};
 use super::with_node;
 
 /// How long an echo is waited for.
@@ -17,7 +18,7 @@ pub(super) async fn run(options: args::Ping) -> Result<(), Failure> {
     }
     let pause = Duration::try_from_secs_f64(options.interval)
         .map_err(|_| Failure::usage("the interval is a number of seconds, such as 0.2"))?;
-    let quiet = options.common.captures_to_stdout();
+    let lines = Lines::of(&options.common);
     with_node(&options.common, |node| async move {
         let unreachable = |error: &std::io::Error| Failure::unreachable(&options.host, error);
         let mut ping = Ping::new(&node, &options.host).await.map_err(|error| unreachable(&error))?;
@@ -42,13 +43,18 @@ pub(super) async fn run(options: args::Ping) -> Result<(), Failure> {
                         let (sequence, len, millis) = (echo.sequence, echo.len, micros as f64 / 1_000.0);
                         format!("{len} bytes from {} ({target}): seq={sequence} time={millis:.3} ms", options.host)
                     };
-                    if quiet { eprintln!("{line}") } else { println!("{line}") }
+                    lines.print(line)?;
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::HostUnreachable => return Err(unreachable(&error)),
-                Err(error) => eprintln!("no echo from {} ({target}): {}", options.host, sentence(&error)),
+                Err(error) if is_final(&error) => return Err(unreachable(&error)),
+                Err(error) => note(format_args!("no echo from {} ({target}): {}", options.host, sentence(&error))),
             }
         }
         if answered == 0 { Err(Failure::silent(4)) } else { Ok(()) }
     })
     .await
+}
+
+/// Whether asking again would fail in the same way.
+fn is_final(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable)
 }

@@ -54,7 +54,7 @@ async fn list(State(root): State<PathBuf>, request: Request) -> Response {
     names.sort();
     let item = |name: &String| format!("<li><a href=\"{}\">{}</a></li>\n", encode(name), escape(name));
     let rows: String = names.iter().map(item).collect();
-    let title = escape(&path);
+    let title = escape(&decode(&path).unwrap_or(path));
     Html(format!("<!doctype html><meta charset=utf-8><title>{title}</title><h1>{title}</h1>\n<ul>\n{rows}</ul>\n"))
         .into_response()
 }
@@ -63,7 +63,8 @@ async fn list(State(root): State<PathBuf>, request: Request) -> Response {
 fn inside(root: &Path, path: &str) -> Option<PathBuf> {
     let mut folder = root.to_owned();
     for part in path.split('/').filter(|part| !part.is_empty()) {
-        if part == "." || part == ".." || part.contains(['\\', '\0', '%']) {
+        let part = decode(part)?;
+        if part == "." || part == ".." || part.contains(['/', '\\', '\0']) {
             return None;
         }
         folder.push(part);
@@ -73,6 +74,23 @@ fn inside(root: &Path, path: &str) -> Option<PathBuf> {
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Undoes [`encode`] for one part of a path.
+fn decode(part: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = part.bytes();
+    while let Some(byte) = rest.next() {
+        let byte = match byte {
+            b'%' => {
+                let digits = [char::from(rest.next()?).to_digit(16)?, char::from(rest.next()?).to_digit(16)?];
+                (digits[0] * 16 + digits[1]) as u8
+            }
+            byte => byte,
+        };
+        bytes.push(byte);
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// Percent-encodes what has a meaning in a URL (RFC 3986, section 2.1).

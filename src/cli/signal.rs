@@ -36,9 +36,17 @@ pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<
 fn parse_prefix(text: &str) -> Result<(Ipv4Addr, u8), Failure> {
     let parsed = text.split_once('/').and_then(|(address, len)| Some((address.parse().ok()?, len.parse().ok()?)));
     match parsed {
+        Some((address, _)) if !is_usable(address) => Err(Failure::usage(format!(
+            "members cannot have addresses such as {address}; take a prefix like 10.80.0.0/16"
+        ))),
         Some((address, len @ 8..=30)) => Ok((address, len)),
         _ => Err(Failure::usage(format!("'{text}' is no prefix; it looks like 10.80.0.0/16, with 8 to 30 bits"))),
     }
+}
+
+/// Whether a member may have such an address: this machine's own, groups and the reserved rest are nobody's.
+fn is_usable(address: Ipv4Addr) -> bool {
+    !address.is_loopback() && (1..224).contains(&address.octets()[0])
 }
 
 fn parse_ice_server(url: &str) -> Result<IceServer, Failure> {

@@ -5,6 +5,7 @@ use unisockets::Status;
 use super::args;
 use super::control;
 use super::exit::Failure;
+use super::output::print;
 
 pub(super) async fn run(options: args::Status) -> Result<(), Failure> {
     let mut nodes = control::ask_all().await;
@@ -14,8 +15,7 @@ pub(super) async fn run(options: args::Status) -> Result<(), Failure> {
     if options.json {
         let rows: Vec<_> =
             nodes.iter().map(|(pid, status)| serde_json::json!({"pid": pid, "status": status})).collect();
-        println!("{}", serde_json::to_string_pretty(&rows).expect("a status has a JSON form"));
-        return Ok(());
+        return print(serde_json::to_string_pretty(&rows).expect("a status has a JSON form"));
     }
     if nodes.is_empty() {
         let which = options.name.map(|name| format!(" named {name}")).unwrap_or_default();
@@ -24,17 +24,27 @@ pub(super) async fn run(options: args::Status) -> Result<(), Failure> {
         )));
     }
     for (pid, status) in &nodes {
-        show(*pid, status);
+        show(*pid, status)?;
     }
     Ok(())
 }
 
-fn show(pid: u32, status: &Status) {
+/// Returns a number of bytes as people say it.
+fn amount(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+fn show(pid: u32, status: &Status) -> Result<(), Failure> {
     let name = status.name.as_deref().unwrap_or("(no name)");
     let ipv4 = status.ipv4.map(|ip| ip.to_string()).unwrap_or_default();
     let signaling = if status.signaling { "connected" } else { "reconnecting" };
-    println!("{name}  pid {pid}  network {}  {ipv4}  {}", status.network, status.ipv6);
-    println!("  key {}  signaling {signaling}", status.key);
+    print(format_args!("{name}  pid {pid}  network {}  {ipv4}  {}", status.network, status.ipv6))?;
+    print(format_args!("  key {}  signaling {signaling}", status.key))?;
     for peer in &status.peers {
         let path = match peer.path {
             Some(unisockets::Route::Direct) => "direct",
@@ -45,27 +55,28 @@ fn show(pid: u32, status: &Status) {
         let name = peer.name.clone().unwrap_or_else(|| peer.key.short());
         let round_trip = peer.round_trip_us.map(|us| format!("{:.3} ms", us as f64 / 1_000.0)).unwrap_or_default();
         let counters = peer.counters;
-        println!(
-            "  peer {name}  {path}  {round_trip}  {} connections  {} MB out  {} MB in",
+        print(format_args!(
+            "  peer {name}  {path}  {round_trip}  {} connections  {} out  {} in",
             peer.connections,
-            counters.sent_bytes / 1_000_000,
-            counters.received_bytes / 1_000_000
-        );
+            amount(counters.sent_bytes),
+            amount(counters.received_bytes)
+        ))?;
     }
     for socket in &status.sockets {
         let show = |address: Option<std::net::SocketAddr>| address.map(|a| a.to_string()).unwrap_or_else(|| "*".into());
         let state = socket.state.as_deref().unwrap_or("");
-        println!("  {}  {}  {}  {state}", socket.kind, show(socket.local), show(socket.remote));
+        print(format_args!("  {}  {}  {}  {state}", socket.kind, show(socket.local), show(socket.remote)))?;
     }
     for (reason, count) in &status.dropped {
-        println!("  dropped {count} packets: {reason}");
+        print(format_args!("  dropped {count} packets: {reason}"))?;
     }
     for (_, text) in &status.incidents {
-        println!("  incident: {text}");
+        print(format_args!("  incident: {text}"))?;
     }
     if status.receive_buffer.is_some_and(|bytes| bytes < 1024 * 1024) {
-        println!(
-            "  hint: the kernel holds socket buffers down; 'sysctl -w net.core.rmem_max=4194304' makes links faster"
-        );
+        print(
+            "  hint: the kernel holds socket buffers down; 'sysctl -w net.core.rmem_max=4194304' makes links faster",
+        )?;
     }
+    Ok(())
 }

@@ -2,18 +2,25 @@
 
 use std::io;
 use std::io::{IsTerminal, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt, BufReader,
+};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use unisockets::{Node, TcpListener, TcpStream};
 
 use super::args::{Recv, Send};
 use super::exit::{Failure, sentence};
 use super::nc::announce;
+use super::output::{Lines, note};
 use super::with_node;
 
 /// The port of `recv`.
@@ -22,6 +29,19 @@ const PORT: u16 = 7_071;
 const LINE_LEN_MAX: u64 = 4_096;
 /// Bytes moved at a time.
 const CHUNK_LEN: usize = 256 * 1024;
+/// Connections whose offer is waited for at once; further ones wait in the listener's backlog.
+const OFFERS_MAX: usize = 64;
+/// How long a receiver waits for a sender.
+const PATIENCE: Patience = Patience { offer: Duration::from_secs(10), stall: Duration::from_secs(30) };
+
+/// How long a sender may keep a receiver waiting. What the receiver's own user takes to answer does not count.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// From the connection to the whole offer.
+    offer: Duration,
+    /// Without a byte of an accepted file.
+    stall: Duration,
+}
 
 /// What the sender offers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,16 +75,34 @@ fn bar(size: u64, name: &str) -> ProgressBar {
     bar.with_message(name.to_owned())
 }
 
-async fn say(stream: &mut (impl tokio::io::AsyncWrite + Unpin), message: &impl Serialize) -> io::Result<()> {
+async fn say(stream: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> io::Result<()> {
     let line = serde_json::to_string(message).expect("every message has a JSON form") + "\n";
     stream.write_all(line.as_bytes()).await
 }
 
-async fn hear<T: for<'a> Deserialize<'a>>(stream: &mut BufReader<TcpStream>) -> io::Result<T> {
+async fn hear<T: for<'a> Deserialize<'a>>(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<T> {
     let mut line = String::new();
     stream.take(LINE_LEN_MAX).read_line(&mut line).await?;
+    if line.is_empty() {
+        let text = "the other side ended the conversation; what it says there may tell why";
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+    }
     serde_json::from_str(&line)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the other side speaks another language"))
+}
+
+/// Waits for a sender only so long.
+async fn within<T>(limit: Duration, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_| {
+        // Of no particular kind, so that the sentence stays what it is.
+        io::Error::other(format!("nothing came for {} seconds", limit.as_secs()))
+    };
+    timeout(limit, future).await.map_err(late)?
+}
+
+/// Returns text of the other side without what would command a terminal.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 async fn hash(path: &Path, mut limit: u64) -> io::Result<Sha256> {
@@ -96,24 +134,22 @@ pub(super) async fn send(options: Send) -> Result<(), Failure> {
     let name = name.ok_or_else(|| Failure::usage(format!("{} is no file with a readable name", path.display())))?;
     let sha256 = hex(hash(path, u64::MAX).await.map_err(unreadable)?);
     let offer = Offer { name: name.to_owned(), size: entry.len(), sha256 };
-    with_node(&options.common, |node| async move {
+    let (lines, common) = (Lines::of(&options.common), options.common.clone());
+    with_node(&common, |node| async move {
         let host = options.host.as_str();
         let stream = TcpStream::connect(&node, (host, PORT)).await.map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused => {
-                Failure::failed(format!("{host} does not receive files; run 'unisockets recv' there"))
+                Failure::absent(format!("{host} does not receive files; run 'unisockets recv' there"))
             }
             _ => Failure::unreachable(host, &error),
         })?;
         let kept = hand_over(stream, &options.file, &offer).await?;
+        let Offer { name, size, sha256 } = &offer;
         if options.json {
-            println!(
-                "{}",
-                serde_json::json!({"sent": offer.name, "kept_as": kept, "bytes": offer.size, "sha256": offer.sha256})
-            );
+            lines.print(serde_json::json!({"sent": name, "kept_as": kept, "bytes": size, "sha256": sha256}))
         } else {
-            println!("{} has {} as {kept}: {} bytes, checked", host, offer.name, offer.size);
+            lines.print(format_args!("{host} has {} as {kept}: {size} bytes, checked", printable(name)))
         }
-        Ok(())
     })
     .await
 }
@@ -123,12 +159,14 @@ async fn hand_over(stream: TcpStream, path: &Path, offer: &Offer) -> Result<Stri
     say(&mut stream, offer).await?;
     let offset = match hear(&mut stream).await? {
         Answer::Accepted { offset } if offset <= offer.size => offset,
-        Answer::Declined { reason } => return Err(Failure::failed(format!("the other side declined: {reason}"))),
+        Answer::Declined { reason } => {
+            return Err(Failure::failed(format!("the other side declined: {}", printable(&reason))));
+        }
         _ => return Err(Failure::failed("the other side speaks another language; update the older one")),
     };
     let mut file = File::open(path).await?;
     file.seek(io::SeekFrom::Start(offset)).await?;
-    let bar = bar(offer.size, &offer.name);
+    let bar = bar(offer.size, &printable(&offer.name));
     bar.set_position(offset);
     let mut buffer = vec![0; CHUNK_LEN];
     let mut file = file.take(offer.size - offset);
@@ -143,7 +181,7 @@ async fn hand_over(stream: TcpStream, path: &Path, offer: &Offer) -> Result<Stri
     }
     bar.finish_and_clear();
     match hear(&mut stream).await? {
-        Answer::Kept { name } => Ok(name),
+        Answer::Kept { name } => Ok(printable(&name)),
         Answer::Damaged => Err(Failure::damaged("the file arrived damaged, or changed while it was sent; try again")),
         _ => Err(Failure::failed("the other side speaks another language; update the older one")),
     }
@@ -161,21 +199,41 @@ pub(super) async fn recv(options: Recv) -> Result<(), Failure> {
     with_node(&common, |node| async move { take_files(&node, &options).await }).await
 }
 
+/// A sender whose offer has been heard.
+struct Sender {
+    stream: BufReader<TcpStream>,
+    peer: SocketAddr,
+    offer: io::Result<Offer>,
+}
+
+/// Hears offers as they come, and takes one file after the other: who says nothing keeps nobody waiting.
 async fn take_files(node: &Node, options: &Recv) -> Result<(), Failure> {
     let listener = TcpListener::bind(node, ("::", PORT)).await?;
     announce(node, PORT);
+    let mut offers = JoinSet::new();
     loop {
-        let (stream, peer) = listener.accept().await?;
-        match take_file(stream, options).await {
+        let sender = tokio::select! {
+            accepted = listener.accept(), if offers.len() < OFFERS_MAX => {
+                let (stream, peer) = accepted?;
+                offers.spawn(async move {
+                    let mut stream = BufReader::new(stream);
+                    let offer = within(PATIENCE.offer, hear(&mut stream)).await;
+                    Sender { stream, peer, offer }
+                });
+                continue;
+            }
+            Some(sender) = offers.join_next() => sender.expect("hearing an offer does not panic"),
+        };
+        let peer = sender.peer.ip();
+        match take_file(sender, options).await {
             Ok(Some((name, offer))) => {
+                let Offer { size, sha256, .. } = &offer;
+                let lines = Lines::of(&options.common);
                 if options.json {
-                    let from = peer.ip();
-                    println!(
-                        "{}",
-                        serde_json::json!({"received": name, "bytes": offer.size, "sha256": offer.sha256, "from": from})
-                    );
+                    lines
+                        .print(serde_json::json!({"received": name, "bytes": size, "sha256": sha256, "from": peer}))?;
                 } else {
-                    println!("received {name}: {} bytes, checked", offer.size);
+                    lines.print(format_args!("received {name}: {size} bytes, checked"))?;
                 }
                 if !options.keep_going {
                     return Ok(());
@@ -183,7 +241,7 @@ async fn take_files(node: &Node, options: &Recv) -> Result<(), Failure> {
             }
             Ok(None) => {}
             // What has arrived stays in its .part file, and the next attempt goes on from there.
-            Err(error) => eprintln!("{} did not send a whole file: {}", peer.ip(), sentence(&error)),
+            Err(error) => note(format_args!("{peer} did not send a whole file: {}", sentence(&error))),
         }
     }
 }
@@ -191,7 +249,7 @@ async fn take_files(node: &Node, options: &Recv) -> Result<(), Failure> {
 /// Returns what may be a file's name here: no folders, nothing hidden, nothing strange.
 fn safe_name(name: &str) -> Option<String> {
     let last = name.rsplit(['/', '\\']).next()?;
-    let clean: String = last.chars().filter(|c| !c.is_control()).collect();
+    let clean = printable(last);
     let clean = clean.trim().trim_start_matches('.').to_owned();
     (!clean.is_empty() && clean.len() <= 200).then_some(clean)
 }
@@ -210,17 +268,16 @@ fn free_path(directory: &Path, name: &str) -> PathBuf {
 /// Asks on the terminal, in a thread of its own: the network goes on meanwhile.
 async fn consent(size: u64, name: String) -> bool {
     let ask = move || {
-        eprint!("take {name} with {size} bytes? [y/N] ");
-        let _ = io::stderr().flush();
+        let _ = write!(io::stderr(), "take {name} with {size} bytes? [y/N] ");
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
     };
     tokio::task::spawn_blocking(ask).await.unwrap_or(false)
 }
 
-async fn take_file(stream: TcpStream, options: &Recv) -> io::Result<Option<(String, Offer)>> {
-    let mut stream = BufReader::new(stream);
-    let offer: Offer = hear(&mut stream).await?;
+async fn take_file(sender: Sender, options: &Recv) -> io::Result<Option<(String, Offer)>> {
+    let Sender { mut stream, offer, .. } = sender;
+    let offer = offer?;
     let is_hash = offer.sha256.len() == 64 && offer.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
     let name = safe_name(&offer.name);
     let mut reason = match &name {
@@ -240,7 +297,9 @@ async fn take_file(stream: TcpStream, options: &Recv) -> io::Result<Option<(Stri
     }
     // The name of the unfinished file says which content it is a part of.
     let part = options.directory.join(format!("{name}.{}.part", &offer.sha256[..8]));
-    let verdict = take_bytes(&mut stream, &offer, &part).await?;
+    let bar = bar(offer.size, &name);
+    let verdict = take_bytes(&mut stream, &offer, &part, PATIENCE, &bar).await?;
+    bar.finish_and_clear();
     if !verdict {
         tokio::fs::remove_file(&part).await?;
         say(&mut stream, &Answer::Damaged).await?;
@@ -270,7 +329,14 @@ fn keep(part: &Path, directory: &Path, name: &str) -> io::Result<PathBuf> {
     }
 }
 
-async fn take_bytes(stream: &mut BufReader<TcpStream>, offer: &Offer, part: &Path) -> io::Result<bool> {
+/// Takes a file's bytes, and returns whether they are the right ones.
+async fn take_bytes(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    offer: &Offer,
+    part: &Path,
+    patience: Patience,
+    bar: &ProgressBar,
+) -> io::Result<bool> {
     if std::fs::symlink_metadata(part).is_ok_and(|entry| !entry.is_file()) {
         return Err(io::Error::other(format!("{} is in the way", part.display())));
     }
@@ -280,13 +346,12 @@ async fn take_bytes(stream: &mut BufReader<TcpStream>, offer: &Offer, part: &Pat
     let mut hash = hash(part, offset).await?;
     file.seek(io::SeekFrom::Start(offset)).await?;
     say(stream, &Answer::Accepted { offset }).await?;
-    let bar = bar(offer.size, &offer.name);
     bar.set_position(offset);
     let mut left = offer.size - offset;
     let mut buffer = vec![0; CHUNK_LEN];
     while left > 0 {
         let len = buffer.len().min(usize::try_from(left).unwrap_or(CHUNK_LEN));
-        match stream.read(&mut buffer[..len]).await? {
+        match within(patience.stall, stream.read(&mut buffer[..len])).await? {
             0 => {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -302,7 +367,6 @@ async fn take_bytes(stream: &mut BufReader<TcpStream>, offer: &Offer, part: &Pat
         }
     }
     file.sync_all().await?;
-    bar.finish_and_clear();
     Ok(hex(hash) == offer.sha256)
 }
 
@@ -319,5 +383,29 @@ mod tests {
         for bad in ["", "..", "/", "a/"] {
             assert_eq!(safe_name(bad), None, "{bad}");
         }
+    }
+
+    /// A sender that stopped in the middle of a file once kept everybody else waiting for ever.
+    #[tokio::test]
+    async fn a_sender_that_stalls_is_given_up() {
+        let (mut receiver, _sender) = tokio::io::duplex(64);
+        let part = std::env::temp_dir().join(format!("unisockets-stall-{}.part", std::process::id()));
+        let offer = Offer { name: "film".to_owned(), size: 1, sha256: "0".repeat(64) };
+        let patience = Patience { offer: Duration::ZERO, stall: Duration::from_millis(1) };
+        let bar = ProgressBar::hidden();
+        let taking = take_bytes(&mut receiver, &offer, &part, patience, &bar);
+        let error = timeout(Duration::from_secs(30), taking).await.expect("it ends by itself").unwrap_err();
+        let _ = std::fs::remove_file(&part);
+        assert!(error.to_string().contains("nothing came"), "{error}");
+    }
+
+    /// Who connects and says nothing has to make room for the next one.
+    #[tokio::test]
+    async fn an_offer_is_waited_for_only_so_long() {
+        let (receiver, _sender) = tokio::io::duplex(64);
+        let mut stream = BufReader::new(receiver);
+        let hearing = within(Duration::from_millis(1), hear::<Offer>(&mut stream));
+        let error = timeout(Duration::from_secs(30), hearing).await.expect("it ends by itself").unwrap_err();
+        assert!(error.to_string().contains("nothing came"), "{error}");
     }
 }
