@@ -231,7 +231,7 @@ impl Node {
     pub async fn leave(&self) {
         let driver = self.driver();
         let drained = async {
-            while driver.look(|state| state.core.stack.orphan_count()) > 0 {
+            while driver.look(|state| state.core.stack.undelivered_count()) > 0 {
                 let _ = timeout(Duration::from_millis(20), driver.changed.notified()).await;
             }
         };

@@ -51,6 +51,8 @@ pub(crate) struct Flow {
     /// When the connection came into its state.
     entered_at: Instant,
     pub(crate) reset_seen: bool,
+    /// Whether the peer has said all that it will say; it stays said when the connection fails afterwards.
+    pub(crate) fin_heard: bool,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
     /// The next sequence numbers in both directions; what is received is known once it was acknowledged.
@@ -92,6 +94,7 @@ impl Flow {
             state,
             entered_at: now,
             reset_seen: false,
+            fin_heard: false,
             sent_bytes: 0,
             received_bytes: 0,
             send_next: 0,
@@ -424,6 +427,7 @@ impl Stack {
         };
         let (before, state) = (flow.state, flow.connection.state());
         flow.state = state;
+        flow.fin_heard |= state.has_heard_fin();
         if before != state {
             (flow.progress_at, flow.entered_at) = (now, now);
             self.after_transition(now, id, before, state);

@@ -225,6 +225,11 @@ impl Stack {
         if data.is_empty() {
             return Ok(0);
         }
+        // As Linux (tcp_recvmsg asks for SOCK_DONE before sk_err): what was whole when the peer left stays whole,
+        // and the error is for whoever still writes.
+        if flow.fin_heard {
+            return Ok(0);
+        }
         if let Some(error) = flow.error.take() {
             return Err(error);
         }
@@ -385,6 +390,15 @@ impl Stack {
             Family::V6 => SocketAddr::from(([0u16; 8], 0)),
         };
         self.bind(socket, any).map(|_| ())
+    }
+
+    /// Returns how many connections that no program holds still have something to deliver.
+    pub fn undelivered_count(&self) -> usize {
+        let owes = |flow: &Flow| {
+            let fin = matches!(flow.state, State::FinWait1 | State::Closing | State::LastAck);
+            flow.owner == Owner::Orphan && (fin || flow.connection.send_queue() > 0)
+        };
+        self.flows.iter().filter(|(_, flow)| owes(flow)).count()
     }
 
     /// Returns how many connections are in TIME-WAIT.

@@ -5,7 +5,7 @@ mod wire;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use unisockets_stack::{Shutdown, State};
+use unisockets_stack::{Error, PathEnd, Shutdown, State};
 use wire::{Wire, pattern};
 
 /// A peer's FIN with data, taken in FIN-WAIT-2, was never acknowledged: TIME-WAIT had no timer for the delayed
@@ -95,4 +95,23 @@ fn a_lost_fin_is_repeated_after_duplicate_acknowledgements() {
     }
     wire.run(Duration::from_secs(10));
     assert_eq!(wire.nodes[0].stack.stream_info(client).unwrap().state, State::FinWait2);
+}
+
+/// A peer that closed and left at once made a program that had all its data see an error instead of the end.
+#[test]
+fn what_has_come_to_its_end_is_read_to_its_end_when_the_peer_leaves() {
+    for (end, error) in [(PathEnd::Reset, Error::ConnectionReset), (PathEnd::Unreachable, Error::HostUnreachable)] {
+        let mut wire = Wire::new(1_500);
+        let (client, server) = wire.pair();
+        wire.nodes[1].stack.send(wire.now, server, b"answer").unwrap();
+        wire.nodes[1].stack.shutdown(wire.now, server, Shutdown::Write).unwrap();
+        wire.settle();
+        let path = wire.nodes[0].path;
+        wire.nodes[0].stack.end_path(wire.now, path, end);
+        let mut buffer = [0; 10];
+        assert_eq!(wire.nodes[0].stack.recv(client, &mut buffer), Ok(6));
+        assert_eq!(wire.nodes[0].stack.recv(client, &mut buffer), Ok(0));
+        // Whoever still writes learns what happened.
+        assert_eq!(wire.nodes[0].stack.send(wire.now, client, b"more"), Err(error));
+    }
 }
