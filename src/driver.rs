@@ -341,9 +341,11 @@ impl Driver {
             MemberEvent::Signal(from, payload) => {
                 self.with(|state, now, _| state.core.handle_signal(now, from, &payload))
             }
-            MemberEvent::Undelivered { to, .. } => self.with(|state, now, _| state.core.undelivered(now, to)),
+            MemberEvent::Undelivered { to, failure, .. } if failure.is_not_found() => {
+                self.with(|state, now, _| state.core.undelivered(now, to));
+            }
             MemberEvent::Gone(key, reason) => self.with(|state, now, _| state.core.peer_gone(now, key, reason)),
-            MemberEvent::Members(..) | MemberEvent::Delivered(_) => {}
+            MemberEvent::Undelivered { .. } | MemberEvent::Members(..) | MemberEvent::Delivered(_) => {}
         }
     }
 

@@ -128,7 +128,7 @@ impl World {
         assert!(lens.iter().all(|len| *len <= FRAME_LEN_MAX), "a member says legal frames only");
         assert!(lens.len() <= REQUESTS_MAX + 2, "one step makes a member say {} things", lens.len());
         let events = std::iter::from_fn(|| self.membership.poll_event()).count();
-        assert!(events <= 2, "one step makes a member learn {events} things");
+        assert!(events <= REQUESTS_MAX + 2, "one step makes a member learn {events} things");
         assert_eq!(
             self.membership.poll_timeout().is_none(),
             self.membership.is_ended(),

@@ -11,7 +11,7 @@ use unisockets_signaling::protocol::{
     FRAME_LEN_MAX, FromMember, FromServer, GoneReason, Hello, IceServer, NetworkProof, Nonce, Proven, Query, VERSION,
     emit,
 };
-use unisockets_signaling::room::{Admission, Config, ConnectionId, Kept, Output, Place, Room};
+use unisockets_signaling::room::{Admission, Config, ConnectionId, Host, Output, Place, Room};
 
 use crate::script::Script;
 
@@ -170,7 +170,7 @@ impl World {
         if self.slots[slot].is_none() {
             let nonce = self.nonce();
             let id = ConnectionId(self.next);
-            self.room.open(self.now_ms, id, HOST, nonce);
+            self.room.open(self.now_ms, id, Host::Known(HOST.to_owned()), nonce);
             self.slots[slot] = Some(Slot { id, nonce, resume: None });
         }
     }
@@ -269,6 +269,8 @@ impl World {
             name: script.flag().then(|| "alpha".to_owned()),
             epoch: script.u64(),
             seen_s: script.u64(),
+            keep_s: script.u64(),
+            proof_ends_s: script.u64(),
         };
         let number = script.u64();
         match script.u8() % 5 {
@@ -296,9 +298,7 @@ impl World {
                 Output::Enter(place) => drop(self.present.insert(place)),
                 Output::Exit(place, kept) => {
                     assert!(self.present.remove(&place), "only who came goes");
-                    if kept == Kept::Nothing {
-                        self.leases.release(&place.0, &place.1);
-                    }
+                    self.leases.exit(&place.0, &place.1, kept, self.now_ms / 1_000);
                 }
                 question => {
                     if self.questions.len() >= QUESTIONS_MAX {

@@ -1,5 +1,6 @@
 //! Who is let in, and how a refusal is said. No I/O.
 
+use crate::hosts::Host;
 use crate::leases::{ClaimError, Record};
 use crate::network::{address_v6, is_id, parse_name, secret_id};
 use crate::protocol::{self, Code, Hello, Member, Nonce, Proven};
@@ -13,10 +14,24 @@ pub enum Admission {
     SecretOnly,
 }
 
+/// Why something is refused, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    pub(crate) retry_after_ms: Option<u64>,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retry_after_ms: code.is_transient().then_some(1_000) }
+    }
+}
+
 /// Checks a hello that answers `server_nonce`; `host` is what the member calls this server.
 pub(crate) fn check(
     admission: Admission,
-    host: &str,
+    host: &Host,
     hello: &Hello,
     server_nonce: &Nonce,
 ) -> Result<(), (Code, &'static str)> {
@@ -29,6 +44,11 @@ pub(crate) fn check(
     if hello.name.as_ref().is_some_and(|name| parse_name(name).as_ref() != Ok(name)) {
         return Err((Code::BadName, "a name has 1 to 63 of the letters a-z, digits and '-' inside"));
     }
+    let Host::Known(host) = host else {
+        let message = "this server does not go by the name that you call it; start it with --host NAME for each of its \
+                       names, or use its address";
+        return Err((Code::BadProof, message));
+    };
     let proven = Proven { host, network: &hello.network, key: &hello.key, server_nonce, nonce: &hello.nonce };
     if !proven.verify(&hello.key, &hello.proof) {
         return Err((Code::BadProof, "the proof of the key does not hold for this server's name"));
@@ -63,15 +83,31 @@ pub(crate) fn describe(record: Record, present: bool) -> Member {
     Member { key: record.key, ipv4: record.ipv4, ipv6, name: record.name, present }
 }
 
-pub(crate) fn refusal(error: ClaimError) -> (Code, &'static str) {
+pub(crate) fn refusal(error: ClaimError) -> Refusal {
+    let waits = |code, what: &str, retry_s: u64| {
+        let message =
+            format!("{what}, and the proof that its member was given holds for {retry_s} more seconds; try again then");
+        Refusal { code, message, retry_after_ms: Some(retry_s.saturating_mul(1_000)) }
+    };
     match error {
-        ClaimError::NameTaken => (Code::NameTaken, "another member has that name; choose another one"),
-        ClaimError::AddressTaken => {
-            (Code::AddressTaken, "that address is another member's or outside the network's prefix; choose another one")
-        }
+        ClaimError::NameTaken => Refusal::new(Code::NameTaken, "another member has that name; choose another one"),
+        ClaimError::AddressTaken => Refusal::new(
+            Code::AddressTaken,
+            "that address is another member's or outside the network's prefix; choose another one",
+        ),
         ClaimError::PoolEmpty => {
-            (Code::PoolEmpty, "no address is free; the server's operator can give a larger prefix")
+            Refusal::new(Code::PoolEmpty, "no address is free; the server's operator can give a larger prefix")
         }
-        ClaimError::Unavailable => (Code::Unavailable, "the server cannot store leases now; try again later"),
+        ClaimError::NameWaits { retry_s } => waits(Code::NameTaken, "that name was given up lately", retry_s),
+        ClaimError::AddressWaits { retry_s } => waits(Code::AddressTaken, "that address was given up lately", retry_s),
+        ClaimError::PoolWaits { retry_s } => {
+            waits(Code::PoolEmpty, "no address is free, the next one was given up lately", retry_s)
+        }
+        ClaimError::Full => {
+            Refusal::new(Code::Unavailable, "the server has no room for another lease; try again later")
+        }
+        ClaimError::Unavailable => {
+            Refusal::new(Code::Unavailable, "the server cannot store leases now; try again later")
+        }
     }
 }

@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::identity::{KeyPair, PublicKey};
-use crate::leases::{Changes, Claim, ClaimError, Leases, Record};
+use crate::leases::{Changes, Claim, ClaimError, Demand, Kept, Leases, Record};
 use crate::network::address_v6;
 use crate::protocol::Query;
-use crate::room::{Kept, Place};
-use crate::store::Store;
+use crate::room::Place;
 pub use crate::store::StoreError;
+use crate::store::{Store, Written};
 
 /// An answer that may take a while.
 pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -37,6 +37,8 @@ pub trait Directory: Send + Sync {
     fn enter(&self, place: &Place, instance: u64);
     /// Notes that a member has gone from an instance; a later instance of the same member stays.
     fn exit(&self, place: &Place, instance: u64, kept: Kept, now_s: u64);
+    /// Forgets leases that are kept no longer.
+    fn sweep(&self, now_s: u64);
     /// Finds a member.
     fn find(&self, network: &str, query: &Query) -> Answer<Option<Found>>;
     /// Lists members in the order of their keys.
@@ -45,7 +47,8 @@ pub trait Directory: Send + Sync {
 
 struct State {
     leases: Leases,
-    present: HashMap<Place, u64>,
+    /// The instance of each member that is there, by network.
+    present: HashMap<String, HashMap<PublicKey, u64>>,
     /// From an IPv6 address back to the key that it is derived from.
     by_v6: HashMap<(String, std::net::Ipv6Addr), PublicKey>,
 }
@@ -68,29 +71,37 @@ impl LocalDirectory {
         Self { key, state: Mutex::new(state), store: None }
     }
 
-    /// Opens, or makes, a directory that is kept in a file. `seed` is used for the key of a new file.
+    /// Opens, or makes, a directory that is kept in a file. `seed` is used for the key of a new file; whoever has a
+    /// lease in it counts as seen in `now_s`, in seconds since 1970.
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be opened, is in use, or is of another kind.
-    pub fn in_file(prefix: (Ipv4Addr, u8), path: &Path, seed: [u8; 32]) -> Result<Self, StoreError> {
+    pub fn in_file(prefix: (Ipv4Addr, u8), path: &Path, seed: [u8; 32], now_s: u64) -> Result<Self, StoreError> {
         let (store, contents) = Store::open(path, seed)?;
         let directory =
             Self { store: Some(store), ..Self::in_memory(prefix, KeyPair::from_seed(&contents.server_seed)) };
         {
             let mut state = directory.lock();
-            for (network, epoch) in contents.epochs {
-                state.leases.restore_epoch(&network, epoch);
-            }
+            state.leases.restore_epoch(contents.epoch);
             for record in contents.records {
                 state.remember(&record);
-                state.leases.restore(record);
+                state.leases.restore(record, now_s);
             }
+            contents.reservations.into_iter().for_each(|waiting| state.leases.restore_reservation(waiting));
         }
         Ok(directory)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what changes remove, and queues them; the order in the file is that of the table, as the caller holds
+    /// its lock.
+    fn keep(&self, state: &mut State, changes: Changes) -> Option<Written> {
+        state.forget(&changes);
+        let store = self.store.as_ref().filter(|_| !changes.is_empty())?;
+        Some(store.write(changes))
     }
 }
 
@@ -107,8 +118,19 @@ impl State {
     }
 
     fn describe(&self, record: &Record) -> Found {
-        let instance = self.present.get(&(record.network.clone(), record.key)).copied();
+        let instance = self.present.get(&record.network).and_then(|keys| keys.get(&record.key)).copied();
         Found { record: record.clone(), instance }
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Result<(Record, Changes), ClaimError> {
+        let present = self.present.get(&claim.network);
+        self.leases.claim(claim, |key| present.is_some_and(|keys| keys.contains_key(key)))
+    }
+
+    fn sweep(&mut self, now_s: u64, demand: Demand) -> Changes {
+        let present = &self.present;
+        let is_there = |network: &str, key: &PublicKey| present.get(network).is_some_and(|keys| keys.contains_key(key));
+        self.leases.sweep(now_s, demand, is_there)
     }
 }
 
@@ -119,47 +141,50 @@ impl Directory for LocalDirectory {
 
     fn claim(&self, claim: Claim) -> Answer<Result<Record, ClaimError>> {
         let mut state = self.lock();
-        let State { leases, present, .. } = &mut *state;
-        let network = claim.network.clone();
-        let (record, changes) = match leases.claim(&claim, |key| present.contains_key(&(network.clone(), *key))) {
+        let mut claimed = state.claim(&claim);
+        if claimed == Err(ClaimError::Full) {
+            let changes = state.sweep(claim.now_s, Demand::High);
+            drop(self.keep(&mut state, changes));
+            claimed = state.claim(&claim);
+        }
+        let (record, changes) = match claimed {
             Ok(claimed) => claimed,
             Err(error) => return ready(Err(error)),
         };
-        state.forget(&changes);
+        let written = self.keep(&mut state, changes);
         state.remember(&record);
-        // The order in the file is that of the table: the lock is held until the change is queued.
-        match &self.store {
+        match written {
             None => ready(Ok(record)),
-            Some(store) => {
-                let written = store.write(changes);
-                Box::pin(async move {
-                    match written.await {
-                        Ok(Ok(())) => Ok(record),
-                        Ok(Err(_)) | Err(_) => Err(ClaimError::Unavailable),
-                    }
-                })
-            }
+            Some(written) => Box::pin(async move {
+                match written.await {
+                    Ok(Ok(())) => Ok(record),
+                    Ok(Err(_)) | Err(_) => Err(ClaimError::Unavailable),
+                }
+            }),
         }
     }
 
     fn enter(&self, place: &Place, instance: u64) {
-        self.lock().present.insert(place.clone(), instance);
+        self.lock().present.entry(place.0.clone()).or_default().insert(place.1, instance);
     }
 
     fn exit(&self, place: &Place, instance: u64, kept: Kept, now_s: u64) {
         let mut state = self.lock();
-        if state.present.get(place) != Some(&instance) {
+        let Some(present) = state.present.get_mut(&place.0).filter(|keys| keys.get(&place.1) == Some(&instance)) else {
             return;
-        }
-        state.present.remove(place);
-        let changes = match kept {
-            Kept::Lease => state.leases.touch(&place.0, &place.1, now_s),
-            Kept::Nothing => state.leases.release(&place.0, &place.1),
         };
-        state.forget(&changes);
-        if let Some(store) = &self.store {
-            drop(store.write(changes));
+        present.remove(&place.1);
+        if present.is_empty() {
+            state.present.remove(&place.0);
         }
+        let changes = state.leases.exit(&place.0, &place.1, kept, now_s);
+        drop(self.keep(&mut state, changes));
+    }
+
+    fn sweep(&self, now_s: u64) {
+        let mut state = self.lock();
+        let changes = state.sweep(now_s, Demand::Usual);
+        drop(self.keep(&mut state, changes));
     }
 
     fn find(&self, network: &str, query: &Query) -> Answer<Option<Found>> {

@@ -10,16 +10,23 @@ mod admission;
 #[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod bus;
 #[cfg(all(feature = "net", not(target_family = "wasm")))]
+mod callers;
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod directory;
 pub mod envelope;
+pub mod hosts;
 pub mod identity;
 pub mod leases;
 pub mod member;
 #[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod native;
 pub mod network;
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
+mod outgoing;
+mod outputs;
 pub mod pins;
 pub mod protocol;
+mod quarantine;
 pub mod room;
 #[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod server;

@@ -1,7 +1,7 @@
 //! A member's side of the conversation with signaling: joining, asking, resuming. No I/O.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::identity::{KeyPair, PublicKey};
@@ -10,7 +10,7 @@ use crate::protocol::{
     self, Code, FromMember, FromServer, GoneReason, Hello, Member, NetworkProof, Nonce, Proven, Query, Welcome,
 };
 
-/// Requests that wait for an answer, or for the next connection.
+/// Requests that wait for an answer, or, but for payloads, for the next connection.
 const REQUESTS_MAX: usize = 1_024;
 /// First pause before connecting again, in milliseconds; it doubles up to [`BACKOFF_MAX_MS`].
 const BACKOFF_MIN_MS: u64 = 200;
@@ -31,7 +31,7 @@ pub struct Config {
     /// The name it would like.
     pub name: Option<String>,
     /// The IPv4 address it would like.
-    pub ipv4: Option<std::net::Ipv4Addr>,
+    pub ipv4: Option<Ipv4Addr>,
     /// Whether the lease is given back on leaving.
     pub ephemeral: bool,
     /// The server's host and port, as in the `Host` header.
@@ -47,6 +47,15 @@ pub enum Failure {
     Forged,
     /// Too many requests wait.
     Busy,
+    /// There is no connection to the server, or it broke before the answer came.
+    NotConnected,
+}
+
+impl Failure {
+    /// Returns whether this is the server's word that there is no such member, and not trouble on the way.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Failure::Refused(Code::NotFound, _))
+    }
 }
 
 impl std::fmt::Display for Failure {
@@ -55,6 +64,7 @@ impl std::fmt::Display for Failure {
             Failure::Refused(_, message) => f.write_str(message),
             Failure::Forged => f.write_str("the signaling server's answer contradicts itself: do not trust it"),
             Failure::Busy => f.write_str("too many requests wait for the signaling server"),
+            Failure::NotConnected => f.write_str("not connected to the signaling server"),
         }
     }
 }
@@ -76,7 +86,7 @@ pub enum Event {
     Signal(PublicKey, String),
     /// A payload was handed on.
     Delivered(u64),
-    /// A payload found no recipient.
+    /// A payload was not handed on; only with [`Failure::is_not_found`] because its recipient is not there.
     Undelivered {
         /// The number that [`Membership::signal`] gave.
         id: u64,
@@ -108,6 +118,13 @@ enum State {
     Ended,
 }
 
+/// What a member had last, and asks for when it comes back.
+#[derive(Debug, Clone, Default)]
+struct Former {
+    ipv4: Option<Ipv4Addr>,
+    name: Option<String>,
+}
+
 /// A member's conversation with signaling.
 pub struct Membership {
     config: Config,
@@ -115,6 +132,7 @@ pub struct Membership {
     attempts: u32,
     resume: Option<Nonce>,
     welcome: Option<Box<Welcome>>,
+    former: Former,
     next_id: u64,
     requests: BTreeMap<u64, FromMember>,
     frames: VecDeque<String>,
@@ -130,6 +148,7 @@ impl Membership {
             attempts: 0,
             resume: None,
             welcome: None,
+            former: Former::default(),
             next_id: 0,
             requests: BTreeMap::new(),
             frames: VecDeque::new(),
@@ -207,9 +226,20 @@ impl Membership {
             self.attempts = 0;
         }
         self.frames.clear();
+        self.lose_signals();
         let ceiling = (BACKOFF_MIN_MS << self.attempts.min(10)).min(BACKOFF_MAX_MS);
         self.attempts += 1;
         self.wait((now_ms + ceiling / 2 + random % (ceiling / 2 + 1)).max(patience_ms));
+    }
+
+    /// Reports payloads that wait for an answer as undelivered: an introduction is stale by the next connection.
+    fn lose_signals(&mut self) {
+        let is_signal = |message: &FromMember| matches!(message, FromMember::Signal { .. });
+        let lost: Vec<u64> =
+            self.requests.iter().filter(|(_, message)| is_signal(message)).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.failed(id, Failure::NotConnected);
+        }
     }
 
     fn wait(&mut self, until_ms: u64) {
@@ -250,8 +280,9 @@ impl Membership {
             }
             FromServer::Signal { from, payload } => self.events.push_back(Event::Signal(from, payload)),
             FromServer::Delivered { id } => {
-                self.requests.remove(&id);
-                self.events.push_back(Event::Delivered(id));
+                if let Some(FromMember::Signal { .. }) = self.requests.remove(&id) {
+                    self.events.push_back(Event::Delivered(id));
+                }
             }
             FromServer::Refused { id: Some(id), code, message, .. } => self.failed(id, Failure::Refused(code, message)),
             FromServer::Refused { id: None, code, message, retry_after_ms } => {
@@ -263,6 +294,7 @@ impl Membership {
                     self.events.push_back(Event::Disconnected);
                 }
                 self.attempts = 0;
+                self.lose_signals();
                 self.wait(now_ms + retry_after_ms.min(BACKOFF_MAX_MS));
             }
         }
@@ -279,8 +311,8 @@ impl Membership {
             protocol: protocol::VERSION,
             network: network.to_owned(),
             key,
-            name: config.name.clone(),
-            ipv4: config.ipv4,
+            name: config.name.clone().or_else(|| self.former.name.clone()),
+            ipv4: config.ipv4.or(self.former.ipv4),
             ephemeral: config.ephemeral,
             resume: self.resume,
             proof: proven.sign(&config.pair),
@@ -301,6 +333,7 @@ impl Membership {
         self.attempts = 0;
         self.resume = Some(welcome.resume);
         self.state = State::Joined { renew_at_ms: now_ms + welcome.lease_s.clamp(1, LEASE_S_MAX) * 1_000 };
+        self.former = Former { ipv4: Some(lease.ipv4), name: lease.name.clone() };
         self.welcome = Some(welcome.clone());
         self.events.push_back(Event::Joined(welcome));
         if !was_joined {
@@ -311,16 +344,29 @@ impl Membership {
     }
 
     fn refused(&mut self, now_ms: u64, code: Code, message: String, retry_after_ms: Option<u64>) {
-        if !matches!(self.state, State::Joining { .. }) {
+        // A server that is crowded says so before any challenge.
+        let is_crowded = matches!(self.state, State::Connecting { .. }) && code.is_transient();
+        if !is_crowded && !matches!(self.state, State::Joining { .. }) {
             tracing::debug!(?code, %message, "the signaling server refused something");
             return;
         }
         // In use may pass when the other session ends; with a resume token it is our own old one.
         if code.is_transient() || (code == Code::InUse && self.resume.is_some()) {
             self.wait(now_ms + retry_after_ms.unwrap_or(1_000).min(BACKOFF_MAX_MS));
+        } else if self.forgoes(code) {
+            self.wait(now_ms);
         } else {
             self.state = State::Ended;
             self.events.push_back(Event::Rejected(code, message));
+        }
+    }
+
+    /// Gives up what it had last and nobody configured, if another member has it now; returns whether it did.
+    fn forgoes(&mut self, code: Code) -> bool {
+        match code {
+            Code::AddressTaken if self.config.ipv4.is_none() => self.former.ipv4.take().is_some(),
+            Code::NameTaken if self.config.name.is_none() => self.former.name.take().is_some(),
+            _ => false,
         }
     }
 
@@ -360,6 +406,8 @@ impl Membership {
         let failure = if frame.len() > protocol::FRAME_LEN_MAX {
             // The server would close the connection for it, again and again.
             Some(Failure::Refused(Code::TooMuch, "the payload is too long for a frame".to_owned()))
+        } else if matches!(message, FromMember::Signal { .. }) && !self.is_joined() {
+            Some(Failure::NotConnected)
         } else if self.requests.len() >= REQUESTS_MAX {
             Some(Failure::Busy)
         } else {
@@ -385,7 +433,7 @@ impl Membership {
         self.request(|id| FromMember::List { id, after, limit })
     }
 
-    /// Sends a payload to a member.
+    /// Sends a payload to a member, over this connection or not at all.
     pub fn signal(&mut self, to: PublicKey, payload: String) -> u64 {
         self.request(|id| FromMember::Signal { id, to, payload })
     }

@@ -7,12 +7,15 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 pub use crate::admission::Admission;
-use crate::admission::{self, describe, host_name, refusal};
+use crate::admission::{self, Refusal, describe, host_name, refusal};
+pub use crate::hosts::Host;
 use crate::identity::{KeyPair, PublicKey};
-use crate::leases::{Claim, ClaimError, Record};
+pub use crate::leases::Kept;
+use crate::leases::{Claim, ClaimError, KEEP_SHORT_S, PROOF_S, Record};
 use crate::network::{Prefix, address_v6, prefix_v6};
+pub use crate::outputs::{ConnectionId, Output, Place};
 use crate::protocol::{
-    self, Code, FromMember, FromServer, GoneReason, Hello, IceServer, Lease, Nonce, Query, SignedLease, Welcome,
+    self, Code, FromMember, FromServer, GoneReason, Hello, IceServer, Lease, Nonce, SignedLease, Welcome,
 };
 
 /// How long a connection may take to say hello, in milliseconds.
@@ -21,64 +24,14 @@ pub const HANDSHAKE_MS: u64 = 10_000;
 pub const CONTENTION_MS: u64 = 3_000;
 /// Frames that are no messages before the connection is closed.
 pub const BAD_FRAMES_MAX: u32 = 10;
-/// How long a lease proves something, in seconds: a day beyond the last renewal.
-pub const LEASE_PROOF_S: u64 = 86_400;
-/// Seconds after which a member renews.
-pub const RENEW_S: u64 = 3_600;
+/// Seconds after which a member renews: some times before its last proof ends, and sooner than anybody who is there
+/// could be taken for gone.
+pub const RENEW_S: u64 = 600;
+const _: () = assert!(RENEW_S < KEEP_SHORT_S && 3 * RENEW_S < PROOF_S);
 /// Members that one member watches, asked for or implied.
 const WATCHED_MAX: usize = 4_096;
 /// Members that wait for the old session of their key.
 const CONTENDERS_MAX: usize = 1_024;
-
-/// Names a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u64);
-
-/// A member in a network.
-pub type Place = (String, PublicKey);
-
-/// What the shell has to carry out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Send a message.
-    Send(ConnectionId, FromServer),
-    /// Close a connection once what was sent has left.
-    Close(ConnectionId),
-    /// Ping a connection and call [`Room::alive`] if it answers.
-    Probe(ConnectionId),
-    /// Ask the directory for a lease, then call [`Room::claimed`].
-    Claim(ConnectionId, Claim),
-    /// Tell the directory that a member has come.
-    Enter(Place),
-    /// Tell the directory that a member has gone, and whether its lease is given back.
-    Exit(Place, Kept),
-    /// Ask the directory, then call [`Room::found`].
-    Find(ConnectionId, u64, String, Query),
-    /// Ask the directory, then call [`Room::listed`].
-    List(ConnectionId, u64, String, Option<PublicKey>, usize),
-    /// Hand a payload to the instance that has the recipient, then call [`Room::forwarded`].
-    Forward {
-        /// Who sends, and where.
-        connection: ConnectionId,
-        /// The sender's number for it.
-        id: u64,
-        /// The sender.
-        from: PublicKey,
-        /// The recipient.
-        to: Place,
-        /// The payload.
-        payload: String,
-    },
-}
-
-/// What happens to the lease of a member that goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    /// It is kept for the next time.
-    Lease,
-    /// It is given back.
-    Nothing,
-}
 
 /// The settings of a server.
 #[derive(Debug, Clone)]
@@ -121,7 +74,7 @@ enum State {
 
 struct Connection {
     state: State,
-    host: String,
+    host: Host,
     bad_frames: u32,
 }
 
@@ -199,15 +152,23 @@ impl Room {
     }
 
     fn refuse(&mut self, to: ConnectionId, id: Option<u64>, code: Code, message: &str) {
+        self.refuse_with(to, id, Refusal::new(code, message));
+    }
+
+    fn refuse_with(&mut self, to: ConnectionId, id: Option<u64>, refusal: Refusal) {
         self.totals.refusals += 1;
-        let retry_after_ms = code.is_transient().then_some(1_000);
-        self.send(to, FromServer::Refused { id, code, message: message.to_owned(), retry_after_ms });
+        let Refusal { code, message, retry_after_ms } = refusal;
+        self.send(to, FromServer::Refused { id, code, message, retry_after_ms });
     }
 
     fn refuse_and_close(&mut self, to: ConnectionId, code: Code, message: &str) {
         self.refuse(to, None, code, message);
-        self.depart(to, GoneReason::Closed);
-        self.outputs.push_back(Output::Close(to));
+        self.put_out(to);
+    }
+
+    fn put_out(&mut self, id: ConnectionId) {
+        self.depart(id, GoneReason::Closed);
+        self.outputs.push_back(Output::Close(id));
     }
 
     /// Changes the state of a connection, keeping the table of pending ones true.
@@ -236,10 +197,10 @@ impl Room {
     }
 
     /// Takes a new connection; `host` is what it calls this server, `nonce` is random.
-    pub fn open(&mut self, now_ms: u64, id: ConnectionId, host: &str, nonce: Nonce) {
+    pub fn open(&mut self, now_ms: u64, id: ConnectionId, host: Host, nonce: Nonce) {
         self.now_ms = now_ms;
         let state = State::Challenged { nonce, deadline_ms: now_ms + HANDSHAKE_MS };
-        self.connections.insert(id, Connection { state, host: host.to_owned(), bad_frames: 0 });
+        self.connections.insert(id, Connection { state, host, bad_frames: 0 });
         self.prune();
         self.waiting[0].push_back(id);
         self.send(id, FromServer::Challenge { nonce });
@@ -284,8 +245,10 @@ impl Room {
     }
 
     fn hello(&mut self, now_ms: u64, id: ConnectionId, hello: Hello, server_nonce: &Nonce) {
-        let host = self.connections.get(&id).map(|connection| connection.host.clone()).unwrap_or_default();
-        if let Err((code, message)) = admission::check(self.config.admission, &host, &hello, server_nonce) {
+        let Some(host) = self.connections.get(&id).map(|connection| &connection.host) else {
+            return;
+        };
+        if let Err((code, message)) = admission::check(self.config.admission, host, &hello, server_nonce) {
             return self.refuse_and_close(id, code, message);
         }
         let place = (hello.network.clone(), hello.key);
@@ -337,12 +300,11 @@ impl Room {
         let record = match result {
             Ok(record) => record,
             Err(error) => {
-                let (code, message) = refusal(error);
-                return if is_renewal {
-                    self.refuse(id, None, code, message)
-                } else {
-                    self.refuse_and_close(id, code, message)
-                };
+                self.refuse_with(id, None, refusal(error));
+                if !is_renewal {
+                    self.put_out(id);
+                }
+                return;
             }
         };
         let place = (record.network.clone(), record.key);
@@ -360,13 +322,15 @@ impl Room {
         } else if let Some(State::Member(session)) = self.connections.get_mut(&id).map(|c| &mut c.state) {
             session.resume = resume;
         }
-        let host =
-            self.connections.get(&id).map(|connection| host_name(&connection.host).to_owned()).unwrap_or_default();
-        let welcome = self.welcome(now_ms, record, resume, &host);
+        let host = match self.connections.get(&id).map(|connection| &connection.host) {
+            Some(Host::Known(host)) => host_name(host).to_owned(),
+            Some(Host::Unknown) | None => String::new(),
+        };
+        let welcome = self.welcome(record, resume, &host);
         self.send(id, FromServer::Welcome(Box::new(welcome)));
     }
 
-    fn welcome(&self, now_ms: u64, record: Record, resume: Nonce, host: &str) -> Welcome {
+    fn welcome(&self, record: Record, resume: Nonce, host: &str) -> Welcome {
         let ipv6 = address_v6(&record.network, &record.key);
         let prefixes = vec![
             Prefix { address: self.config.prefix.0.into(), len: self.config.prefix.1 },
@@ -378,7 +342,8 @@ impl Room {
             ipv4: record.ipv4,
             name: record.name,
             epoch: record.epoch,
-            not_after: now_ms / 1_000 + LEASE_PROOF_S,
+            // Exactly what the directory keeps the address for.
+            not_after: record.proof_ends_s,
         };
         let lease = SignedLease::sign(lease, &self.config.key);
         // The server does not know its own names: the member has called it by one.
@@ -520,7 +485,12 @@ impl Room {
         self.members.remove(&session.place);
         let successors = self.pending.get(&session.place).cloned().unwrap_or_default();
         // A lease that is being claimed again is not given back by the session before.
-        let kept = if session.ephemeral && successors.is_empty() { Kept::Nothing } else { Kept::Lease };
+        let kept = match reason {
+            GoneReason::Left if session.ephemeral && successors.is_empty() => Kept::Nothing,
+            // Its connection broke, or the server stops: it comes back.
+            _ if session.ephemeral => Kept::Briefly,
+            _ => Kept::Lease,
+        };
         for watcher in self.watchers.get(&session.place).cloned().unwrap_or_default() {
             self.send(watcher, FromServer::Gone { key: session.place.1, reason });
         }

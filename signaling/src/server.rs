@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,34 +14,33 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use futures_util::{SinkExt, StreamExt};
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tokio::net::UdpSocket;
+use governor::{DefaultDirectRateLimiter, RateLimiter};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
 use crate::bus::{Bus, MemoryBus, Parcel};
+pub use crate::callers::{CONNECTIONS_PER_ADDRESS_MAX, CONNECTIONS_PER_LOOPBACK_ADDRESS_MAX, Limits};
+use crate::callers::{Callers, Ends, EndsListener, Refused, quota};
 use crate::directory::{Directory, LocalDirectory};
+pub use crate::hosts::{BadHost, HostName};
+use crate::hosts::{Host, Hosts};
 use crate::identity::KeyPair;
 use crate::network::PREFIX_V4;
-use crate::protocol::{FRAME_LEN_MAX, GoneReason, IceServer, Nonce, emit};
+use crate::outgoing::{self, Outgoing};
+use crate::protocol::{Code, FRAME_LEN_MAX, FromServer, GoneReason, IceServer, Nonce, emit};
 use crate::room::{self, Admission, ConnectionId, Output, Room};
 use crate::tls;
 
 /// Connections of one server.
 const CONNECTIONS_MAX: usize = 50_000;
-/// Messages that wait for a slow reader before it is put out.
-const OUTGOING_LEN_MAX: usize = 512;
 /// A connection that is silent for so long is pinged.
 const PING_AFTER: Duration = Duration::from_secs(20);
 /// A connection that answers no ping for so long is gone.
 const GONE_AFTER: Duration = Duration::from_secs(30);
-/// New connections a second from one address, and at once.
-const CONNECTS_PER_S: u32 = 50;
-/// See [`CONNECTS_PER_S`].
-const CONNECTS_BURST: u32 = 500;
 /// Frames a second from one connection, and at once; the rest waits in the sender's own socket.
 const FRAMES_PER_S: u32 = 200;
 /// See [`FRAMES_PER_S`].
@@ -53,6 +51,12 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 /// How often the limiter of new connections forgets addresses.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+/// How often leases that are kept no longer are forgotten: it takes a walk over all of them.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+/// When an address with too many connections may try again.
+const CROWDED_MS: u64 = 5_000;
+/// How long a connection that is turned away may take to hear why.
+const TURN_AWAY_LIMIT: Duration = Duration::from_secs(2);
 /// When members shall come back after a server that stops.
 const RETURN_MS: u64 = 500;
 /// How long stopping may take.
@@ -73,13 +77,27 @@ pub struct Config {
     pub ice_servers: Vec<IceServer>,
     /// The IPv4 prefix of every network.
     pub prefix: (Ipv4Addr, u8),
+    /// The server's names. If there are none, it goes by the address and port that a connection leads to, by the
+    /// machine's name, and on loopback by `localhost`.
+    pub hosts: Vec<HostName>,
+    /// How many connections one address may have.
+    pub limits: Limits,
 }
 
 impl Config {
     /// Settings for a server at an address: open on loopback only, in memory, without TLS.
     pub fn new(listen: SocketAddr) -> Self {
         let admission = if listen.ip().is_loopback() { Admission::Open } else { Admission::SecretOnly };
-        Self { listen, data: None, admission, tls: None, ice_servers: Vec::new(), prefix: PREFIX_V4 }
+        Self {
+            listen,
+            data: None,
+            admission,
+            tls: None,
+            ice_servers: Vec::new(),
+            prefix: PREFIX_V4,
+            hosts: Vec::new(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -95,20 +113,15 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
-enum Outgoing {
-    Text(String),
-    Ping,
-    Close,
-}
-
 struct Shared {
     room: Mutex<Room>,
-    outgoing: Mutex<HashMap<ConnectionId, mpsc::Sender<Outgoing>>>,
+    outgoing: Mutex<HashMap<ConnectionId, outgoing::Sender>>,
     directory: Arc<dyn Directory>,
     bus: Arc<dyn Bus>,
     instance: u64,
     next_connection: AtomicU64,
-    connects: DefaultKeyedRateLimiter<IpAddr>,
+    callers: Arc<Callers>,
+    hosts: Hosts,
     deadline_changed: Notify,
     draining: AtomicBool,
 }
@@ -129,7 +142,7 @@ impl Shared {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn outgoing(&self) -> MutexGuard<'_, HashMap<ConnectionId, mpsc::Sender<Outgoing>>> {
+    fn outgoing(&self) -> MutexGuard<'_, HashMap<ConnectionId, outgoing::Sender>> {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,7 +169,7 @@ impl Shared {
     fn hand(&self, id: ConnectionId, outgoing: Outgoing) {
         let mut table = self.outgoing();
         if let Some(sender) = table.get(&id)
-            && sender.try_send(outgoing).is_err()
+            && sender.send(outgoing).is_err()
         {
             debug!(?id, "a slow reader is put out");
             table.remove(&id);
@@ -211,7 +224,7 @@ pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
     scheme: &'static str,
-    handle: axum_server::Handle<SocketAddr>,
+    handle: axum_server::Handle<Ends>,
     tasks: tokio::task::JoinSet<()>,
 }
 
@@ -251,7 +264,6 @@ impl Server {
         });
         let instance = u64::from_be_bytes(random());
         let inbox = bus.subscribe(instance);
-        let connects = quota(CONNECTS_PER_S, CONNECTS_BURST);
         let shared = Arc::new(Shared {
             room: Mutex::new(room),
             outgoing: Mutex::new(HashMap::new()),
@@ -259,7 +271,8 @@ impl Server {
             bus,
             instance,
             next_connection: AtomicU64::new(0),
-            connects: RateLimiter::keyed(connects),
+            callers: Callers::new(config.limits),
+            hosts: Hosts::new(config.hosts, machine_name().as_deref()),
             deadline_changed: Notify::new(),
             draining: AtomicBool::new(false),
         });
@@ -303,16 +316,17 @@ impl Server {
     }
 }
 
-fn quota(per_s: u32, burst: u32) -> Quota {
-    let nonzero = |n| NonZeroU32::new(n).expect("the limits are not zero");
-    Quota::per_second(nonzero(per_s)).allow_burst(nonzero(burst))
+/// Reads the machine's name, where the system says it in a file.
+fn machine_name() -> Option<String> {
+    let read = |path| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    ["/proc/sys/kernel/hostname", "/etc/hostname"].into_iter().filter_map(read).find(|name| !name.is_empty())
 }
 
 fn open_directory(config: &Config) -> Result<Arc<dyn Directory>, ServeError> {
     let Some(path) = &config.data else {
         return Ok(Arc::new(LocalDirectory::in_memory(config.prefix, KeyPair::from_seed(&random()))));
     };
-    let directory = LocalDirectory::in_file(config.prefix, path, random());
+    let directory = LocalDirectory::in_file(config.prefix, path, random(), now_ms() / 1_000);
     Ok(Arc::new(directory.map_err(|error| ServeError(format!("{}: {error}", path.display())))?))
 }
 
@@ -338,7 +352,7 @@ fn serve(
     tls: Option<RustlsConfig>,
     listener: std::net::TcpListener,
     shared: Arc<Shared>,
-    handle: &axum_server::Handle<SocketAddr>,
+    handle: &axum_server::Handle<Ends>,
     tasks: &mut tokio::task::JoinSet<()>,
 ) -> Result<&'static str, ServeError> {
     let router = Router::new()
@@ -348,20 +362,19 @@ fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(shared)
-        .into_make_service_with_connect_info::<SocketAddr>();
-    let failed = |error: std::io::Error| ServeError(format!("cannot serve: {error}"));
+        .into_make_service_with_connect_info::<Ends>();
+    let listener = TcpListener::from_std(listener).map_err(|error| ServeError(format!("cannot serve: {error}")))?;
+    let mut server = axum_server::Server::<Ends>::from_listener(EndsListener(listener))
+        .handle(handle.clone())
+        .first_request_timeout(REQUEST_LIMIT);
+    server.http_builder().http1().header_read_timeout(REQUEST_LIMIT);
     match tls {
         None => {
-            let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
-            let mut server = server.first_request_timeout(REQUEST_LIMIT);
-            server.http_builder().http1().header_read_timeout(REQUEST_LIMIT);
             tasks.spawn(async move { drop(server.serve(router).await) });
             Ok("ws")
         }
         Some(tls) => {
-            let server = axum_server::from_tcp_rustls(listener, tls).map_err(failed)?.handle(handle.clone());
-            let mut server = server.first_request_timeout(REQUEST_LIMIT);
-            server.http_builder().http1().header_read_timeout(REQUEST_LIMIT);
+            let server = server.acceptor(RustlsAcceptor::new(tls));
             tasks.spawn(async move { drop(server.serve(router).await) });
             Ok("wss")
         }
@@ -405,24 +418,48 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn upgrade(
     State(shared): State<Arc<Shared>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    ConnectInfo(ends): ConnectInfo<Ends>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    if shared.connects.check_key(&limited(address.ip())).is_err() {
+    let call = shared.callers.admit(ends.caller.ip());
+    if matches!(call, Err(Refused::TooFast)) {
         return (StatusCode::TOO_MANY_REQUESTS, "too many connections from this address; slow down\n").into_response();
     }
     if shared.draining.load(Ordering::Acquire) || shared.outgoing().len() >= CONNECTIONS_MAX {
         return (StatusCode::SERVICE_UNAVAILABLE, "the server is full or stopping; try again later\n").into_response();
     }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = shared.hosts.check(host, ends.local);
     upgrade
         .max_message_size(FRAME_LEN_MAX)
         .max_frame_size(FRAME_LEN_MAX)
         .read_buffer_size(4 * 1024)
         .write_buffer_size(4 * 1024)
         .max_write_buffer_size(4 * FRAME_LEN_MAX)
-        .on_upgrade(move |socket| converse(shared, socket, host))
+        .on_upgrade(async move |socket| match call {
+            Ok(call) => {
+                converse(shared, socket, host).await;
+                drop(call);
+            }
+            Err(_) => turn_away(socket).await,
+        })
+}
+
+/// Says why there is no place for a connection: a client of a failed upgrade, such as a browser, would not hear it.
+async fn turn_away(mut socket: WebSocket) {
+    let refused = FromServer::Refused {
+        id: None,
+        code: Code::TooMuch,
+        message: "too many connections from this address at one time; close some, or try again later".to_owned(),
+        retry_after_ms: Some(CROWDED_MS),
+    };
+    let say = async {
+        if socket.send(Message::Text(emit(&refused).into())).await.is_ok() {
+            let _ = socket.close().await;
+        }
+    };
+    let _ = timeout(TURN_AWAY_LIMIT, say).await;
 }
 
 /// Sends a message to somebody who reads.
@@ -430,21 +467,13 @@ async fn say(sink: &mut (impl futures_util::Sink<Message> + Unpin), message: Mes
     timeout(SEND_LIMIT, sink.send(message)).await.map_err(|_| ())?.map_err(|_| ())
 }
 
-/// Returns what the limiter counts by: an IPv6 host owns a whole /64.
-fn limited(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
-        v4 => v4,
-    }
-}
-
 /// Follows one connection to its end.
-async fn converse(shared: Arc<Shared>, socket: WebSocket, host: String) {
+async fn converse(shared: Arc<Shared>, socket: WebSocket, host: Host) {
     let id = ConnectionId(shared.next_connection.fetch_add(1, Ordering::Relaxed));
     let (mut sink, mut stream) = socket.split();
-    let (sender, mut outgoing) = mpsc::channel(OUTGOING_LEN_MAX);
+    let (sender, mut outgoing) = outgoing::queue();
     shared.outgoing().insert(id, sender);
-    shared.with_room(|room| room.open(now_ms(), id, &host, Nonce::new(random())));
+    shared.with_room(|room| room.open(now_ms(), id, host, Nonce::new(random())));
     let mut heard = Instant::now();
     let mut pinged = false;
     let frames: DefaultDirectRateLimiter = RateLimiter::direct(quota(FRAMES_PER_S, FRAMES_BURST));
@@ -466,7 +495,7 @@ async fn converse(shared: Arc<Shared>, socket: WebSocket, host: String) {
                 }
                 Ok(())
             }
-            next = outgoing.recv() => match next {
+            next = outgoing.next() => match next {
                 Some(Outgoing::Text(text)) => say(&mut sink, Message::Text(text.into())).await,
                 Some(Outgoing::Ping) => say(&mut sink, Message::Ping(Vec::new().into())).await,
                 Some(Outgoing::Close) | None => {
@@ -493,10 +522,15 @@ async fn converse(shared: Arc<Shared>, socket: WebSocket, host: String) {
 /// Calls the room when its deadlines are due.
 async fn keep_time(shared: Arc<Shared>) {
     let mut forget_at = Instant::now() + FORGET_INTERVAL;
+    let mut sweep_at = Instant::now() + SWEEP_INTERVAL;
     loop {
         if Instant::now() >= forget_at {
             forget_at = Instant::now() + FORGET_INTERVAL;
-            shared.connects.retain_recent();
+            shared.callers.forget_quiet();
+        }
+        if Instant::now() >= sweep_at {
+            sweep_at = Instant::now() + SWEEP_INTERVAL;
+            shared.directory.sweep(now_ms() / 1_000);
         }
         let due = shared.room().poll_timeout();
         let wait = async {

@@ -5,15 +5,21 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use tokio::sync::oneshot;
 
-use crate::leases::{Changes, Record};
+use crate::leases::{Changes, Record, Reservation};
 
 const LEASES: TableDefinition<'_, &str, &str> = TableDefinition::new("leases-v1");
-const EPOCHS: TableDefinition<'_, &str, u64> = TableDefinition::new("epochs-v1");
+const QUARANTINE: TableDefinition<'_, &str, &str> = TableDefinition::new("quarantine-v1");
+const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters-v1");
+/// Each network had a counter of its own once; the greatest of them goes on as the only one.
+const OLD_EPOCHS: TableDefinition<'_, &str, u64> = TableDefinition::new("epochs-v1");
 const SERVER: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("server-v1");
 const SEED: &str = "seed";
+const EPOCH: &str = "epoch";
+/// How long proofs held, in seconds, when their ends were not stored.
+const OLD_PROOF_S: u64 = 86_400;
 /// Changes that wait for a commit.
 const QUEUE_LEN_MAX: usize = 65_536;
 /// Changes that share one commit.
@@ -39,10 +45,13 @@ fn failed(error: impl fmt::Display) -> StoreError {
 pub(crate) struct Contents {
     pub(crate) server_seed: [u8; 32],
     pub(crate) records: Vec<Record>,
-    pub(crate) epochs: Vec<(String, u64)>,
+    pub(crate) reservations: Vec<Reservation>,
+    pub(crate) epoch: u64,
 }
 
 type Done = oneshot::Sender<Result<(), ()>>;
+/// Comes when changes are on the disk, or are lost.
+pub(crate) type Written = oneshot::Receiver<Result<(), ()>>;
 
 /// An open file with the thread that writes it.
 pub(crate) struct Store {
@@ -67,7 +76,8 @@ impl Store {
         let transaction = database.begin_write().map_err(failed)?;
         let server_seed = {
             transaction.open_table(LEASES).map_err(failed)?;
-            transaction.open_table(EPOCHS).map_err(failed)?;
+            transaction.open_table(QUARANTINE).map_err(failed)?;
+            migrate_epochs(&transaction)?;
             let mut server = transaction.open_table(SERVER).map_err(failed)?;
             let known = server.get(SEED).map_err(failed)?.map(|seed| seed.value().to_vec());
             match known {
@@ -79,16 +89,16 @@ impl Store {
             }
         };
         transaction.commit().map_err(failed)?;
-        let (records, epochs) = read(&database)?;
+        let (records, reservations, epoch) = read(&database)?;
         let (queue, inbox) = mpsc::sync_channel(QUEUE_LEN_MAX);
         let writer = thread::Builder::new().name("leases".into());
         let writer = writer.spawn(move || write_all(&database, &inbox)).map_err(failed)?;
         let store = Store { queue: Some(queue), writer: Some(writer) };
-        Ok((store, Contents { server_seed, records, epochs }))
+        Ok((store, Contents { server_seed, records, reservations, epoch }))
     }
 
     /// Queues changes; the answer comes when they are on the disk.
-    pub(crate) fn write(&self, changes: Changes) -> oneshot::Receiver<Result<(), ()>> {
+    pub(crate) fn write(&self, changes: Changes) -> Written {
         let (done, answer) = oneshot::channel();
         // A full queue drops the sender, which the caller sees as a failure.
         if let Some(queue) = &self.queue {
@@ -110,23 +120,37 @@ fn restrict(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Records, and the epochs of networks.
-type Tables = (Vec<Record>, Vec<(String, u64)>);
+/// Reads the counters of an old file, if it is one, and removes them.
+fn migrate_epochs(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    let mut counters = transaction.open_table(COUNTERS).map_err(failed)?;
+    let mut greatest = counters.get(EPOCH).map_err(failed)?.map_or(0, |epoch| epoch.value());
+    for entry in transaction.open_table(OLD_EPOCHS).map_err(failed)?.iter().map_err(failed)? {
+        greatest = greatest.max(entry.map_err(failed)?.1.value());
+    }
+    counters.insert(EPOCH, greatest).map_err(failed)?;
+    transaction.delete_table(OLD_EPOCHS).map_err(failed)?;
+    Ok(())
+}
+
+/// Records, what waits, and the counter of epochs.
+type Tables = (Vec<Record>, Vec<Reservation>, u64);
 
 fn read(database: &Database) -> Result<Tables, StoreError> {
     let transaction = database.begin_read().map_err(failed)?;
-    let table = transaction.open_table(LEASES).map_err(failed)?;
-    let mut records = Vec::new();
-    for entry in table.iter().map_err(failed)? {
-        let (_, value) = entry.map_err(failed)?;
-        records.push(serde_json::from_str(value.value()).map_err(failed)?);
+    let mut records: Vec<Record> = Vec::new();
+    for entry in transaction.open_table(LEASES).map_err(failed)?.iter().map_err(failed)? {
+        records.push(serde_json::from_str(entry.map_err(failed)?.1.value()).map_err(failed)?);
     }
-    let mut epochs = Vec::new();
-    for entry in transaction.open_table(EPOCHS).map_err(failed)?.iter().map_err(failed)? {
-        let (network, epoch) = entry.map_err(failed)?;
-        epochs.push((network.value().to_owned(), epoch.value()));
+    for record in records.iter_mut().filter(|record| record.proof_ends_s == 0) {
+        record.proof_ends_s = record.seen_s.saturating_add(OLD_PROOF_S);
     }
-    Ok((records, epochs))
+    let mut reservations = Vec::new();
+    for entry in transaction.open_table(QUARANTINE).map_err(failed)?.iter().map_err(failed)? {
+        reservations.push(serde_json::from_str(entry.map_err(failed)?.1.value()).map_err(failed)?);
+    }
+    let counters = transaction.open_table(COUNTERS).map_err(failed)?;
+    let epoch = counters.get(EPOCH).map_err(failed)?.map_or(0, |epoch| epoch.value());
+    Ok((records, reservations, epoch))
 }
 
 fn write_all(database: &Database, inbox: &mpsc::Receiver<(Changes, Done)>) {
@@ -151,17 +175,26 @@ fn commit<'a>(database: &Database, changes: impl Iterator<Item = &'a Changes>) -
     let transaction = database.begin_write().map_err(failed)?;
     {
         let mut table = transaction.open_table(LEASES).map_err(failed)?;
-        let mut epochs = transaction.open_table(EPOCHS).map_err(failed)?;
+        let mut quarantine = transaction.open_table(QUARANTINE).map_err(failed)?;
+        let mut counters = transaction.open_table(COUNTERS).map_err(failed)?;
         for change in changes {
-            if let Some((network, epoch)) = &change.epoch {
-                epochs.insert(network.as_str(), epoch).map_err(failed)?;
+            if let Some(epoch) = change.epoch {
+                counters.insert(EPOCH, epoch).map_err(failed)?;
             }
             for (network, key) in &change.remove {
                 table.remove(format!("{network}/{key}").as_str()).map_err(failed)?;
             }
+            for (network, resource) in &change.free {
+                quarantine.remove(format!("{network}/{resource}").as_str()).map_err(failed)?;
+            }
             for record in &change.put {
                 let text = serde_json::to_string(record).map_err(failed)?;
                 table.insert(format!("{}/{}", record.network, record.key).as_str(), text.as_str()).map_err(failed)?;
+            }
+            for waiting in &change.reserve {
+                let text = serde_json::to_string(waiting).map_err(failed)?;
+                let name = format!("{}/{}", waiting.network, waiting.resource);
+                quarantine.insert(name.as_str(), text.as_str()).map_err(failed)?;
             }
         }
     }

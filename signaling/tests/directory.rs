@@ -6,18 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use redb::{ReadableDatabase, TableDefinition};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use unisockets_signaling::bus::{Bus, MemoryBus, Parcel, Undeliverable};
 use unisockets_signaling::directory::{Directory, Found, LocalDirectory};
 use unisockets_signaling::identity::{KeyPair, PublicKey};
-use unisockets_signaling::leases::{Claim, ClaimError, KEEP_S};
+use unisockets_signaling::leases::{Claim, ClaimError, KEEP_S, KEEP_SHORT_S, PROOF_S};
 use unisockets_signaling::network::address_v6;
 use unisockets_signaling::protocol::Query;
 use unisockets_signaling::room::{Kept, Place};
 
 const PREFIX: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 80, 0, 0), 24);
 const NOW_S: u64 = 1_700_000_000;
+/// When proofs of leases that were claimed in [`NOW_S`] have just ended.
+const AFTER_S: u64 = NOW_S + PROOF_S + 1;
 /// How long a test waits for something that is to happen.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -43,6 +46,12 @@ fn address(host: u8) -> Ipv4Addr {
 
 async fn lease(directory: &dyn Directory, n: u8) -> (Ipv4Addr, u64) {
     let record = directory.claim(claim(n)).await.expect("an address is free");
+    (record.ipv4, record.epoch)
+}
+
+/// The same after all proofs of the start have ended.
+async fn lease_later(directory: &dyn Directory, n: u8) -> (Ipv4Addr, u64) {
+    let record = directory.claim(Claim { now_s: AFTER_S, ..claim(n) }).await.expect("an address is free");
     (record.ipv4, record.epoch)
 }
 
@@ -74,11 +83,44 @@ async fn a_released_lease_is_free_again_with_a_higher_epoch(directory: &dyn Dire
     assert_eq!(by_key(directory, 1).await, None);
     let v6 = Query::Ip(IpAddr::V6(address_v6("home", &key(1))));
     assert_eq!(directory.find("home", &v6).await, None);
-    let (second, later) = lease(directory, 2).await;
+    let (other, _) = lease(directory, 2).await;
+    assert_ne!(other, first, "the proof of it still holds");
+    let (second, later) = lease_later(directory, 3).await;
     assert_eq!(second, first);
     assert!(later > epoch, "whoever got the address later wins: {later} after {epoch}");
-    let (_, again) = lease(directory, 1).await;
+    let (_, again) = lease_later(directory, 1).await;
     assert!(again > later, "every new lease has a new epoch");
+}
+
+async fn what_was_given_back_waits_for_its_last_proof_or_its_own_key(directory: &dyn Directory) {
+    let first = directory.claim(named(1, "alpha")).await.unwrap();
+    directory.enter(&place(1), 7);
+    directory.exit(&place(1), 7, Kept::Nothing, NOW_S + 1);
+    let wants_address = Claim { ipv4: Some(first.ipv4), ..claim(2) };
+    assert_eq!(directory.claim(wants_address.clone()).await, Err(ClaimError::AddressWaits { retry_s: PROOF_S + 1 }));
+    assert_eq!(directory.claim(named(2, "alpha")).await, Err(ClaimError::NameWaits { retry_s: PROOF_S + 1 }));
+    let again = directory.claim(named(1, "alpha")).await.unwrap();
+    assert_eq!((again.ipv4, &again.name), (first.ipv4, &first.name));
+    directory.enter(&place(1), 7);
+    directory.exit(&place(1), 7, Kept::Nothing, NOW_S + 1);
+    let heir = Claim { now_s: again.proof_ends_s + 1, name: Some("alpha".to_owned()), ..wants_address };
+    assert_eq!(directory.claim(heir).await.unwrap().ipv4, first.ipv4);
+}
+
+async fn a_sweep_forgets_what_is_kept_no_longer(directory: &dyn Directory) {
+    for n in 1..=4 {
+        directory.claim(Claim { network: format!("n{n}"), ..claim(n) }).await.unwrap();
+    }
+    directory.enter(&("n1".to_owned(), key(1)), 7);
+    directory.enter(&("n2".to_owned(), key(2)), 7);
+    directory.exit(&("n2".to_owned(), key(2)), 7, Kept::Briefly, NOW_S);
+    let found = async |n: u8| directory.find(&format!("n{n}"), &Query::Key(key(n))).await.is_some();
+    directory.sweep(AFTER_S);
+    assert_eq!((found(2).await, found(3).await), (false, true));
+    directory.sweep(NOW_S + KEEP_S + 1);
+    assert_eq!((found(1).await, found(3).await, found(4).await), (true, false, false), "who is there stays");
+    let v6 = Query::Ip(IpAddr::V6(address_v6("n3", &key(3))));
+    assert_eq!(directory.find("n3", &v6).await, None);
 }
 
 async fn a_kept_lease_stays_with_its_key_for_a_day(directory: &dyn Directory) {
@@ -101,7 +143,9 @@ async fn a_name_has_one_holder(directory: &dyn Directory) {
     assert_eq!(directory.claim(claim(1)).await.unwrap().name, first.name, "a renewal keeps the name");
     let renamed = directory.claim(named(1, "beta")).await.unwrap();
     assert_eq!((renamed.ipv4, renamed.name.as_deref()), (first.ipv4, Some("beta")));
-    assert!(directory.claim(named(2, "alpha")).await.is_ok(), "the name before is free");
+    let early = directory.claim(named(2, "alpha")).await;
+    assert_eq!(early, Err(ClaimError::NameWaits { retry_s: PROOF_S + 1 }), "a proof of it still holds");
+    assert!(directory.claim(Claim { now_s: AFTER_S, ..named(2, "alpha") }).await.is_ok(), "then it is free");
 }
 
 async fn members_are_found_by_every_query(directory: &dyn Directory) {
@@ -176,7 +220,9 @@ async fn an_exhausted_pool_refuses_and_recovers(directory: &dyn Directory) {
     assert_eq!(directory.claim(claim(255)).await, Err(ClaimError::PoolEmpty));
     assert_eq!(lease(directory, 9).await.0, address(9), "whoever has a lease keeps it");
     directory.exit(&place(100), 7, Kept::Nothing, NOW_S);
-    assert_eq!(lease(directory, 255).await.0, address(100));
+    let early = directory.claim(claim(255)).await;
+    assert_eq!(early, Err(ClaimError::PoolWaits { retry_s: PROOF_S + 1 }), "it says when to retry");
+    assert_eq!(lease_later(directory, 255).await.0, address(100));
 }
 
 /// Runs every promise on a directory of its own; `make` makes an empty one that leases from [`PREFIX`].
@@ -184,6 +230,8 @@ async fn conformance(make: impl Fn() -> Arc<dyn Directory>) {
     addresses_are_the_lowest_free_and_kept_by_key(&*make()).await;
     a_released_lease_is_free_again_with_a_higher_epoch(&*make()).await;
     a_kept_lease_stays_with_its_key_for_a_day(&*make()).await;
+    what_was_given_back_waits_for_its_last_proof_or_its_own_key(&*make()).await;
+    a_sweep_forgets_what_is_kept_no_longer(&*make()).await;
     a_name_has_one_holder(&*make()).await;
     members_are_found_by_every_query(&*make()).await;
     presence_follows_the_newest_instance(&*make()).await;
@@ -218,18 +266,18 @@ impl Drop for Files {
 }
 
 fn in_file(path: &Path, seed: u8) -> LocalDirectory {
-    LocalDirectory::in_file(PREFIX, path, [seed; 32]).expect("the file can be used")
+    LocalDirectory::in_file(PREFIX, path, [seed; 32], NOW_S).expect("the file can be used")
 }
 
 /// Opens a file that a directory before may still be closing.
 async fn reopen(path: &Path, seed: u8) -> LocalDirectory {
-    reopen_with(PREFIX, path, seed).await
+    reopen_with(PREFIX, path, seed, NOW_S).await
 }
 
-async fn reopen_with(prefix: (Ipv4Addr, u8), path: &Path, seed: u8) -> LocalDirectory {
+async fn reopen_with(prefix: (Ipv4Addr, u8), path: &Path, seed: u8, now_s: u64) -> LocalDirectory {
     let started = Instant::now();
     loop {
-        match LocalDirectory::in_file(prefix, path, [seed; 32]) {
+        match LocalDirectory::in_file(prefix, path, [seed; 32], now_s) {
             Ok(directory) => return directory,
             Err(error) => assert!(started.elapsed() < LIMIT, "{error}"),
         }
@@ -281,7 +329,7 @@ async fn leases_names_and_the_servers_key_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_released_lease_is_free_after_a_restart_too() {
+async fn a_released_lease_waits_and_is_free_after_a_restart_too() {
     let files = Files::default();
     let path = files.path();
     let directory = in_file(&path, 1);
@@ -293,10 +341,73 @@ async fn a_released_lease_is_free_after_a_restart_too() {
     drop(directory);
     let directory = reopen(&path, 1).await;
     assert_eq!(by_key(&directory, 1).await, None);
-    assert!(directory.claim(named(3, "alpha")).await.is_ok());
+    let early = directory.claim(named(3, "alpha")).await;
+    assert_eq!(early, Err(ClaimError::NameWaits { retry_s: PROOF_S + 1 }), "a restart ends no proof");
+    assert_eq!(lease(&directory, 3).await.0, address(3));
+    let heir = directory.claim(Claim { now_s: AFTER_S, ..named(4, "alpha") }).await.unwrap();
+    assert_eq!(heir.ipv4, address(1));
+    drop(directory);
+    // What has ended is gone from the file too.
+    let directory = reopen(&path, 1).await;
+    assert_eq!(directory.claim(named(4, "alpha")).await.unwrap().ipv4, address(1));
 }
 
-/// A lease is believed for a day: whoever gets its address after a restart must still win against it.
+/// Leases were once restored with the times of before: who joined first after a long stop took the others' addresses.
+#[tokio::test]
+async fn holders_have_time_to_come_back_after_a_restart_of_a_server_with_a_short_pool() {
+    let files = Files::default();
+    let path = files.path();
+    let prefix = (Ipv4Addr::new(10, 80, 0, 0), 30);
+    let directory = LocalDirectory::in_file(prefix, &path, [1; 32], NOW_S).unwrap();
+    let before = [lease(&directory, 1).await, lease(&directory, 2).await];
+    drop(directory);
+    let start_s = NOW_S + 10 * PROOF_S;
+    let directory = reopen_with(prefix, &path, 1, start_s).await;
+    let at = |now_s, n| Claim { now_s, ..claim(n) };
+    let refused = directory.claim(at(start_s + 1, 3)).await;
+    assert_eq!(refused, Err(ClaimError::PoolWaits { retry_s: KEEP_SHORT_S }));
+    for n in [2, 1] {
+        let record = directory.claim(at(start_s + 2, n)).await.unwrap();
+        assert_eq!((record.ipv4, record.epoch), before[usize::from(n) - 1]);
+    }
+}
+
+/// Each network had a counter of its own in the file once, and a row that nobody removed.
+#[tokio::test]
+async fn a_file_of_before_is_read_and_its_greatest_epoch_goes_on() {
+    let files = Files::default();
+    let path = files.path();
+    let epochs = TableDefinition::<&str, u64>::new("epochs-v1");
+    {
+        let database = redb::Database::create(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut leases = transaction.open_table(TableDefinition::<&str, &str>::new("leases-v1")).unwrap();
+            let record = serde_json::json!({
+                "network": "home", "key": key(1), "ipv4": "10.80.0.1", "name": "alpha", "epoch": 3, "seen_s": NOW_S,
+            });
+            leases.insert(format!("home/{}", key(1)).as_str(), record.to_string().as_str()).unwrap();
+            let mut epochs = transaction.open_table(epochs).unwrap();
+            epochs.insert("home", 7).unwrap();
+            epochs.insert("work", 42).unwrap();
+        }
+        transaction.commit().unwrap();
+    }
+    let directory = in_file(&path, 1);
+    let renewed = directory.claim(claim(1)).await.unwrap();
+    assert_eq!((renewed.ipv4, renewed.name.as_deref(), renewed.epoch), (address(1), Some("alpha"), 3));
+    assert_eq!(renewed.proof_ends_s, NOW_S + 86_400, "proofs of before hold for a day");
+    assert_eq!(lease(&directory, 2).await.1, 43);
+    drop(directory);
+    let directory = reopen(&path, 1).await;
+    assert_eq!(lease(&directory, 3).await.1, 44);
+    drop(directory);
+    let database = redb::Database::open(&path).unwrap();
+    let old = database.begin_read().unwrap().open_table(epochs).err();
+    assert!(matches!(old, Some(redb::TableError::TableDoesNotExist(_))), "the old rows are gone");
+}
+
+/// A lease is believed for an hour: whoever gets its address after a restart must still win against it.
 #[tokio::test]
 async fn epochs_grow_across_a_restart() {
     let files = Files::default();
@@ -309,7 +420,7 @@ async fn epochs_grow_across_a_restart() {
     lease(&directory, 1).await;
     drop(directory);
     let directory = reopen(&path, 1).await;
-    let (taken, later) = lease(&directory, 3).await;
+    let (taken, later) = lease_later(&directory, 3).await;
     assert_eq!(taken, released);
     assert!(later > epoch, "{later} after {epoch}: the old holder's signed lease wins, or ties");
 }
@@ -333,7 +444,7 @@ async fn a_file_is_free_as_soon_as_its_directory_is_dropped() {
     let files = Files::default();
     let path = files.path();
     for round in 0..10 {
-        let directory = LocalDirectory::in_file(PREFIX, &path, [1; 32]);
+        let directory = LocalDirectory::in_file(PREFIX, &path, [1; 32], NOW_S);
         let directory = directory.unwrap_or_else(|error| panic!("round {round}: {error}"));
         lease(&directory, round + 1).await;
     }
@@ -344,7 +455,7 @@ async fn a_file_in_use_is_refused_with_a_clear_error() {
     let files = Files::default();
     let path = files.path();
     let first = in_file(&path, 1);
-    let error = LocalDirectory::in_file(PREFIX, &path, [2; 32]).err().expect("it is in use").to_string();
+    let error = LocalDirectory::in_file(PREFIX, &path, [2; 32], NOW_S).err().expect("it is in use").to_string();
     assert!(error.contains("another server may hold it"), "{error}");
     lease(&first, 1).await;
     drop(first);
@@ -358,11 +469,11 @@ fn a_file_of_another_kind_is_refused_and_left_alone() {
     let path = files.path();
     let text = "this is somebody's diary, not a directory\n".repeat(1_000);
     std::fs::write(&path, &text).unwrap();
-    let error = LocalDirectory::in_file(PREFIX, &path, [1; 32]).err().expect("it is no directory").to_string();
+    let error = LocalDirectory::in_file(PREFIX, &path, [1; 32], NOW_S).err().expect("it is no directory").to_string();
     assert!(error.starts_with("the data file cannot be used"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     let nowhere = files.path().join("no-such-folder").join("leases.redb");
-    assert!(LocalDirectory::in_file(PREFIX, &nowhere, [1; 32]).is_err());
+    assert!(LocalDirectory::in_file(PREFIX, &nowhere, [1; 32], NOW_S).is_err());
 }
 
 #[cfg(unix)]
@@ -384,7 +495,7 @@ async fn a_lease_outside_a_changed_prefix_is_replaced() {
     let (_, epoch) = lease(&directory, 1).await;
     drop(directory);
     let prefix = (Ipv4Addr::new(10, 99, 0, 0), 24);
-    let directory = reopen_with(prefix, &path, 1).await;
+    let directory = reopen_with(prefix, &path, 1, NOW_S).await;
     let record = directory.claim(claim(1)).await.expect("it gets an address of the new prefix");
     assert_eq!(record.ipv4, Ipv4Addr::new(10, 99, 0, 1));
     assert!(record.epoch > epoch);

@@ -27,7 +27,7 @@ use unisockets_signaling::protocol::{
     emit, parse,
 };
 use unisockets_signaling::room::Admission;
-use unisockets_signaling::server::{Config, Server};
+use unisockets_signaling::server::{Config, Limits, Server};
 
 /// How long a test waits for something that is to happen.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -204,13 +204,21 @@ async fn closed(socket: &mut Socket) {
     within("the end of the connection", end).await;
 }
 
-async fn join_by_hand(address: SocketAddr, mut socket: Socket, n: u8) -> (Socket, Box<Welcome>) {
+async fn join_by_hand(address: SocketAddr, socket: Socket, n: u8) -> (Socket, Box<Welcome>) {
+    match answer_challenge(&address.to_string(), socket, n).await {
+        (socket, FromServer::Welcome(welcome)) => (socket, welcome),
+        (_, other) => panic!("expected a welcome, got {other:?}"),
+    }
+}
+
+/// Says a hello for a host; returns what comes back.
+async fn answer_challenge(host: &str, mut socket: Socket, n: u8) -> (Socket, FromServer) {
     let FromServer::Challenge { nonce: server_nonce } = hear(&mut socket).await else {
         panic!("the first message is the challenge");
     };
     let (pair, nonce) = (pair(n), Nonce::new([5; 32]));
-    let (host, key) = (address.to_string(), pair.public());
-    let proven = Proven { host: &host, network: "home", key: &key, server_nonce: &server_nonce, nonce: &nonce };
+    let key = pair.public();
+    let proven = Proven { host, network: "home", key: &key, server_nonce: &server_nonce, nonce: &nonce };
     let hello = Hello {
         protocol: VERSION,
         network: "home".to_owned(),
@@ -224,10 +232,8 @@ async fn join_by_hand(address: SocketAddr, mut socket: Socket, n: u8) -> (Socket
         network_proof: None,
     };
     say(&mut socket, &FromMember::Hello(Box::new(hello))).await;
-    match hear(&mut socket).await {
-        FromServer::Welcome(welcome) => (socket, welcome),
-        other => panic!("expected a welcome, got {other:?}"),
-    }
+    let answer = hear(&mut socket).await;
+    (socket, answer)
 }
 
 // Members among each other.
@@ -310,6 +316,81 @@ async fn a_member_that_calls_the_server_by_another_name_is_rejected() {
     let config = member::Config { host: "signal.example:443".to_owned(), ..settings(&server, 1) };
     let mut joined = Joined::start(&server, config);
     assert_eq!(joined.rejected().await, Code::BadProof);
+}
+
+/// Any `Host` was once taken: a server in the middle passed on the proofs that members had made for it.
+#[tokio::test]
+async fn a_host_that_the_server_does_not_go_by_is_refused_and_named_ones_are_taken() {
+    // The member has connected to a server in the middle, which passes all on, its own `Host` with it.
+    let knock = async |server: &Server, host: &str, n: u8| {
+        let stream = TcpStream::connect(server.address()).await.unwrap();
+        let (socket, _) = client_async(format!("ws://{host}/v1"), stream).await.unwrap();
+        answer_challenge(host, socket, n).await
+    };
+    let refusal = |message: FromServer| match message {
+        FromServer::Refused { code: Code::BadProof, message, .. } => assert!(message.contains("--host"), "{message}"),
+        other => panic!("expected a refusal, got {other:?}"),
+    };
+    let server = start().await;
+    let port = server.address().port();
+    for host in ["evil.example".to_owned(), format!("evil.example:{port}"), format!("127.0.0.1:{}", port ^ 1)] {
+        refusal(knock(&server, &host, 1).await.1);
+    }
+    assert_eq!(server.member_count(), 0);
+    for (n, host) in (1..).zip([format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("LOCALHOST.:{port}")])
+    {
+        let answer = knock(&server, &host, n).await.1;
+        assert!(matches!(answer, FromServer::Welcome(_)), "{host}: {answer:?}");
+    }
+    let hosts = vec!["signal.example".parse().unwrap()];
+    let server = Server::start(Config { hosts, ..loopback() }).await.unwrap();
+    let port = server.address().port();
+    let (_socket, welcomed) = knock(&server, "signal.example", 1).await;
+    assert!(matches!(welcomed, FromServer::Welcome(_)), "{welcomed:?}");
+    refusal(knock(&server, &format!("127.0.0.1:{port}"), 2).await.1);
+}
+
+#[tokio::test]
+async fn a_server_on_all_addresses_goes_by_the_one_that_is_called() {
+    let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let server = Server::start(Config { admission: Admission::Open, ..Config::new(all) }).await.unwrap();
+    let port = server.address().port();
+    for (n, host) in (1..).zip(["127.0.0.1", "127.0.0.2", "localhost", "0.0.0.0"]) {
+        let url = Url::parse(&format!("ws://{host}:{port}")).unwrap();
+        let config = member::Config { host: url.host().to_owned(), ..settings(&server, n) };
+        let (notify, notices) = mpsc::unbounded_channel();
+        let client = Client::start(url, config, Arc::new(move |notice| drop(notify.send(notice))));
+        Joined { client, notices }.joined().await;
+    }
+}
+
+/// Only new connections were counted once: one address could take all places of a server and keep them.
+#[tokio::test]
+async fn an_address_with_too_many_connections_is_turned_away_and_told_when_to_retry() {
+    let limits = Limits { per_loopback_address: 3, ..Limits::default() };
+    let server = Server::start(Config { limits, ..loopback() }).await.unwrap();
+    let mut sockets = Vec::new();
+    for _ in 0..3 {
+        let mut socket = connect(server.address()).await;
+        assert!(matches!(hear(&mut socket).await, FromServer::Challenge { .. }));
+        sockets.push(socket);
+    }
+    let mut crowded = connect(server.address()).await;
+    match hear(&mut crowded).await {
+        FromServer::Refused { code: Code::TooMuch, message, retry_after_ms: Some(1..), .. } => {
+            assert!(message.contains("try again later"), "{message}");
+        }
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+    closed(&mut crowded).await;
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let stream = elsewhere.connect(server.address()).await.unwrap();
+    let mut other = websocket(server.address(), stream).await;
+    assert!(matches!(hear(&mut other).await, FromServer::Challenge { .. }), "another address is not concerned");
+    // Whoever goes makes room.
+    sockets.clear();
+    let (_member, _) = Joined::join(&server, settings(&server, 1)).await;
 }
 
 #[tokio::test]

@@ -228,8 +228,8 @@ pub(super) enum SignalCommand {
     ///
     /// Examples:
     ///   unisockets signal serve
-    ///   unisockets signal serve --listen 0.0.0.0:7080 --data /var/lib/unisockets/leases
-    ///   unisockets signal serve --listen [::]:443 --tls-cert cert.pem --tls-key key.pem
+    ///   unisockets signal serve --listen 0.0.0.0:7080 --host signal.example --data /var/lib/unisockets/leases
+    ///   unisockets signal serve --listen [::]:443 --host signal.example --tls-cert cert.pem --tls-key key.pem
     #[command(verbatim_doc_comment)]
     Serve(SignalServe),
 }
@@ -242,6 +242,10 @@ pub(super) struct SignalServe {
     /// The file that keeps leases and the server's key
     #[arg(long, value_name = "FILE")]
     pub(super) data: Option<PathBuf>,
+    /// A name of this server, as in members' URLs, with any port if none is given; may be repeated. Needed behind a
+    /// proxy and for DNS names; without it: its addresses at its port, the machine's name, and localhost on loopback
+    #[arg(long, value_name = "NAME")]
+    pub(super) host: Vec<String>,
     /// Let networks without a secret in, also when not on loopback
     #[arg(long)]
     pub(super) open: bool,

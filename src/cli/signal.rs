@@ -14,6 +14,7 @@ pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<
     let mut config = Config::new(options.listen);
     config.prefix = parse_prefix(&options.prefix)?;
     config.ice_servers = options.ice_server.iter().map(|url| parse_ice_server(url)).collect::<Result<_, _>>()?;
+    config.hosts = options.host.iter().map(|host| host.parse().map_err(Failure::usage)).collect::<Result<_, _>>()?;
     if options.open {
         config.admission = Admission::Open;
     }

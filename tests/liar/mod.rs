@@ -25,8 +25,11 @@ pub struct Liar {
 
 impl Liar {
     pub async fn start(lie: Lie) -> Liar {
-        let server = Server::start(Config::new("127.0.0.1:0".parse().unwrap())).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // The true server goes by the liar's name: one that did not would refuse what the liar passes on.
+        let hosts = vec![listener.local_addr().unwrap().to_string().parse().unwrap()];
+        let config = Config { hosts, ..Config::new("127.0.0.1:0".parse().unwrap()) };
+        let server = Server::start(config).await.unwrap();
         let (address, truth) = (listener.local_addr().unwrap(), server.address());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {

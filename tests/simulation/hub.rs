@@ -7,7 +7,7 @@ use unisockets_signaling::identity::{KeyPair, PublicKey};
 use unisockets_signaling::leases::{Claim, ClaimError, Leases, Record};
 use unisockets_signaling::network::address_v6;
 use unisockets_signaling::protocol::{self, FromServer, GoneReason, Nonce, Query};
-use unisockets_signaling::room::{Admission, Config, ConnectionId, Kept, Output, Place, Room};
+use unisockets_signaling::room::{Admission, Config, ConnectionId, Host, Kept, Output, Place, Room};
 
 use crate::random::Random;
 use crate::world::{MS, ORIGIN_UNIX_MS, SECOND};
@@ -231,7 +231,7 @@ impl Hub {
             return;
         };
         match up {
-            Up::Open => room.open(unix_ms(now), id, HOST, nonce),
+            Up::Open => room.open(unix_ms(now), id, Host::Known(HOST.to_owned()), nonce),
             Up::Text(text) => room.frame(unix_ms(now), id, &text),
             Up::Pong => room.alive(id),
             Up::Gone(reason) => {
@@ -333,12 +333,9 @@ impl Hub {
 
     fn exit(&mut self, now: u64, place: &Place, kept: Kept) {
         self.present.remove(place);
-        match kept {
-            Kept::Lease => drop(self.leases.touch(&place.0, &place.1, unix_ms(now) / 1_000)),
-            Kept::Nothing => {
-                self.leases.release(&place.0, &place.1);
-                self.ledger.retain(|_, holder| *holder != place.1);
-            }
+        self.leases.exit(&place.0, &place.1, kept, unix_ms(now) / 1_000);
+        if kept == Kept::Nothing {
+            self.ledger.retain(|_, holder| *holder != place.1);
         }
     }
 

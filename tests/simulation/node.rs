@@ -239,12 +239,12 @@ impl Life {
                 }
             }
             Event::Signal(from, payload) => self.core.handle_signal(at, from, &payload),
-            Event::Undelivered { to, .. } => self.core.undelivered(at, to),
+            Event::Undelivered { to, failure, .. } if failure.is_not_found() => self.core.undelivered(at, to),
             Event::Gone(key, reason) => {
                 self.core.peer_gone(at, key, reason);
                 return Some(format!("{} is gone: {reason:?}", key.short()));
             }
-            Event::Members(..) | Event::Delivered(_) => {}
+            Event::Undelivered { .. } | Event::Members(..) | Event::Delivered(_) => {}
         }
         None
     }

@@ -1,0 +1,99 @@
+//! What waits for a connection: bounded in messages and in bytes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::mpsc;
+
+/// Messages that wait for a slow reader before it is put out.
+const LEN_MAX: usize = 512;
+/// The same in bytes: the longest messages would be 32 MiB for each reader otherwise.
+const BYTES_MAX: usize = 1024 * 1024;
+
+/// Something to be sent, or done, in its turn.
+pub(crate) enum Outgoing {
+    Text(String),
+    Ping,
+    Close,
+}
+
+impl Outgoing {
+    fn bytes(&self) -> usize {
+        match self {
+            Outgoing::Text(text) => text.len(),
+            Outgoing::Ping | Outgoing::Close => 0,
+        }
+    }
+}
+
+/// The reader is too slow.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// The end that is filled.
+pub(crate) struct Sender {
+    queue: mpsc::Sender<Outgoing>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The end that is emptied.
+pub(crate) struct Receiver {
+    queue: mpsc::Receiver<Outgoing>,
+    bytes: Arc<AtomicUsize>,
+}
+
+pub(crate) fn queue() -> (Sender, Receiver) {
+    let (sender, receiver) = mpsc::channel(LEN_MAX);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    (Sender { queue: sender, bytes: Arc::clone(&bytes) }, Receiver { queue: receiver, bytes })
+}
+
+impl Sender {
+    /// Queues something, unless too much waits or nobody receives any more.
+    pub(crate) fn send(&self, outgoing: Outgoing) -> Result<(), Full> {
+        let len = outgoing.bytes();
+        let waiting = self.bytes.fetch_add(len, Ordering::AcqRel);
+        let sent = waiting + len <= BYTES_MAX && self.queue.try_send(outgoing).is_ok();
+        if sent {
+            return Ok(());
+        }
+        self.bytes.fetch_sub(len, Ordering::AcqRel);
+        Err(Full)
+    }
+}
+
+impl Receiver {
+    /// Waits for the next thing; nothing once the sender is gone.
+    pub(crate) async fn next(&mut self) -> Option<Outgoing> {
+        let outgoing = self.queue.recv().await?;
+        self.bytes.fetch_sub(outgoing.bytes(), Ordering::AcqRel);
+        Some(outgoing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(len: usize) -> Outgoing {
+        Outgoing::Text("x".repeat(len))
+    }
+
+    /// 512 messages were once the only bound: 20 MiB of payloads for each reader that does not read.
+    #[tokio::test]
+    async fn a_queue_is_full_at_its_bytes_long_before_its_messages() {
+        let (sender, mut receiver) = queue();
+        let sent = (0..LEN_MAX).take_while(|_| sender.send(text(40 * 1024)).is_ok()).count();
+        assert_eq!(sent, BYTES_MAX / (40 * 1024));
+        assert_eq!(sender.send(Outgoing::Close), Ok(()), "what has no bytes has room");
+        receiver.next().await;
+        assert_eq!(sender.send(text(40 * 1024)), Ok(()), "what was read makes room");
+        assert_eq!(sender.send(text(40 * 1024)), Err(Full));
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_full_at_its_messages_too() {
+        let (sender, _receiver) = queue();
+        assert_eq!((0..2 * LEN_MAX).filter(|_| sender.send(text(1)).is_ok()).count(), LEN_MAX);
+    }
+}
