@@ -45,7 +45,13 @@ impl Reassembly {
         if !self.datagrams.contains_key(&key) && self.datagrams.len() >= limits::REASSEMBLY_LEN_MAX {
             return Err(DropReason::Reassembly);
         }
-        if self.bytes + data.len() > limits::REASSEMBLY_BYTES_MAX {
+        let of_source = self.datagrams.iter().filter(|(known, _)| known.source == key.source);
+        let (len, bytes) = of_source.fold((0, 0), |(len, bytes), (_, datagram)| (len + 1, bytes + datagram.bytes));
+        let one_more = usize::from(!self.datagrams.contains_key(&key));
+        if self.bytes + data.len() > limits::REASSEMBLY_BYTES_MAX
+            || bytes + data.len() > limits::REASSEMBLY_BYTES_PEER_MAX
+            || len + one_more > limits::REASSEMBLY_LEN_PEER_MAX
+        {
             return Err(DropReason::Reassembly);
         }
         let datagram = self.datagrams.entry(key).or_insert_with(|| Datagram {
@@ -116,8 +122,12 @@ mod tests {
     use crate::packet::Header;
 
     fn pieces(id: u32, len: usize) -> Vec<Vec<u8>> {
+        pieces_of("10.0.0.1", id, len)
+    }
+
+    fn pieces_of(source: &str, id: u32, len: usize) -> Vec<Vec<u8>> {
         let payload: Vec<u8> = (0..len).map(|n| n as u8).collect();
-        let (a, b) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let (a, b) = (source.parse().unwrap(), "10.0.0.2".parse().unwrap());
         Header::new(a, b, 17).packets(&payload, 1_280, id)
     }
 
@@ -141,7 +151,16 @@ mod tests {
     #[test]
     fn holes_that_never_end_are_bounded_and_expire() {
         let mut reassembly = Reassembly::default();
-        let kept = (0..1_000).filter(|id| add(&mut reassembly, &pieces(*id, 9_000)[1]).is_ok()).count();
+        let mut hole = |source: u32, id| {
+            let source = format!("10.0.1.{source}");
+            add(&mut reassembly, &pieces_of(&source, id, 9_000)[1]).is_ok()
+        };
+        let of_one = (0..1_000).filter(|id| hole(0, *id)).count();
+        assert_eq!(of_one, limits::REASSEMBLY_LEN_PEER_MAX);
+        assert!(hole(1, 0), "another source still has room");
+        let kept = of_one
+            + 1
+            + (1..100).flat_map(|source| (1..17).map(move |id| (source, id))).filter(|(s, i)| hole(*s, *i)).count();
         assert_eq!(kept, limits::REASSEMBLY_LEN_MAX);
         assert_eq!(reassembly.expire(Instant::ZERO + limits::REASSEMBLY_TIMEOUT), kept);
         assert_eq!(reassembly.bytes, 0);

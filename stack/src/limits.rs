@@ -46,6 +46,8 @@ pub(crate) const PAGE_LEN: usize = 4 * 1024;
 pub(crate) const SOCKETS_MAX: usize = 65_536;
 /// TCP connections per stack, those in backlogs and orphans included.
 pub(crate) const FLOWS_MAX: usize = 65_536;
+/// Of these, connections with one peer.
+pub(crate) const FLOWS_PEER_MAX: usize = 16_384;
 /// Connections whose program has closed them, still being brought to their end.
 pub(crate) const ORPHANS_MAX: usize = 8_192;
 /// Connections in TIME-WAIT; the oldest makes room.
@@ -55,9 +57,13 @@ pub(crate) const BACKLOG_MAX: usize = 4_096;
 /// Paths per stack.
 pub(crate) const PATHS_MAX: usize = 16_384;
 /// Incomplete datagrams under reassembly per stack.
-pub(crate) const REASSEMBLY_LEN_MAX: usize = 64;
+pub(crate) const REASSEMBLY_LEN_MAX: usize = 256;
 /// Bytes held by incomplete datagrams per stack.
-pub(crate) const REASSEMBLY_BYTES_MAX: usize = 2 * 1024 * 1024;
+pub(crate) const REASSEMBLY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Incomplete datagrams of one source: a sixteenth, so that one member does not keep others' fragments out.
+pub(crate) const REASSEMBLY_LEN_PEER_MAX: usize = 16;
+/// Bytes held by them.
+pub(crate) const REASSEMBLY_BYTES_PEER_MAX: usize = 1024 * 1024;
 /// Fragments of one datagram: 65,535 bytes at the smallest MTU need 53.
 pub(crate) const FRAGMENTS_MAX: usize = 64;
 /// How long fragments wait for the rest (RFC 8200, section 4.5 says 60 s; a link is faster).

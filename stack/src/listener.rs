@@ -130,7 +130,8 @@ impl Stack {
         tuple: Tuple,
         packet: &[u8],
     ) -> Result<(), DropReason> {
-        if self.flows.len() >= limits::FLOWS_MAX {
+        let of_peer = if path == self.loopback() { 0 } else { self.flow_count(path) };
+        if self.flows.len() >= limits::FLOWS_MAX || of_peer >= limits::FLOWS_PEER_MAX {
             return Err(DropReason::Limit);
         }
         let options = self.sockets.get(listener).ok_or(DropReason::NoSocket)?.options;
