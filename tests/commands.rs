@@ -97,6 +97,22 @@ fn ping_prints_an_object_for_each_echo() {
 }
 
 #[test]
+fn a_bad_wire_delays_both_ways_and_loses_nothing_of_a_stream() {
+    let (place, _signal) = network();
+    let _server = place.listen(&["bench", "serve", "--name", "alpha"]);
+    let fault = ["--fault", "delay=20ms,jitter=1ms,loss=0.2%,reorder=0.2%,duplicate=0.2%"];
+    let ping = [&["ping", "alpha", "--count", "2", "--interval", "0.01", "--json"][..], &fault].concat();
+    for line in succeeded(place.start(&ping).end()).lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        assert!(row["round_trip_us"].as_u64().is_none_or(|us| us >= 40_000), "{row}");
+    }
+    let bench = [&["bench", "alpha", "--bytes", "500000", "--round-trips", "3", "--json"][..], &fault].concat();
+    let row: Value = serde_json::from_str(succeeded(place.start(&bench).end()).trim()).unwrap();
+    assert_eq!(row["bytes"], 500_000, "{row}");
+    assert_fails(&place.start(&["ping", "alpha", "--fault", "speed=1"]).end(), 2, "write it like loss=1%");
+}
+
+#[test]
 fn a_folder_is_served_over_http_and_reached_through_a_forward() {
     let (place, _signal) = network();
     let folder = place.path("folder");

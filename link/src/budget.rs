@@ -1,4 +1,4 @@
-//! How many bytes may be outstanding below a link's lanes: twice the rate times the round trip. No I/O.
+//! How many bytes may be outstanding below a link's lanes: twice the rate times the round trip, and a little. No I/O.
 //!
 //! Less starves the transport, more only stands in queues: it delays small packets, and overruns kernel buffers
 //! of the usual size. (The idea is that of BBR, draft-ietf-ccwg-bbr, section 4.6, without its pacing: the transport
@@ -19,6 +19,9 @@ const DATAGRAM_SHARE: usize = 4;
 const INTERVAL_MIN_US: u64 = 5_000;
 /// Least burst that a kernel is believed to take, in bytes: one full message.
 const BURST_MIN: usize = 64 * 1024;
+/// The time for which bytes may stand in queues for the sake of a full wire, in microseconds: at the rate of a slow
+/// wire that is next to nothing, at that of a fast one it bridges the pauses of the tasks on both sides.
+const QUEUE_US: u64 = 1_000;
 /// The part of a round trip that may be processing, in microseconds.
 const PROCESSING_US: u64 = 2_000;
 /// How long the smallest round trip counts before it is measured anew, in microseconds (BBR's ProbeRTT).
@@ -173,7 +176,7 @@ impl Budget {
         }
         (self.began_us, self.began_delivered, self.held_back) = (now_us, delivered, false);
         let product = |us: u64| usize::try_from(self.rate().saturating_mul(us) / 1_000_000).unwrap_or(BUDGET_MAX);
-        let limit = product(round_trip_us).saturating_mul(2).saturating_add(BUDGET_MIN);
+        let limit = product(round_trip_us.saturating_mul(2).saturating_add(QUEUE_US)).saturating_add(BUDGET_MIN);
         // What is on its way for longer than processing takes is not in anybody's kernel.
         let burst_max = self.burst_max.saturating_add(product(round_trip_us.saturating_sub(PROCESSING_US)));
         self.limit = limit.min(burst_max).min(BUDGET_MAX);
