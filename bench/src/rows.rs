@@ -8,17 +8,22 @@ use tokio::io::AsyncWriteExt;
 use unisockets::{Config, Node, TcpListener, TcpStream};
 
 use crate::processes::{Failure, Process, Raw, median, raw, signal, unix_round_trip};
-use crate::{Reach, Row};
+use crate::{Reach, Row, stack};
 
 type Measure = fn() -> Result<Vec<Row>, Failure>;
 
 /// What can be measured, and by which function.
-pub(crate) const ALL: [(&[&str], Measure); 5] = [
+pub(crate) const ALL: [(&[&str], Measure); 10] = [
     (&["tcp_vs_raw", "tcp_mb_per_s"], throughput),
     (&["small_rmem_vs_full"], small_buffers),
     (&["echo_vs_unix"], echo),
     (&["join_first_byte_ms"], first_byte),
     (&["idle_cpu_percent"], idle),
+    (&["step_10k_vs_10", "step_50k_vs_10"], stack::steps),
+    (&["burst_accepted"], stack::burst),
+    (&["connects_per_s"], stack::connects),
+    (&["idle_connection_bytes"], stack::idle_bytes),
+    (&["stack_gb_per_cpu_s"], stack::bulk),
 ];
 
 const BYTES: u64 = 256 << 20;

@@ -46,8 +46,8 @@ pub(crate) const PAGE_LEN: usize = 4 * 1024;
 pub(crate) const SOCKETS_MAX: usize = 65_536;
 /// TCP connections per stack, those in backlogs and orphans included.
 pub(crate) const FLOWS_MAX: usize = 65_536;
-/// Of these, connections with one peer.
-pub(crate) const FLOWS_PEER_MAX: usize = 16_384;
+/// Of these, connections with one peer: an eighth is left to others.
+pub(crate) const FLOWS_PEER_MAX: usize = FLOWS_MAX / 8 * 7;
 /// Connections whose program has closed them, still being brought to their end.
 pub(crate) const ORPHANS_MAX: usize = 8_192;
 /// Connections in TIME-WAIT; the oldest makes room.
