@@ -179,7 +179,7 @@ pub(super) struct Common {
     pub(super) bind: Vec<IpAddr>,
     /// Put every link on a bad wire, each way: loss=1%,delay=20ms,jitter=5ms,reorder=1%,duplicate=1%,corrupt=1%,rate=100mbit
     #[arg(long, env = "UNISOCKETS_FAULT", value_name = "CONDITIONS")]
-    pub(super) fault: Option<unisockets::Conditions>,
+    pub(super) fault: Option<String>,
     /// Hold the kernel's socket buffers down, in bytes, for measuring
     #[arg(long, hide = true)]
     pub(super) socket_buffer_max: Option<usize>,
@@ -212,7 +212,8 @@ impl Common {
         config.relay_only = self.relay_only;
         config.bind = self.bind.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
         config.socket_buffer_max = self.socket_buffer_max;
-        config.fault = self.fault;
+        let fault = self.fault.as_ref().map(|text| text.parse::<unisockets::Conditions>()).transpose();
+        config.fault = fault.map_err(Failure::usage)?;
         Ok(config)
     }
 
