@@ -129,20 +129,24 @@ async fn an_answer_with_another_members_ipv6_address_is_refused() {
     assert!(beta.status().peers.is_empty() && beta.status().packets == 0);
 }
 
+/// A server that gives every member that is asked for the key and the IPv6 address of an impostor, once there is one.
+async fn posing_server() -> (Liar, Arc<Mutex<Value>>) {
+    let impostor = Arc::new(Mutex::new(Value::Null));
+    let named = Arc::clone(&impostor);
+    let lie = move |_: usize, mut frame: Value| {
+        let impostor = named.lock().unwrap().clone();
+        if let Some(member) = member_of(&mut frame).filter(|_| !impostor.is_null()) {
+            (member["key"], member["ipv6"]) = (impostor["key"].clone(), impostor["ipv6"].clone());
+            member["present"] = Value::from(true);
+        }
+        vec![frame]
+    };
+    (Liar::start(Arc::new(lie)).await, impostor)
+}
+
 #[tokio::test]
 async fn another_key_behind_a_pinned_name_or_address_is_refused() {
-    let impostor = Arc::new(Mutex::new(Value::Null));
-    let lie = {
-        let impostor = Arc::clone(&impostor);
-        move |_: usize, mut frame: Value| {
-            let impostor = impostor.lock().unwrap().clone();
-            if let Some(member) = member_of(&mut frame).filter(|_| !impostor.is_null()) {
-                (member["key"], member["ipv6"]) = (impostor["key"].clone(), impostor["ipv6"].clone());
-            }
-            vec![frame]
-        }
-    };
-    let liar = Liar::start(Arc::new(lie)).await;
+    let (liar, impostor) = posing_server().await;
     let (alpha, beta) = (join(&liar, "alpha", None).await, join(&liar, "beta", None).await);
     let gamma = join(&liar, "gamma", None).await;
     let _trap = TcpListener::bind(&gamma, "[::]:80").await.unwrap();
@@ -165,19 +169,7 @@ async fn another_key_behind_a_pinned_name_or_address_is_refused() {
 
 #[tokio::test]
 async fn an_address_whose_key_has_changed_is_not_dialled() {
-    let impostor = Arc::new(Mutex::new(Value::Null));
-    let lie = {
-        let impostor = Arc::clone(&impostor);
-        move |_: usize, mut frame: Value| {
-            let impostor = impostor.lock().unwrap().clone();
-            if let Some(member) = member_of(&mut frame).filter(|_| !impostor.is_null()) {
-                (member["key"], member["ipv6"]) = (impostor["key"].clone(), impostor["ipv6"].clone());
-                member["present"] = Value::from(true);
-            }
-            vec![frame]
-        }
-    };
-    let liar = Liar::start(Arc::new(lie)).await;
+    let (liar, impostor) = posing_server().await;
     let mut config = Config::new(liar.url()).name("alpha").network("home", None);
     // A key that is kept: so is the lease when alpha has gone.
     config.key = Key::Seed([1; 32]);
