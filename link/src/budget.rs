@@ -55,8 +55,8 @@ pub struct Budget {
     measured_us: u64,
     /// Since when the round trip is being measured anew.
     measuring_us: Option<u64>,
-    /// Whether the ping for that is on its way.
-    asked: bool,
+    /// When the ping for that left.
+    asked_us: Option<u64>,
 }
 
 impl Default for Budget {
@@ -75,7 +75,7 @@ impl Default for Budget {
             round_trip_us: 0,
             measured_us: 0,
             measuring_us: None,
-            asked: false,
+            asked_us: None,
         }
     }
 }
@@ -137,7 +137,9 @@ impl Budget {
 
     /// Takes a round trip.
     pub fn handle_round_trip(&mut self, now_us: u64, round_trip_us: u64) {
-        let anew = self.measuring_us.is_some() && self.asked;
+        // Only the ping of the measurement itself met little outstanding.
+        let anew = self.asked_us.is_some_and(|asked_us| now_us.saturating_sub(round_trip_us) >= asked_us);
+        let anew = anew && self.measuring_us.is_some();
         if anew || self.measured_us == 0 || round_trip_us <= self.round_trip_us {
             (self.round_trip_us, self.measured_us) = (round_trip_us, now_us.max(1));
             self.measuring_us = None;
@@ -145,9 +147,11 @@ impl Budget {
     }
 
     /// Returns once whether a ping shall leave now, to measure the round trip with little outstanding.
-    pub fn wants_round_trip(&mut self) -> bool {
-        let wants = self.measuring_us.is_some() && !self.asked && self.outstanding() <= BUDGET_MIN;
-        self.asked |= wants;
+    pub fn wants_round_trip(&mut self, now_us: u64) -> bool {
+        let wants = self.measuring_us.is_some() && self.asked_us.is_none() && self.outstanding() <= BUDGET_MIN;
+        if wants {
+            self.asked_us = Some(now_us);
+        }
         wants
     }
 
@@ -159,7 +163,7 @@ impl Budget {
                 (self.measuring_us, self.measured_us) = (None, now_us);
             }
             None if self.held_back && now_us >= self.measured_us + ROUND_TRIP_LIFE_US => {
-                (self.measuring_us, self.asked) = (Some(now_us), false);
+                (self.measuring_us, self.asked_us) = (Some(now_us), None);
             }
             _ => {}
         }
@@ -212,7 +216,7 @@ mod tests {
             }
             budget.handle_progress(now_us);
             // A ping queues behind what is on the wire before it.
-            if now_us % 1_000_000 == 0 || budget.wants_round_trip() {
+            if now_us % 1_000_000 == 0 || budget.wants_round_trip(now_us) {
                 flying.push_back((free_us.max(now_us) + round_trip_us, 0, now_us));
             }
             while budget.may_send(Lane::Bulk) {

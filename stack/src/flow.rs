@@ -129,13 +129,25 @@ impl Flow {
         self.connection.rings.send.touch(self.send_used)
     }
 
-    /// Notes a segment's bytes in the receive ring, out of order or not; returns how many more are committed.
-    pub(crate) fn heard(&mut self, segment: &Segment) -> usize {
+    /// Returns where the part of a segment ends that lies in the receive window, if any does: the rest is thrown
+    /// away, touches no memory and leaves no hole.
+    pub(crate) fn landing(&self, segment: &Segment) -> Option<u32> {
         let end = segment.sequence_end();
+        let Some(next) = self.receive_next else {
+            return Some(end);
+        };
+        // A FIN needs no room.
+        let window = self.connection.receive_window() as i32 + 1;
+        let (start, len) = (segment.sequence.wrapping_sub(next) as i32, end.wrapping_sub(next) as i32);
+        (len > 0 && start < window).then(|| next.wrapping_add(len.min(window) as u32))
+    }
+
+    /// Notes bytes in the receive ring that end there, in order or not; returns how many more are committed.
+    pub(crate) fn heard(&mut self, end: u32, bytes: usize) -> usize {
         if self.receive_high.is_none_or(|high| (end.wrapping_sub(high) as i32) > 0) {
             self.receive_high = Some(end);
         }
-        self.receive_used = self.receive_used.saturating_add(segment.payload_len);
+        self.receive_used = self.receive_used.saturating_add(bytes);
         self.connection.rings.receive.touch(self.receive_used)
     }
 

@@ -122,7 +122,8 @@ impl Stack {
                 // The engine answers a probe with what it knows, at most once a second (RFC 5961, section 7).
                 let before = flow.receive_next.unwrap_or(0).wrapping_sub(1);
                 let probe = packet::acknowledgement(flow.tuple.remote, flow.tuple.local, before, flow.send_next);
-                let judged = Segment { rst: false, ..*segment };
+                let judged =
+                    Segment { sequence: before, syn: false, rst: false, fin: false, payload_len: 0, ..*segment };
                 self.take_accepted(now, path, id, &probe, &judged)?;
                 Err(DropReason::OutOfWindow)
             }
@@ -143,7 +144,9 @@ impl Stack {
         let clock = flow.clock(now);
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
-        let growth = flow.connection.rings.receive.growth(flow.receive_used.saturating_add(segment.payload_len));
+        let landing = flow.landing(segment);
+        let bytes_landing = landing.map_or(0, |_| segment.payload_len);
+        let growth = flow.connection.rings.receive.growth(flow.receive_used.saturating_add(bytes_landing));
         if growth > 0 && self.is_full(path) {
             // As a kernel short of memory does: the peer repeats it, more and more slowly.
             return Err(DropReason::Memory);
@@ -160,7 +163,7 @@ impl Stack {
         if flow.connection.send_queue() < unsent {
             flow.taken_at = now;
         }
-        let committed = flow.heard(segment);
+        let committed = landing.map_or(0, |end| flow.heard(end, bytes_landing));
         let class = flow.class();
         if !reply.is_empty() {
             if let Some(written) = packet::written_segment(&reply) {

@@ -10,6 +10,7 @@ use wire::{Wire, pattern};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 fn flags(packet: &[u8]) -> u8 {
     packet[20 + 13]
@@ -163,6 +164,23 @@ fn the_memory_of_one_peer_is_bounded_and_another_goes_on() {
         wire.nodes[0].stack.close(wire.now, client);
     }
     wire.run(SECOND);
+}
+
+/// A number far ahead, in a segment that was thrown away, counted as a hole and kept the memory for ever.
+#[test]
+fn a_segment_far_outside_the_window_does_not_keep_an_idle_connections_memory() {
+    let mut wire = Wire::new(1_500);
+    let (client, server) = wire.pair();
+    let data = pattern(100_000);
+    assert_eq!(wire.transfer((0, client), (1, server), &data, 10 * SECOND), data);
+    wire.settle();
+    let (_, _, last) = wire.log.iter().rev().find(|(from, _, _)| *from == 0).unwrap().clone();
+    let path = wire.nodes[1].path;
+    for flags in [SYN, ACK] {
+        let _ = wire.nodes[1].stack.handle_packet(wire.now, path, &wire::forged(&last, flags, 1 << 29));
+    }
+    wire.run(25 * SECOND);
+    assert_eq!(wire.nodes[1].stack.committed_bytes(), 0);
 }
 
 /// What idle connections had committed stayed committed.

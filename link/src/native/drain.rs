@@ -106,7 +106,7 @@ async fn rest(shared: &Shared, channels: &Channels) -> bool {
         }
         None => {}
     }
-    let wanted = shared.outgoing().budget.wants_round_trip();
+    let wanted = shared.outgoing().budget.wants_round_trip(now);
     let measure = shared.liveness().measure(now);
     if wanted || measure.is_some() {
         shared.outgoing().probe(Probe::Ping(now));
