@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::checksum;
 use crate::errno::Error;
 use crate::flow::Tuple;
 use crate::packet::{self, DropReason, Header, Packet};
@@ -42,9 +43,9 @@ pub(crate) fn echo_request(source: SocketAddr, destination: SocketAddr, data: &[
 /// Sets the checksum and returns the message with its protocol number.
 fn finish(source: std::net::IpAddr, destination: std::net::IpAddr, mut message: Vec<u8>) -> (u8, Vec<u8>) {
     let (protocol, sum) = if source.is_ipv4() {
-        (packet::PROTOCOL_ICMP, packet::checksum(&[&message]))
+        (packet::PROTOCOL_ICMP, checksum::checksum(&[&message]))
     } else {
-        let sum = packet::transport_checksum(source, destination, packet::PROTOCOL_ICMPV6, &message);
+        let sum = checksum::transport_checksum(source, destination, packet::PROTOCOL_ICMPV6, &message);
         (packet::PROTOCOL_ICMPV6, sum)
     };
     message[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -81,8 +82,8 @@ impl Stack {
         }
         let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
         let sum = || match v4 {
-            true => packet::checksum(&[packet.payload]),
-            false => packet::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload),
+            true => checksum::checksum(&[packet.payload]),
+            false => checksum::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload),
         };
         if verify && sum() != 0 {
             return Err(DropReason::Checksum);

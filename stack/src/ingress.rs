@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::checksum;
 use crate::flow::{FlowId, Tuple};
 use crate::guard::{self, Expected, Verdict};
 use crate::limits;
@@ -63,6 +64,11 @@ impl Stack {
         if source == 0 || destination == 0 {
             return Err(DropReason::Malformed);
         }
+        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
+        let sum = || checksum::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload);
+        if verify && sum() != 0 {
+            return Err(DropReason::Checksum);
+        }
         let tuple = Tuple {
             local: SocketAddr::new(packet.destination, destination),
             remote: SocketAddr::new(packet.source, source),
@@ -76,11 +82,6 @@ impl Stack {
                 return self.answer_late(path, tuple, &segment, (send_next, receive_next));
             }
             self.time_wait.remove(&tuple);
-        }
-        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
-        let sum = || packet::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload);
-        if verify && sum() != 0 {
-            return Err(DropReason::Checksum);
         }
         if segment.syn && !segment.ack && !segment.rst {
             let listening =
@@ -142,8 +143,6 @@ impl Stack {
         let flow = self.flows.get_mut(id).ok_or(DropReason::NoSocket)?;
         let wire = self.paths.get(path).ok_or(DropReason::PathLost)?.wire;
         let clock = flow.clock(now);
-        let mut reply = std::mem::take(&mut self.scratch);
-        reply.clear();
         let landing = flow.landing(segment);
         let bytes_landing = landing.map_or(0, |_| segment.payload_len);
         let growth = flow.connection.rings.receive.growth(flow.receive_used.saturating_add(bytes_landing));
@@ -151,6 +150,8 @@ impl Stack {
             // As a kernel short of memory does: the peer repeats it, more and more slowly.
             return Err(DropReason::Memory);
         }
+        let mut reply = std::mem::take(&mut self.scratch);
+        reply.clear();
         let flow = self.flows.get_mut(id).ok_or(DropReason::NoSocket)?;
         let (received, unsent) = (flow.connection.recv_queue(), flow.connection.send_queue());
         flow.reset_seen = segment.rst;

@@ -36,6 +36,7 @@ mod buffers;
 #[cfg(not(all(unix, target_pointer_width = "64")))]
 #[path = "buffers/heap.rs"]
 mod buffers;
+mod checksum;
 mod egress;
 mod errno;
 mod flow;

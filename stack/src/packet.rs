@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::checksum::{checksum, transport_checksum};
+
 /// Why a packet was not delivered; every one of them is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -262,45 +264,6 @@ impl Segment {
 pub(crate) fn written_segment(packet: &[u8]) -> Option<Segment> {
     let header_len = if packet.first()? >> 4 == 4 { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN };
     Segment::parse(packet.get(header_len..)?)
-}
-
-/// Computes the Internet checksum (RFC 1071) over the concatenation of `parts`, of which all but the
-/// last have even lengths.
-pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
-    let mut sum = 0u64;
-    for part in parts {
-        let mut chunks = part.chunks_exact(4);
-        for chunk in &mut chunks {
-            sum += u64::from(u32::from_be_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
-        }
-        match *chunks.remainder() {
-            [a] => sum += u64::from(a) << 24,
-            [a, b] => sum += u64::from(u32::from_be_bytes([a, b, 0, 0])),
-            [a, b, c] => sum += u64::from(u32::from_be_bytes([a, b, c, 0])),
-            _ => {}
-        }
-        // A part of 4n+2 bytes leaves the next one at the odd half of a word; the one's complement sum
-        // does not mind which half a 16-bit word lands in.
-    }
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-/// Computes the checksum of a transport payload with its pseudo-header (RFC 9293, 3.1; RFC 8200, 8.1).
-pub(crate) fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> u16 {
-    let len = (payload.len() as u32).to_be_bytes();
-    let tail = [0, 0, 0, protocol];
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            checksum(&[&source.octets(), &destination.octets(), &len, &tail, payload])
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            checksum(&[&source.octets(), &destination.octets(), &len, &tail, payload])
-        }
-        _ => unreachable!("a packet has one address family"),
-    }
 }
 
 /// The header fields of a packet to be written.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::checksum;
 use crate::errno::Error;
 use crate::limits;
 use crate::packet::{self, DropReason, Header, Packet};
@@ -193,7 +194,7 @@ impl Stack {
         if absent && packet.source.is_ipv6() {
             return Err(DropReason::Checksum);
         }
-        let sum = || packet::transport_checksum(packet.source, packet.destination, packet.protocol, payload);
+        let sum = || checksum::transport_checksum(packet.source, packet.destination, packet.protocol, payload);
         if verify && !absent && sum() != 0 {
             return Err(DropReason::Checksum);
         }
