@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn every_length_and_every_split_gives_the_plain_sum() {
-        let bytes: Vec<u8> = (0..1_000u32).map(|n| (n * n >> 3) as u8 ^ 0xa5).collect();
+        let bytes: Vec<u8> = (0..1_000u32).map(|n| ((n * n) >> 3) as u8 ^ 0xa5).collect();
         for len in (0..300).chain([999, 1_000]) {
             assert_eq!(checksum(&[&bytes[..len]]), plainly(&bytes[..len]), "{len} bytes");
             for at in (0..len.min(80)).step_by(2) {
