@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::errno::Error;
+use crate::keep_alive::KeepAlive;
 use crate::limits;
+use crate::meter::Meter;
 use crate::options::Options;
 use crate::packet::Segment;
 use crate::path::{Class, PathId};
@@ -42,6 +44,8 @@ pub(crate) struct Flow {
     pub(crate) path: PathId,
     pub(crate) connection: Connection,
     pub(crate) owner: Owner,
+    /// The path under which the connection is counted in a listener's backlog.
+    pub(crate) backlog_path: Option<PathId>,
     pub(crate) error: Option<Error>,
     /// Whether the flow is in its path's queue.
     pub(crate) dirty: bool,
@@ -53,11 +57,19 @@ pub(crate) struct Flow {
     pub(crate) reset_seen: bool,
     /// Whether the peer has said all that it will say; it stays said when the connection fails afterwards.
     pub(crate) fin_heard: bool,
-    pub(crate) sent_bytes: u64,
-    pub(crate) received_bytes: u64,
+    pub(crate) meter: Meter,
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// The largest packet, in bytes, where less than the path's was learnt.
+    pub(crate) mtu: Option<usize>,
+    /// Received bytes that were taken out of the ring for somebody who only looked, and are still unread.
+    pub(crate) peeked: VecDeque<u8>,
     /// The next sequence numbers in both directions; what is received is known once it was acknowledged.
     pub(crate) send_next: u32,
     pub(crate) receive_next: Option<u32>,
+    /// The window last told to the peer, as written.
+    pub(crate) window_said: u16,
+    /// When anything was last heard of the peer.
+    pub(crate) heard_at: Instant,
     /// When the peer last answered, or when there began to be something to answer.
     pub(crate) progress_at: Instant,
     /// When the peer last took a byte, or when there began to be one to take.
@@ -88,6 +100,7 @@ impl Flow {
             path,
             connection,
             owner,
+            backlog_path: None,
             error: None,
             dirty: false,
             deficit: 0,
@@ -95,10 +108,14 @@ impl Flow {
             entered_at: now,
             reset_seen: false,
             fin_heard: false,
-            sent_bytes: 0,
-            received_bytes: 0,
+            meter: Meter::default(),
+            keep_alive: None,
+            mtu: None,
+            peeked: VecDeque::new(),
             send_next: 0,
             receive_next: None,
+            window_said: 0,
+            heard_at: now,
             progress_at: now,
             taken_at: now,
             user_timeout: None,
@@ -119,7 +136,7 @@ impl Flow {
 
     /// A flow starts among the small ones and leaves them once, when it has moved much.
     pub(crate) fn class(&self) -> Class {
-        if self.sent_bytes > limits::BULK_AFTER { Class::Bulk } else { Class::Interactive }
+        if self.meter.sent_bytes > limits::BULK_AFTER { Class::Bulk } else { Class::Interactive }
     }
 
     /// Notes bytes written to the send ring; returns how many more are committed.
@@ -143,7 +160,7 @@ impl Flow {
     }
 
     /// Notes bytes in the receive ring that end there, in order or not; returns how many more are committed.
-    pub(crate) fn heard(&mut self, end: u32, bytes: usize) -> usize {
+    pub(crate) fn landed(&mut self, end: u32, bytes: usize) -> usize {
         if self.receive_high.is_none_or(|high| (end.wrapping_sub(high) as i32) > 0) {
             self.receive_high = Some(end);
         }
@@ -162,6 +179,36 @@ impl Flow {
         }
         (self.receive_used, self.send_used) = (0, 0);
         self.connection.rings.receive.discard() + self.connection.rings.send.discard()
+    }
+
+    /// Notes a sign of life of the peer.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.heard_at = now;
+        if let Some(keep_alive) = &mut self.keep_alive {
+            keep_alive.heard();
+        }
+    }
+
+    /// Notes a segment that the engine has written.
+    pub(crate) fn wrote_segment(&mut self, now: Instant, segment: &Segment) {
+        let first = self.meter.sent_segments == 0;
+        self.meter.sent(now, segment, self.send_next);
+        // A repeated segment is not the newest.
+        if first || (segment.sequence_end().wrapping_sub(self.send_next) as i32) > 0 {
+            self.send_next = segment.sequence_end();
+        }
+        self.receive_next = Some(segment.acknowledgement);
+        self.window_said = segment.window;
+    }
+
+    /// Whether the peer may still send bytes.
+    pub(crate) fn may_hear_more(&self) -> bool {
+        !self.fin_heard && !matches!(self.state, State::Closed | State::Listen)
+    }
+
+    /// Bytes received and not yet read.
+    pub(crate) fn unread(&self) -> usize {
+        self.peeked.len() + self.connection.recv_queue()
     }
 
     /// Bytes that the connection's rings have committed.
@@ -270,8 +317,9 @@ impl TimeWait {
 }
 
 impl Stack {
-    pub(crate) fn insert_flow(&mut self, flow: Flow) -> FlowId {
+    pub(crate) fn insert_flow(&mut self, mut flow: Flow) -> FlowId {
         let (tuple, path) = (flow.tuple, flow.path);
+        flow.mtu = Some(self.learnt_mtus.limit(tuple.remote.ip(), usize::MAX)).filter(|mtu| *mtu < usize::MAX);
         let id = self.flows.insert(flow);
         self.tuples.insert(tuple, id);
         let committed = self.flows.get(id).map_or(0, Flow::committed);
@@ -322,9 +370,13 @@ impl Stack {
     pub(crate) fn apply_options(&mut self, id: FlowId, options: &Options) {
         if let Some(flow) = self.flows.get_mut(id) {
             flow.connection.set_nagle(!options.no_delay);
-            flow.connection.set_keep_alive(options.keep_alive);
+            flow.keep_alive = KeepAlive::new(options, flow.keep_alive);
             flow.connection.set_hop_limit(options.hop_limit);
             flow.user_timeout = options.user_timeout;
+            if options.keep_alive {
+                // Its timer is set when it has had its turn.
+                self.mark_dirty(id);
+            }
         }
     }
 
@@ -337,14 +389,15 @@ impl Stack {
             return;
         };
         let clock = flow.clock(now);
+        let wire = flow.wire(path.wire);
         let at = match flow.state {
             // Its record, not the engine, keeps TIME-WAIT; the engine would clear unread data.
             State::TimeWait => None,
-            _ => flow.connection.poll_at(&mut self.engine, path.wire, clock),
+            _ => flow.connection.poll_at(&mut self.engine, wire, clock),
         };
         // The engine may want a turn that it cannot use now: it gets one a little later, not at once.
         let at = at.map(|at| if at <= clock { now + limits::ACK_DELAY } else { now + (at - clock) });
-        let wake = [at, flow.deadline()].into_iter().flatten().min();
+        let wake = [at, flow.deadline(), flow.keep_alive_due()].into_iter().flatten().min();
         if let Some(wake) = wake
             && flow.wake.is_none_or(|known| wake < known)
         {
@@ -356,7 +409,12 @@ impl Stack {
     /// Returns when [`Stack::handle_timeout`] has to be called; it may be called earlier.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let flow = self.timers.peek().map(|Reverse((at, _))| *at);
-        let others = [self.time_wait.poll_timeout(), self.reassembly.poll_timeout(), self.rest_timeout()];
+        let others = [
+            self.time_wait.poll_timeout(),
+            self.reassembly.poll_timeout(),
+            self.rest_timeout(),
+            self.learnt_mtus.poll_timeout(),
+        ];
         others.into_iter().chain([flow]).flatten().min()
     }
 
@@ -364,6 +422,7 @@ impl Stack {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.time_wait.expire(now);
         self.rest_idle_flows(now);
+        self.forget_mtus(now);
         for _ in 0..self.reassembly.expire(now) {
             self.count_drop(crate::packet::DropReason::Reassembly);
         }
@@ -378,7 +437,8 @@ impl Stack {
                 continue;
             }
             flow.wake = None;
-            if flow.deadline().is_some_and(|deadline| deadline <= now) {
+            let late = flow.deadline().is_some_and(|deadline| deadline <= now);
+            if late || self.probe_if_due(now, id) {
                 self.give_up(now, id);
             } else {
                 self.mark_dirty(id);
@@ -392,7 +452,7 @@ impl Stack {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        if let Some(deadline) = flow.deadline() {
+        if let Some(deadline) = [flow.deadline(), flow.keep_alive_due()].into_iter().flatten().min() {
             let wake = deadline.max(now + limits::ACK_DELAY);
             flow.wake = Some(wake);
             self.timers.push(Reverse((wake, id)));
@@ -509,7 +569,8 @@ impl Stack {
             return;
         };
         let clock = flow.clock(now);
-        let at = flow.connection.poll_at(&mut self.engine, path.wire, clock);
+        let wire = flow.wire(path.wire);
+        let at = flow.connection.poll_at(&mut self.engine, wire, clock);
         // Only what waits for an answer is brought forward; a keep-alive is not.
         if let Some(at) = at
             && at > clock

@@ -6,7 +6,7 @@ use crate::checksum;
 use crate::flow::{FlowId, Tuple};
 use crate::guard::{self, Expected, Verdict};
 use crate::limits;
-use crate::packet::{self, DropReason, Packet, Segment};
+use crate::packet::{self, DropReason, Numbers, Packet, Segment};
 use crate::path::{Class, PathId};
 use crate::ports::Space;
 use crate::shard::Stack;
@@ -122,7 +122,10 @@ impl Stack {
             Verdict::Challenge => {
                 // The engine answers a probe with what it knows, at most once a second (RFC 5961, section 7).
                 let before = flow.receive_next.unwrap_or(0).wrapping_sub(1);
-                let probe = packet::acknowledgement(flow.tuple.remote, flow.tuple.local, before, flow.send_next);
+                let probe = {
+                    let numbers = Numbers { sequence: before, acknowledgement: flow.send_next, window: 0 };
+                    packet::acknowledgement(flow.tuple.remote, flow.tuple.local, numbers)
+                };
                 let judged =
                     Segment { sequence: before, syn: false, rst: false, fin: false, payload_len: 0, ..*segment };
                 self.take_accepted(now, path, id, &probe, &judged)?;
@@ -141,7 +144,7 @@ impl Stack {
         segment: &Segment,
     ) -> Result<(), DropReason> {
         let flow = self.flows.get_mut(id).ok_or(DropReason::NoSocket)?;
-        let wire = self.paths.get(path).ok_or(DropReason::PathLost)?.wire;
+        let wire = flow.wire(self.paths.get(path).ok_or(DropReason::PathLost)?.wire);
         let clock = flow.clock(now);
         let landing = flow.landing(segment);
         let bytes_landing = landing.map_or(0, |_| segment.payload_len);
@@ -158,17 +161,19 @@ impl Stack {
         flow.connection.take_in(&mut self.engine, wire, clock, bytes, &mut reply);
         let received = flow.connection.recv_queue().saturating_sub(received);
         let ended = !flow.state.has_heard_fin() && flow.connection.state().has_heard_fin();
-        flow.received_bytes += received as u64;
+        flow.meter.received_bytes += received as u64;
+        flow.meter.heard(now, segment);
+        flow.heard(now);
         flow.receive_next = flow.receive_next.map(|next| next.wrapping_add(received as u32 + u32::from(ended)));
         flow.progress_at = now;
         if flow.connection.send_queue() < unsent {
             flow.taken_at = now;
         }
-        let committed = landing.map_or(0, |end| flow.heard(end, bytes_landing));
+        let committed = landing.map_or(0, |end| flow.landed(end, bytes_landing));
         let class = flow.class();
         if !reply.is_empty() {
             if let Some(written) = packet::written_segment(&reply) {
-                flow.receive_next = Some(written.acknowledgement);
+                flow.wrote_segment(now, &written);
             }
             self.reply(path, class, reply.clone());
         }
@@ -191,7 +196,8 @@ impl Stack {
         if segment.rst || (segment.payload_len == 0 && !segment.fin && !segment.syn) {
             return Ok(());
         }
-        let answer = packet::acknowledgement(tuple.local, tuple.remote, send_next, receive_next);
+        let numbers = Numbers { sequence: send_next, acknowledgement: receive_next, window: 0 };
+        let answer = packet::acknowledgement(tuple.local, tuple.remote, numbers);
         self.reply(path, Class::Interactive, answer);
         Ok(())
     }

@@ -221,7 +221,7 @@ impl<'a> Packet<'a> {
 }
 
 /// The fields of a TCP header that the demultiplexer needs (RFC 9293, section 3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Segment {
     pub(crate) sequence: u32,
     pub(crate) acknowledgement: u32,
@@ -229,6 +229,8 @@ pub(crate) struct Segment {
     pub(crate) fin: bool,
     pub(crate) rst: bool,
     pub(crate) ack: bool,
+    /// As written, not scaled.
+    pub(crate) window: u16,
     pub(crate) payload_len: usize,
 }
 
@@ -249,6 +251,7 @@ impl Segment {
             syn: flags & 2 != 0,
             rst: flags & 4 != 0,
             ack: flags & 16 != 0,
+            window: be16(tcp, 14),
             payload_len: tcp.len() - header_len,
         })
     }
@@ -374,21 +377,32 @@ pub(crate) fn udp(source: SocketAddr, destination: SocketAddr, data: &[u8]) -> V
 pub(crate) fn reset_for(local: SocketAddr, remote: SocketAddr, segment: &Segment) -> Vec<u8> {
     let (sequence, acknowledgement, flags) =
         if segment.ack { (segment.acknowledgement, 0, 4u8) } else { (0, segment.sequence_end(), 4 | 16) };
-    tcp(local, remote, sequence, acknowledgement, flags)
+    tcp(local, remote, Numbers { sequence, acknowledgement, window: 0 }, flags)
+}
+
+/// What a bare segment says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Numbers {
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgement: u32,
+    /// As written, not scaled.
+    pub(crate) window: u16,
 }
 
 /// Writes a bare acknowledgement, as TIME-WAIT answers a repeated FIN (RFC 9293, section 3.10.7.4).
-pub(crate) fn acknowledgement(local: SocketAddr, remote: SocketAddr, sequence: u32, acknowledgement: u32) -> Vec<u8> {
-    tcp(local, remote, sequence, acknowledgement, 16)
+pub(crate) fn acknowledgement(local: SocketAddr, remote: SocketAddr, numbers: Numbers) -> Vec<u8> {
+    tcp(local, remote, numbers, 16)
 }
 
-fn tcp(local: SocketAddr, remote: SocketAddr, sequence: u32, acknowledgement: u32, flags: u8) -> Vec<u8> {
+fn tcp(local: SocketAddr, remote: SocketAddr, numbers: Numbers, flags: u8) -> Vec<u8> {
     let mut segment = Vec::with_capacity(20);
     segment.extend_from_slice(&local.port().to_be_bytes());
     segment.extend_from_slice(&remote.port().to_be_bytes());
-    segment.extend_from_slice(&sequence.to_be_bytes());
-    segment.extend_from_slice(&acknowledgement.to_be_bytes());
-    segment.extend_from_slice(&[0x50, flags, 0, 0, 0, 0, 0, 0]);
+    segment.extend_from_slice(&numbers.sequence.to_be_bytes());
+    segment.extend_from_slice(&numbers.acknowledgement.to_be_bytes());
+    segment.extend_from_slice(&[0x50, flags]);
+    segment.extend_from_slice(&numbers.window.to_be_bytes());
+    segment.extend_from_slice(&[0, 0, 0, 0]);
     let sum = transport_checksum(local.ip(), remote.ip(), PROTOCOL_TCP, &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     Header::new(local.ip(), remote.ip(), PROTOCOL_TCP).packet(&segment)

@@ -12,6 +12,7 @@ use crate::errno::Error;
 use crate::flow::{Flow, FlowId, TimeWait, Tuple};
 use crate::fragments::Reassembly;
 use crate::limits;
+use crate::mtu::LearntMtus;
 use crate::options::Options;
 use crate::packet::DropReason;
 use crate::path::{Path, PathConfig, PathId, PathState};
@@ -136,6 +137,7 @@ pub struct Stack {
     pub(crate) routes: HashMap<IpAddr, PathId>,
     pub(crate) timers: BinaryHeap<Reverse<(Instant, FlowId)>>,
     pub(crate) reassembly: Reassembly,
+    pub(crate) learnt_mtus: LearntMtus,
     pub(crate) orphans: usize,
     pub(crate) pool: Pool,
     /// Bytes that all rings have committed.
@@ -174,6 +176,7 @@ impl Stack {
             routes: HashMap::new(),
             timers: BinaryHeap::new(),
             reassembly: Reassembly::default(),
+            learnt_mtus: LearntMtus::default(),
             orphans: 0,
             pool: Pool::new(),
             committed: 0,
@@ -367,7 +370,7 @@ impl Stack {
         match &entry.role {
             Role::Idle => base | Readiness::HANG_UP | Readiness::WRITABLE,
             Role::Listening(listener) => base.with(Readiness::READABLE, listener.is_readable()),
-            Role::Stream(flow) => base | self.stream_readiness(*flow, entry.receive_shut),
+            Role::Stream(flow) => base | self.stream_readiness(*flow, &entry.options, entry.receive_shut),
             Role::Datagram(datagram) => base | self.datagram_readiness(datagram),
         }
     }

@@ -350,16 +350,16 @@ impl Connection {
         self.socket().recv_capacity() - self.socket().recv_queue()
     }
 
+    pub(crate) fn receive_capacity(&self) -> usize {
+        self.socket().recv_capacity()
+    }
+
     pub(crate) fn send_capacity(&self) -> usize {
         self.socket().send_capacity()
     }
 
     pub(crate) fn set_nagle(&mut self, enabled: bool) {
         self.socket_mut().set_nagle_enabled(enabled);
-    }
-
-    pub(crate) fn set_keep_alive(&mut self, interval: Option<Duration>) {
-        self.socket_mut().set_keep_alive(interval.map(wire_duration));
     }
 
     /// Sets the hop limit of outgoing packets; zero was refused before (RFC 1122, 3.2.1.7).

@@ -128,7 +128,8 @@ impl Stack {
         let path = self.path_to(header.destination)?;
         let id = self.random() as u32;
         let entry = self.paths.get_mut(path).ok_or(Error::HostUnreachable)?;
-        let packets = header.packets(payload, entry.wire.mtu, id);
+        let mtu = self.learnt_mtus.limit(header.destination, entry.wire.mtu);
+        let packets = header.packets(payload, mtu, id);
         let len: usize = packets.iter().map(Vec::len).sum();
         if !entry.fits(len) {
             if !entry.waiters.contains(&socket) {
