@@ -31,7 +31,9 @@ impl Stack {
         let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
         let packet = Packet::parse(bytes, verify)?;
         let from_outside = path != self.loopback();
-        if !self.is_own(packet.destination) || (from_outside && packet.destination.is_loopback()) {
+        let for_many = packet.protocol == packet::PROTOCOL_UDP && self.takes_for_many(packet.destination);
+        let is_ours = self.is_own(packet.destination) || for_many;
+        if !is_ours || (from_outside && packet.destination.is_loopback()) {
             return Err(DropReason::NotOurs);
         }
         // RFC 1122, section 3.2.1.3: what can be no host's address is no source.

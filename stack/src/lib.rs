@@ -41,6 +41,7 @@ mod egress;
 mod errno;
 mod flow;
 mod fragments;
+mod group;
 mod guard;
 mod icmp;
 mod ingress;

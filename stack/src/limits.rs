@@ -56,6 +56,8 @@ pub(crate) const TIME_WAIT_MAX: usize = 16_384;
 pub(crate) const BACKLOG_MAX: usize = 4_096;
 /// Paths per stack.
 pub(crate) const PATHS_MAX: usize = 16_384;
+/// Groups that a socket may join (IP_MAX_MEMBERSHIPS of Linux).
+pub(crate) const GROUPS_MAX: usize = 20;
 /// Incomplete datagrams under reassembly per stack.
 pub(crate) const REASSEMBLY_LEN_MAX: usize = 256;
 /// Bytes held by incomplete datagrams per stack.

@@ -22,6 +22,8 @@ pub enum DropReason {
     ReceiveQueueFull,
     /// The listener's backlog is full.
     BacklogFull,
+    /// The path's queue of datagrams is full, and the datagram was one for many.
+    SendQueueFull,
     /// The path's queue of answers is full.
     ReplyQueueFull,
     /// Too many incomplete datagrams, or one that never became whole.
@@ -40,7 +42,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [DropReason; 14] = [
+    pub const ALL: [DropReason; 15] = [
         DropReason::Malformed,
         DropReason::Checksum,
         DropReason::NotOurs,
@@ -48,6 +50,7 @@ impl DropReason {
         DropReason::NoSocket,
         DropReason::ReceiveQueueFull,
         DropReason::BacklogFull,
+        DropReason::SendQueueFull,
         DropReason::ReplyQueueFull,
         DropReason::Reassembly,
         DropReason::OutOfWindow,
@@ -67,6 +70,7 @@ impl DropReason {
             DropReason::NoSocket => "no_socket",
             DropReason::ReceiveQueueFull => "receive_queue_full",
             DropReason::BacklogFull => "backlog_full",
+            DropReason::SendQueueFull => "send_queue_full",
             DropReason::ReplyQueueFull => "reply_queue_full",
             DropReason::Reassembly => "reassembly",
             DropReason::OutOfWindow => "out_of_window",

@@ -11,6 +11,7 @@ use crate::buffers::Pool;
 use crate::errno::Error;
 use crate::flow::{Flow, FlowId, TimeWait, Tuple};
 use crate::fragments::Reassembly;
+use crate::group::Groups;
 use crate::limits;
 use crate::mtu::LearntMtus;
 use crate::options::Options;
@@ -138,6 +139,7 @@ pub struct Stack {
     pub(crate) timers: BinaryHeap<Reverse<(Instant, FlowId)>>,
     pub(crate) reassembly: Reassembly,
     pub(crate) learnt_mtus: LearntMtus,
+    pub(crate) groups: Groups,
     pub(crate) orphans: usize,
     pub(crate) pool: Pool,
     /// Bytes that all rings have committed.
@@ -177,6 +179,7 @@ impl Stack {
             timers: BinaryHeap::new(),
             reassembly: Reassembly::default(),
             learnt_mtus: LearntMtus::default(),
+            groups: Groups::default(),
             orphans: 0,
             pool: Pool::new(),
             committed: 0,
@@ -306,7 +309,9 @@ impl Stack {
             return Err(Error::AddressFamily);
         }
         let ip = address.ip();
-        if !ip.is_unspecified() && !self.is_own(ip) {
+        // A datagram socket may take only what is sent to a group, or to everybody (ip(7)).
+        let for_many = entry.kind == Kind::Udp && self.is_for_many(ip);
+        if !ip.is_unspecified() && !self.is_own(ip) && !for_many {
             return Err(Error::AddressNotAvailable);
         }
         let space = entry.space();

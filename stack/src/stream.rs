@@ -336,6 +336,7 @@ impl Stack {
         let Some(entry) = self.sockets.remove(socket) else {
             return;
         };
+        self.groups.forget(socket);
         if let Some(bound) = entry.bound {
             self.ports.release(entry.space(), bound.port(), socket);
         }
