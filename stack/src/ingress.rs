@@ -82,12 +82,15 @@ impl Stack {
         if verify && sum() != 0 {
             return Err(DropReason::Checksum);
         }
-        if segment.syn && !segment.ack && !segment.rst {
+        if !segment.ack && !segment.rst {
             let listening =
                 |stack: &Stack, id| matches!(stack.sockets.get(id).map(|s| &s.role), Some(Role::Listening(_)));
             let suits = |binding: &crate::ports::Binding| listening(self, binding.socket);
-            if let Some(listener) = self.ports.lookup(Space::Tcp, tuple.local, suits) {
-                return self.take_syn(now, path, listener, tuple, packet.bytes);
+            match self.ports.lookup(Space::Tcp, tuple.local, suits) {
+                Some(listener) if segment.syn => return self.take_syn(now, path, listener, tuple, packet.bytes),
+                // What is neither SYN nor ACK is dropped in LISTEN (RFC 9293, section 3.10.7.2).
+                Some(_) => return Err(DropReason::NoSocket),
+                None => {}
             }
         }
         if !segment.rst {

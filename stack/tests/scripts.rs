@@ -173,6 +173,7 @@ scripts! {
     rfc9293_3_10_7_1_a_syn_to_a_closed_port_is_reset
     rfc9293_3_10_7_1_an_ack_to_a_closed_port_is_reset
     rfc9293_3_10_7_2_data_on_a_syn_is_not_lost
+    rfc9293_3_10_7_2_listen_drops_what_is_neither_syn_nor_ack
     rfc9293_3_10_7_2_listen_ignores_a_reset
     rfc9293_3_10_7_2_listen_resets_an_ack
     rfc9293_3_10_7_3_data_on_a_syn_ack_is_not_lost
