@@ -1,4 +1,5 @@
-//! What a segment must show before the engine sees it (RFC 5961): a guess must not end a connection.
+//! What a segment must show before the engine sees it (RFC 5961): a guess must not end a connection, nor may
+//! anything follow its end.
 
 use crate::packet::Segment;
 use crate::tcp::State;
@@ -46,7 +47,13 @@ pub(crate) fn judge(expected: Expected, segment: &Segment) -> Verdict {
         };
     }
     // RFC 5961, section 4.2: whatever its number.
-    if segment.syn { Verdict::Challenge } else { Verdict::Pass }
+    if segment.syn {
+        return Verdict::Challenge;
+    }
+    // RFC 9293, section 3.10.7.4: there is nothing to read after the peer's FIN, whose number is the last.
+    let payload_end = segment.sequence.wrapping_add(segment.payload_len as u32);
+    let after_fin = segment.payload_len > 0 && payload_end.wrapping_sub(receive_next) as i32 >= 0;
+    if expected.state.has_heard_fin() && after_fin { Verdict::Challenge } else { Verdict::Pass }
 }
 
 #[cfg(test)]
