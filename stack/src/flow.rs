@@ -248,15 +248,32 @@ impl TimeWait {
         self.rests.remove(tuple);
     }
 
+    /// Begins the wait anew: the peer has repeated its FIN (RFC 9293, section 3.10.7.4).
+    pub(crate) fn restart(&mut self, now: Instant, tuple: &Tuple) {
+        if let Some(rest) = self.rests.get_mut(tuple) {
+            rest.ends_at = now + limits::TIME_WAIT;
+        }
+    }
+
     fn expire(&mut self, now: Instant) {
-        while let Some((at, tuple)) = self.order.front()
-            && *at <= now
+        while let Some((at, tuple)) = self.order.front().copied()
+            && at <= now
         {
-            // The same ports may have been used again since, and have a later end.
-            if self.rests.get(tuple).is_some_and(|rest| rest.ends_at <= now) {
-                self.rests.remove(tuple);
-            }
             self.order.pop_front();
+            match self.rests.get(&tuple).map(|rest| rest.ends_at) {
+                Some(ends_at) if ends_at <= now => {
+                    self.rests.remove(&tuple);
+                }
+                // The wait began anew, or the same ports were used again; one entry of the order is enough.
+                Some(ends_at) => {
+                    let place = self.order.partition_point(|(at, _)| *at <= ends_at);
+                    let known = place.checked_sub(1).and_then(|last| self.order.get(last));
+                    if known != Some(&(ends_at, tuple)) {
+                        self.order.insert(place, (ends_at, tuple));
+                    }
+                }
+                None => {}
+            }
         }
     }
 

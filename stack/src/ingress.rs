@@ -73,6 +73,10 @@ impl Stack {
         if let Some((send_next, receive_next)) = self.time_wait.numbers(&tuple) {
             let newer = segment.syn && !segment.ack && (segment.sequence.wrapping_sub(receive_next) as i32) > 0;
             if !newer {
+                // Only what repeats the last number is a FIN of this connection.
+                if segment.fin && segment.sequence_end() == receive_next {
+                    self.time_wait.restart(now, &tuple);
+                }
                 return self.answer_late(path, tuple, &segment, (send_next, receive_next));
             }
             self.time_wait.remove(&tuple);

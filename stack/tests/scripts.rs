@@ -185,6 +185,7 @@ scripts! {
     rfc9293_3_10_7_4_a_late_fin_in_close_wait_is_acknowledged
     rfc9293_3_10_7_4_a_late_fin_in_closing_is_acknowledged
     rfc9293_3_10_7_4_a_late_fin_in_last_ack_is_acknowledged
+    rfc9293_3_10_7_4_a_late_fin_restarts_time_wait
     rfc9293_3_10_7_4_a_repeated_syn_is_answered_in_syn_received
     rfc9293_3_10_7_4_a_reset_in_close_wait
     rfc9293_3_10_7_4_a_reset_in_closing
