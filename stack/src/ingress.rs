@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::flow::{FlowId, Tuple};
+use crate::flow::{FlowId, Owner, Tuple};
 use crate::guard::{self, Expected, Verdict};
 use crate::limits;
 use crate::packet::{self, DropReason, Packet, Segment};
@@ -169,6 +169,10 @@ impl Stack {
         flow.progress_at = now;
         if flow.connection.send_queue() < unsent {
             flow.taken_at = now;
+        }
+        // Nobody will read this: a reset says so (RFC 2525, section 2.17), also where TIME-WAIT would begin.
+        if flow.owner == Owner::Orphan && received > 0 {
+            flow.connection.abort();
         }
         let committed = landing.map_or(0, |end| flow.heard(end, bytes_landing));
         let class = flow.class();

@@ -132,6 +132,9 @@ scripts! {
     rfc1337_3_a_reset_in_time_wait_is_ignored
     rfc2018_2_sack_permitted_only_when_offered
     rfc2018_4_the_first_block_holds_the_newest_segment
+    rfc2525_2_17_data_after_close_is_reset
+    rfc2525_2_17_old_data_after_close_is_not_reset
+    rfc2525_2_17_the_last_data_after_close_is_reset
     rfc5461_4_1_a_soft_error_ends_an_opening
     rfc5482_3_1_the_user_timeout_bounds_the_opening
     rfc5482_3_1_the_user_timeout_ends_a_silent_connection
