@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::errno::Error;
+use crate::guard::Acknowledged;
 use crate::limits;
 use crate::options::Options;
 use crate::packet::Segment;
@@ -58,6 +59,7 @@ pub(crate) struct Flow {
     /// The next sequence numbers in both directions; what is received is known once it was acknowledged.
     pub(crate) send_next: u32,
     pub(crate) receive_next: Option<u32>,
+    pub(crate) acknowledged: Acknowledged,
     /// When the peer last answered, or when there began to be something to answer.
     pub(crate) progress_at: Instant,
     /// When the peer last took a byte, or when there began to be one to take.
@@ -99,6 +101,7 @@ impl Flow {
             received_bytes: 0,
             send_next: 0,
             receive_next: None,
+            acknowledged: Acknowledged::default(),
             progress_at: now,
             taken_at: now,
             user_timeout: None,

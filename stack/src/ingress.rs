@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::flow::{FlowId, Owner, Tuple};
-use crate::guard::{self, Expected, Verdict};
+use crate::guard::{self, Age, Expected, Verdict};
 use crate::limits;
 use crate::packet::{self, DropReason, Packet, Segment};
 use crate::path::{Class, PathId};
@@ -122,19 +122,31 @@ impl Stack {
         }
         let expected =
             Expected { state: flow.state, receive_next: flow.receive_next, window: flow.connection.receive_window() };
+        let age = flow.acknowledged.age(segment);
         match guard::judge(expected, segment) {
-            Verdict::Pass => self.take_accepted(now, path, id, packet.bytes, segment),
+            Verdict::Pass if age == Age::Old => self.challenge(now, path, id, segment),
+            Verdict::Pass => match age {
+                Age::Late(acknowledgement) => {
+                    let bytes = packet.with_acknowledgement(acknowledgement).ok_or(DropReason::Malformed)?;
+                    self.take_accepted(now, path, id, &bytes, &Segment { acknowledgement, ..*segment })
+                }
+                Age::Fresh | Age::Old => self.take_accepted(now, path, id, packet.bytes, segment),
+            },
             Verdict::Drop => Err(DropReason::OutOfWindow),
-            Verdict::Challenge => {
-                // The engine answers a probe with what it knows, at most once a second (RFC 5961, section 7).
-                let before = flow.receive_next.unwrap_or(0).wrapping_sub(1);
-                let probe = packet::acknowledgement(flow.tuple.remote, flow.tuple.local, before, flow.send_next);
-                let judged =
-                    Segment { sequence: before, syn: false, rst: false, fin: false, payload_len: 0, ..*segment };
-                self.take_accepted(now, path, id, &probe, &judged)?;
-                Err(DropReason::OutOfWindow)
-            }
+            Verdict::Challenge => self.challenge(now, path, id, segment),
         }
+    }
+
+    /// Drops a segment and tells the peer what is expected, at most once a second (RFC 5961, section 7).
+    fn challenge(&mut self, now: Instant, path: PathId, id: FlowId, segment: &Segment) -> Result<(), DropReason> {
+        let flow = self.flows.get(id).ok_or(DropReason::NoSocket)?;
+        // The engine answers a probe with what it knows.
+        let sequence = flow.receive_next.unwrap_or(0).wrapping_sub(1);
+        let acknowledgement = flow.send_next;
+        let probe = packet::acknowledgement(flow.tuple.remote, flow.tuple.local, sequence, acknowledgement);
+        let judged = Segment { sequence, syn: false, rst: false, fin: false, ack: false, payload_len: 0, ..*segment };
+        self.take_accepted(now, path, id, &probe, &judged)?;
+        Err(DropReason::OutOfWindow)
     }
 
     /// Hands a segment to its connection.
@@ -167,8 +179,13 @@ impl Stack {
         flow.received_bytes += received as u64;
         flow.receive_next = flow.receive_next.map(|next| next.wrapping_add(received as u32 + u32::from(ended)));
         flow.progress_at = now;
-        if flow.connection.send_queue() < unsent {
+        let taken = flow.connection.send_queue() < unsent;
+        if taken {
             flow.taken_at = now;
+        }
+        // The engine takes no acknowledgement of a segment that it throws away.
+        if taken || flow.connection.state() != flow.state {
+            flow.acknowledged.note(segment, flow.send_next);
         }
         // Nobody will read this: a reset says so (RFC 2525, section 2.17), also where TIME-WAIT would begin.
         if flow.owner == Owner::Orphan && received > 0 {

@@ -196,6 +196,8 @@ scripts! {
     rfc9293_3_10_7_4_a_reset_in_fin_wait_2
     rfc9293_3_10_7_4_a_reset_in_last_ack
     rfc9293_3_10_7_4_ack_of_something_not_yet_sent
+    rfc9293_3_10_7_4_an_old_ack_does_not_hide_its_data
+    rfc9293_3_10_7_4_an_unacceptable_segment_acknowledges_nothing
     rfc9293_3_10_7_4_data_after_a_fin_is_not_read
     rfc9293_3_10_7_4_data_beyond_the_window_is_acknowledged_and_dropped
     rfc9293_3_10_7_4_data_in_a_zero_window_is_dropped_and_acknowledged
