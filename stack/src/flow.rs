@@ -186,6 +186,20 @@ impl Flow {
             && segment.acknowledgement.wrapping_add(1) == self.send_next
     }
 
+    /// Returns what is new in the SYN ACK of a peer whose SYN has crossed ours: its acknowledgement (RFC 9293,
+    /// section 3.5, figure 8). The engine takes the SYN for an old one and would drop all. It hears of no window,
+    /// since that of a SYN is not scaled; the first byte asks for it.
+    pub(crate) fn crossed(&self, segment: &Segment) -> Option<Segment> {
+        let sequence = segment.sequence.wrapping_add(1);
+        let crossed = self.state == State::SynReceived
+            && segment.syn
+            && segment.ack
+            && !(segment.rst || segment.fin)
+            && self.receive_next == Some(sequence)
+            && segment.acknowledgement == self.send_next;
+        crossed.then_some(Segment { sequence, syn: false, payload_len: 0, ..*segment })
+    }
+
     /// When the stack gives the connection up, and with which error.
     fn deadline(&self) -> Option<Instant> {
         let user_timeout = self.user_timeout.unwrap_or(limits::USER_TIMEOUT);
@@ -484,7 +498,9 @@ impl Stack {
         // The engine puts a passive connection that was reset back into LISTEN.
         let ended = matches!(state, State::Closed | State::Listen);
         if ended && flow.error.is_none() && flow.reset_seen {
-            let refused = before == State::SynSent;
+            // A program owns no connection in SYN-RECEIVED but one that it has asked for.
+            let asked = before == State::SynReceived && matches!(flow.owner, Owner::Socket(_));
+            let refused = before == State::SynSent || asked;
             flow.error = Some(if refused { Error::ConnectionRefused } else { Error::ConnectionReset });
         }
         if let Owner::Backlog(listener) = flow.owner {

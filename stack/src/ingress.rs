@@ -120,6 +120,11 @@ impl Stack {
             flow.progress_at = now;
             return Ok(());
         }
+        if let Some(opening) = flow.crossed(segment) {
+            let (local, remote) = (flow.tuple.local, flow.tuple.remote);
+            let bytes = packet::acknowledgement(remote, local, opening.sequence, opening.acknowledgement);
+            return self.take_accepted(now, path, id, &bytes, &opening);
+        }
         let expected =
             Expected { state: flow.state, receive_next: flow.receive_next, window: flow.connection.receive_window() };
         let age = flow.acknowledged.age(segment);
