@@ -132,9 +132,11 @@ scripts! {
     rfc1337_3_a_reset_in_time_wait_is_ignored
     rfc2018_2_sack_permitted_only_when_offered
     rfc2018_4_the_first_block_holds_the_newest_segment
+    rfc2018_5_what_is_sacked_is_not_repeated
     rfc2525_2_17_data_after_close_is_reset
     rfc2525_2_17_old_data_after_close_is_not_reset
     rfc2525_2_17_the_last_data_after_close_is_reset
+    rfc3168_6_1_1_ecn_is_not_negotiated
     rfc5461_4_1_a_soft_error_ends_an_opening
     rfc5482_3_1_the_user_timeout_bounds_the_opening
     rfc5482_3_1_the_user_timeout_ends_a_silent_connection
@@ -163,6 +165,7 @@ scripts! {
     rfc6298_5_an_ack_of_new_data_restarts_the_timer
     rfc6298_5_the_earliest_segment_is_repeated
     rfc6298_5_the_timer_backs_off
+    rfc6582_3_2_a_partial_ack_repeats_the_next_segment
     rfc7323_2_2_no_scaling_when_the_peer_did_not_answer
     rfc7323_2_2_no_window_scale_without_the_peer
     rfc7323_2_2_window_scale_is_answered
@@ -179,12 +182,14 @@ scripts! {
     rfc9293_3_10_7_2_listen_drops_what_is_neither_syn_nor_ack
     rfc9293_3_10_7_2_listen_ignores_a_reset
     rfc9293_3_10_7_2_listen_resets_an_ack
+    rfc9293_3_10_7_3_a_fin_with_a_syn_is_not_taken
     rfc9293_3_10_7_3_data_on_a_syn_ack_is_not_lost
     rfc9293_3_10_7_3_syn_sent_an_acknowledging_reset_refuses
     rfc9293_3_10_7_3_syn_sent_ignores_an_ack_without_syn
     rfc9293_3_10_7_3_syn_sent_never_answers_a_reset
     rfc9293_3_10_7_3_syn_sent_resets_an_unacceptable_ack
     rfc9293_3_10_7_4_a_fin_before_a_hole_is_kept
+    rfc9293_3_10_7_4_a_fin_that_acknowledges_data_but_not_ours
     rfc9293_3_10_7_4_a_late_fin_in_close_wait_is_acknowledged
     rfc9293_3_10_7_4_a_late_fin_in_closing_is_acknowledged
     rfc9293_3_10_7_4_a_late_fin_in_last_ack_is_acknowledged
@@ -195,12 +200,16 @@ scripts! {
     rfc9293_3_10_7_4_a_reset_in_fin_wait_1
     rfc9293_3_10_7_4_a_reset_in_fin_wait_2
     rfc9293_3_10_7_4_a_reset_in_last_ack
+    rfc9293_3_10_7_4_a_window_update_without_data_is_used
     rfc9293_3_10_7_4_ack_of_something_not_yet_sent
     rfc9293_3_10_7_4_an_old_ack_does_not_hide_its_data
+    rfc9293_3_10_7_4_an_old_segment_does_not_shrink_the_window
     rfc9293_3_10_7_4_an_unacceptable_segment_acknowledges_nothing
     rfc9293_3_10_7_4_data_after_a_fin_is_not_read
     rfc9293_3_10_7_4_data_beyond_the_window_is_acknowledged_and_dropped
     rfc9293_3_10_7_4_data_in_a_zero_window_is_dropped_and_acknowledged
+    rfc9293_3_10_7_4_fin_wait_1_takes_ack_and_fin_together
+    rfc9293_3_10_7_4_fin_wait_2_takes_data_and_fin_together
     rfc9293_3_10_7_4_old_data_is_acknowledged_and_dropped
     rfc9293_3_10_7_4_only_the_part_in_the_window_is_taken
     rfc9293_3_10_7_4_overlapping_segments_give_each_byte_once
@@ -211,6 +220,7 @@ scripts! {
     rfc9293_3_10_7_4_syn_received_takes_a_fin
     rfc9293_3_10_7_4_time_wait_answers_the_peers_fin
     rfc9293_3_1_a_data_offset_out_of_range_is_dropped
+    rfc9293_3_1_all_flags_and_no_flags_do_no_harm
     rfc9293_3_1_bad_checksum
     rfc9293_3_1_illegal_option_lengths_do_no_harm
     rfc9293_3_1_illegal_options_of_a_syn_open_nothing
@@ -231,6 +241,7 @@ scripts! {
     rfc9293_3_6_a_lost_fin_is_repeated
     rfc9293_3_6_active_close
     rfc9293_3_6_passive_close
+    rfc9293_3_6_shutdown_of_reading_tells_the_peer_nothing
     rfc9293_3_6_simultaneous_close
     rfc9293_3_6_we_receive_after_our_fin
     rfc9293_3_6_we_send_after_the_peers_fin
@@ -246,6 +257,7 @@ scripts! {
     rfc9293_3_7_4_nagle_holds_back_a_small_segment
     rfc9293_3_7_4_nagle_lets_full_segments_go
     rfc9293_3_7_5_a_smaller_mtu_of_the_path_is_used
+    rfc9293_3_8_3_a_user_timeout_of_an_orphan
     rfc9293_3_8_3_probes_without_an_answer_end
     rfc9293_3_8_3_r2_is_at_least_a_hundred_seconds
     rfc9293_3_8_3_the_peer_of_an_orphan_has_a_minute
