@@ -172,6 +172,7 @@ scripts! {
     rfc7323_2_2_window_scale_is_offered
     rfc7323_2_3_a_shift_above_14_means_14
     rfc7323_3_2_timestamps_are_not_sent_unless_offered_back
+    rfc9293_3_10_4_close_in_syn_received
     rfc9293_3_10_4_close_in_syn_sent
     rfc9293_3_10_4_close_of_a_listener
     rfc9293_3_10_5_a_half_open_connection_ends
