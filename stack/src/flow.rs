@@ -9,7 +9,7 @@ use crate::errno::Error;
 use crate::guard::Acknowledged;
 use crate::limits;
 use crate::options::Options;
-use crate::packet::Segment;
+use crate::packet::{self, Segment};
 use crate::path::{Class, PathId};
 use crate::shard::{KeyedHash, SocketId, Stack};
 use crate::slab::key;
@@ -438,6 +438,14 @@ impl Stack {
         match self.flows.get_mut(id) {
             // Nobody has ever answered: there is nobody to reset.
             Some(flow) if flow.state == State::SynSent => self.fail_flow(now, id, Error::TimedOut),
+            // Its SYN ACK is due once more at this moment, for which the engine takes its number back. A reset with
+            // that would be no acceptable one (RFC 9293, section 3.10.5: SND.NXT).
+            Some(flow) if flow.state == State::SynReceived => {
+                let (tuple, path, sequence) = (flow.tuple, flow.path, flow.send_next);
+                let reset = packet::reset(tuple.local, tuple.remote, sequence, flow.receive_next.unwrap_or(0));
+                self.reply(path, Class::Interactive, reset);
+                self.fail_flow(now, id, Error::TimedOut);
+            }
             Some(flow) => {
                 flow.error.get_or_insert(Error::TimedOut);
                 self.abort_flow(now, id);

@@ -430,6 +430,11 @@ pub(crate) fn reset_for(local: SocketAddr, remote: SocketAddr, segment: &Segment
     tcp(local, remote, sequence, acknowledgement, flags)
 }
 
+/// Writes the reset that aborts a connection (RFC 9293, section 3.10.5).
+pub(crate) fn reset(local: SocketAddr, remote: SocketAddr, sequence: u32, acknowledgement: u32) -> Vec<u8> {
+    tcp(local, remote, sequence, acknowledgement, 4 | 16)
+}
+
 /// Writes a bare acknowledgement, as TIME-WAIT answers a repeated FIN (RFC 9293, section 3.10.7.4).
 pub(crate) fn acknowledgement(local: SocketAddr, remote: SocketAddr, sequence: u32, acknowledgement: u32) -> Vec<u8> {
     tcp(local, remote, sequence, acknowledgement, 16)
