@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::errno::Error;
+use crate::guard::Acknowledged;
 use crate::keep_alive::KeepAlive;
 use crate::limits;
 use crate::meter::Meter;
 use crate::options::Options;
-use crate::packet::Segment;
+use crate::packet::{self, Segment};
 use crate::path::{Class, PathId};
 use crate::shard::{KeyedHash, SocketId, Stack};
 use crate::slab::key;
@@ -70,6 +71,7 @@ pub(crate) struct Flow {
     pub(crate) window_said: u16,
     /// When anything was last heard of the peer.
     pub(crate) heard_at: Instant,
+    pub(crate) acknowledged: Acknowledged,
     /// When the peer last answered, or when there began to be something to answer.
     pub(crate) progress_at: Instant,
     /// When the peer last took a byte, or when there began to be one to take.
@@ -116,6 +118,7 @@ impl Flow {
             receive_next: None,
             window_said: 0,
             heard_at: now,
+            acknowledged: Acknowledged::default(),
             progress_at: now,
             taken_at: now,
             user_timeout: None,
@@ -206,6 +209,14 @@ impl Flow {
         !self.fin_heard && !matches!(self.state, State::Closed | State::Listen)
     }
 
+    /// Whether a sequence number is one that the peer has not acknowledged yet: an ICMP error about anything else is
+    /// old, or forged (RFC 5927, section 4.1).
+    pub(crate) fn is_in_flight(&self, sequence: u32) -> bool {
+        let behind = self.send_next.wrapping_sub(sequence) as usize;
+        // A SYN or FIN has a number and no byte.
+        (1..=self.connection.send_queue() + 1).contains(&behind)
+    }
+
     /// Bytes received and not yet read.
     pub(crate) fn unread(&self) -> usize {
         self.peeked.len() + self.connection.recv_queue()
@@ -228,6 +239,20 @@ impl Flow {
                 segment.sequence.wrapping_sub(next) as usize <= self.connection.receive_window()
             })
             && segment.acknowledgement.wrapping_add(1) == self.send_next
+    }
+
+    /// Returns what is new in the SYN ACK of a peer whose SYN has crossed ours: its acknowledgement (RFC 9293,
+    /// section 3.5, figure 8). The engine takes the SYN for an old one and would drop all. It hears of no window,
+    /// since that of a SYN is not scaled; the first byte asks for it.
+    pub(crate) fn crossed(&self, segment: &Segment) -> Option<Segment> {
+        let sequence = segment.sequence.wrapping_add(1);
+        let crossed = self.state == State::SynReceived
+            && segment.syn
+            && segment.ack
+            && !(segment.rst || segment.fin)
+            && self.receive_next == Some(sequence)
+            && segment.acknowledgement == self.send_next;
+        crossed.then_some(Segment { sequence, syn: false, payload_len: 0, ..*segment })
     }
 
     /// When the stack gives the connection up, and with which error.
@@ -295,15 +320,32 @@ impl TimeWait {
         self.rests.remove(tuple);
     }
 
+    /// Begins the wait anew: the peer has repeated its FIN (RFC 9293, section 3.10.7.4).
+    pub(crate) fn restart(&mut self, now: Instant, tuple: &Tuple) {
+        if let Some(rest) = self.rests.get_mut(tuple) {
+            rest.ends_at = now + limits::TIME_WAIT;
+        }
+    }
+
     fn expire(&mut self, now: Instant) {
-        while let Some((at, tuple)) = self.order.front()
-            && *at <= now
+        while let Some((at, tuple)) = self.order.front().copied()
+            && at <= now
         {
-            // The same ports may have been used again since, and have a later end.
-            if self.rests.get(tuple).is_some_and(|rest| rest.ends_at <= now) {
-                self.rests.remove(tuple);
-            }
             self.order.pop_front();
+            match self.rests.get(&tuple).map(|rest| rest.ends_at) {
+                Some(ends_at) if ends_at <= now => {
+                    self.rests.remove(&tuple);
+                }
+                // The wait began anew, or the same ports were used again; one entry of the order is enough.
+                Some(ends_at) => {
+                    let place = self.order.partition_point(|(at, _)| *at <= ends_at);
+                    let known = place.checked_sub(1).and_then(|last| self.order.get(last));
+                    if known != Some(&(ends_at, tuple)) {
+                        self.order.insert(place, (ends_at, tuple));
+                    }
+                }
+                None => {}
+            }
         }
     }
 
@@ -464,6 +506,14 @@ impl Stack {
         match self.flows.get_mut(id) {
             // Nobody has ever answered: there is nobody to reset.
             Some(flow) if flow.state == State::SynSent => self.fail_flow(now, id, Error::TimedOut),
+            // Its SYN ACK is due once more at this moment, for which the engine takes its number back. A reset with
+            // that would be no acceptable one (RFC 9293, section 3.10.5: SND.NXT).
+            Some(flow) if flow.state == State::SynReceived => {
+                let (tuple, path, sequence) = (flow.tuple, flow.path, flow.send_next);
+                let reset = packet::reset(tuple.local, tuple.remote, sequence, flow.receive_next.unwrap_or(0));
+                self.reply(path, Class::Interactive, reset);
+                self.fail_flow(now, id, Error::TimedOut);
+            }
             Some(flow) => {
                 flow.error.get_or_insert(Error::TimedOut);
                 self.abort_flow(now, id);
@@ -524,7 +574,9 @@ impl Stack {
         // The engine puts a passive connection that was reset back into LISTEN.
         let ended = matches!(state, State::Closed | State::Listen);
         if ended && flow.error.is_none() && flow.reset_seen {
-            let refused = before == State::SynSent;
+            // A program owns no connection in SYN-RECEIVED but one that it has asked for.
+            let asked = before == State::SynReceived && matches!(flow.owner, Owner::Socket(_));
+            let refused = before == State::SynSent || asked;
             flow.error = Some(if refused { Error::ConnectionRefused } else { Error::ConnectionReset });
         }
         if let Owner::Backlog(listener) = flow.owner {

@@ -150,6 +150,9 @@ impl Stack {
             if flow.path != path {
                 return Err(DropReason::WrongPath);
             }
+            if !flow.is_in_flight(quoted.sequence) {
+                return Err(DropReason::OutOfWindow);
+            }
             // A soft error of an established connection is no reason to end it (RFC 5461).
             if flow.state == State::SynSent {
                 self.fail_flow(now, id, error);
@@ -161,15 +164,13 @@ impl Stack {
         Ok(())
     }
 
-    /// Learns that a packet was too long for a link behind the peer (RFC 1191, section 3; RFC 8201, section 4). For
-    /// TCP the quote must be of bytes that are under way (RFC 5927, section 4.1).
+    /// Learns that a packet was too long for a link behind the peer (RFC 1191, section 3; RFC 8201, section 4).
     fn take_too_big(&mut self, now: Instant, path: PathId, quoted: &Quoted, mtu: usize) -> Result<(), DropReason> {
         if quoted.protocol == packet::PROTOCOL_TCP {
             let tuple = Tuple { local: quoted.local, remote: quoted.remote };
             let id = *self.tuples.get(&tuple).ok_or(DropReason::NoSocket)?;
             let flow = self.flows.get(id).filter(|flow| flow.path == path).ok_or(DropReason::WrongPath)?;
-            let behind = flow.send_next.wrapping_sub(quoted.sequence) as usize;
-            if behind == 0 || behind > flow.connection.send_queue() {
+            if !flow.is_in_flight(quoted.sequence) {
                 return Err(DropReason::OutOfWindow);
             }
         } else {

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::checksum;
-use crate::flow::{FlowId, Tuple};
-use crate::guard::{self, Expected, Verdict};
+use crate::flow::{FlowId, Owner, Tuple};
+use crate::guard::{self, Age, Expected, Verdict};
 use crate::limits;
 use crate::packet::{self, DropReason, Numbers, Packet, Segment};
 use crate::path::{Class, PathId};
@@ -81,16 +81,23 @@ impl Stack {
         if let Some((send_next, receive_next)) = self.time_wait.numbers(&tuple) {
             let newer = segment.syn && !segment.ack && (segment.sequence.wrapping_sub(receive_next) as i32) > 0;
             if !newer {
+                // Only what repeats the last number is a FIN of this connection.
+                if segment.fin && segment.sequence_end() == receive_next {
+                    self.time_wait.restart(now, &tuple);
+                }
                 return self.answer_late(path, tuple, &segment, (send_next, receive_next));
             }
             self.time_wait.remove(&tuple);
         }
-        if segment.syn && !segment.ack && !segment.rst {
+        if !segment.ack && !segment.rst {
             let listening =
                 |stack: &Stack, id| matches!(stack.sockets.get(id).map(|s| &s.role), Some(Role::Listening(_)));
             let suits = |binding: &crate::ports::Binding| listening(self, binding.socket);
-            if let Some(listener) = self.ports.lookup(Space::Tcp, tuple.local, suits) {
-                return self.take_syn(now, path, listener, tuple, packet.bytes);
+            match self.ports.lookup(Space::Tcp, tuple.local, suits) {
+                Some(listener) if segment.syn => return self.take_syn(now, path, listener, tuple, packet.bytes),
+                // What is neither SYN nor ACK is dropped in LISTEN (RFC 9293, section 3.10.7.2).
+                Some(_) => return Err(DropReason::NoSocket),
+                None => {}
             }
         }
         if !segment.rst {
@@ -116,24 +123,46 @@ impl Stack {
             flow.progress_at = now;
             return Ok(());
         }
+        if let Some(opening) = flow.crossed(segment) {
+            let (local, remote) = (flow.tuple.local, flow.tuple.remote);
+            let bytes = {
+                let Segment { sequence, acknowledgement, .. } = opening;
+                // The window of a SYN is not scaled and that of an acknowledgement is: a little, until the next one.
+                let window = opening.window.min(1);
+                packet::acknowledgement(remote, local, Numbers { sequence, acknowledgement, window })
+            };
+            return self.take_accepted(now, path, id, &bytes, &opening);
+        }
         let expected =
             Expected { state: flow.state, receive_next: flow.receive_next, window: flow.connection.receive_window() };
+        let age = flow.acknowledged.age(segment);
         match guard::judge(expected, segment) {
-            Verdict::Pass => self.take_accepted(now, path, id, packet.bytes, segment),
+            Verdict::Pass if age == Age::Old => self.challenge(now, path, id, segment),
+            Verdict::Pass => match age {
+                Age::Late(acknowledgement) => {
+                    let bytes = packet.with_acknowledgement(acknowledgement).ok_or(DropReason::Malformed)?;
+                    self.take_accepted(now, path, id, &bytes, &Segment { acknowledgement, ..*segment })
+                }
+                Age::Fresh | Age::Old => self.take_accepted(now, path, id, packet.bytes, segment),
+            },
             Verdict::Drop => Err(DropReason::OutOfWindow),
-            Verdict::Challenge => {
-                // The engine answers a probe with what it knows, at most once a second (RFC 5961, section 7).
-                let before = flow.receive_next.unwrap_or(0).wrapping_sub(1);
-                let probe = {
-                    let numbers = Numbers { sequence: before, acknowledgement: flow.send_next, window: 0 };
-                    packet::acknowledgement(flow.tuple.remote, flow.tuple.local, numbers)
-                };
-                let judged =
-                    Segment { sequence: before, syn: false, rst: false, fin: false, payload_len: 0, ..*segment };
-                self.take_accepted(now, path, id, &probe, &judged)?;
-                Err(DropReason::OutOfWindow)
-            }
+            Verdict::Challenge => self.challenge(now, path, id, segment),
         }
+    }
+
+    /// Drops a segment and tells the peer what is expected, at most once a second (RFC 5961, section 7).
+    fn challenge(&mut self, now: Instant, path: PathId, id: FlowId, segment: &Segment) -> Result<(), DropReason> {
+        let flow = self.flows.get(id).ok_or(DropReason::NoSocket)?;
+        // The engine answers a probe with what it knows.
+        let sequence = flow.receive_next.unwrap_or(0).wrapping_sub(1);
+        let acknowledgement = flow.send_next;
+        let probe = {
+            let numbers = Numbers { sequence, acknowledgement, window: 0 };
+            packet::acknowledgement(flow.tuple.remote, flow.tuple.local, numbers)
+        };
+        let judged = Segment { sequence, syn: false, rst: false, fin: false, ack: false, payload_len: 0, ..*segment };
+        self.take_accepted(now, path, id, &probe, &judged)?;
+        Err(DropReason::OutOfWindow)
     }
 
     /// Hands a segment to its connection.
@@ -168,8 +197,17 @@ impl Stack {
         flow.heard(now);
         flow.receive_next = flow.receive_next.map(|next| next.wrapping_add(received as u32 + u32::from(ended)));
         flow.progress_at = now;
-        if flow.connection.send_queue() < unsent {
+        let taken = flow.connection.send_queue() < unsent;
+        if taken {
             flow.taken_at = now;
+        }
+        // The engine takes no acknowledgement of a segment that it throws away.
+        if taken || flow.connection.state() != flow.state {
+            flow.acknowledged.note(segment, flow.send_next);
+        }
+        // Nobody will read this: a reset says so (RFC 2525, section 2.17), also where TIME-WAIT would begin.
+        if flow.owner == Owner::Orphan && received > 0 {
+            flow.connection.abort();
         }
         let committed = landing.map_or(0, |end| flow.landed(end, bytes_landing));
         let class = flow.class();

@@ -218,6 +218,22 @@ impl<'a> Packet<'a> {
         Err(DropReason::Malformed)
     }
 
+    /// Copies a TCP packet with another acknowledgement; a checksum that was right stays right, and a wrong one
+    /// wrong (RFC 1624).
+    pub(crate) fn with_acknowledgement(&self, acknowledgement: u32) -> Option<Vec<u8>> {
+        let mut copy = self.bytes.to_vec();
+        let at = copy.len().checked_sub(self.payload.len())?;
+        let tcp = copy.get_mut(at..).filter(|tcp| tcp.len() >= 20)?;
+        let mut sum = u32::from(!be16(tcp, 16)) + u32::from(!be16(tcp, 8)) + u32::from(!be16(tcp, 10));
+        sum += (acknowledgement >> 16) + (acknowledgement & 0xffff);
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        tcp[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
+        tcp[16..18].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        Some(copy)
+    }
+
     /// Returns the ports of a TCP or UDP payload.
     pub(crate) fn ports(&self) -> Option<(u16, u16)> {
         (self.payload.len() >= 4).then(|| (be16(self.payload, 0), be16(self.payload, 2)))
@@ -391,6 +407,11 @@ pub(crate) struct Numbers {
     pub(crate) acknowledgement: u32,
     /// As written, not scaled.
     pub(crate) window: u16,
+}
+
+/// Writes the reset that aborts a connection (RFC 9293, section 3.10.5).
+pub(crate) fn reset(local: SocketAddr, remote: SocketAddr, sequence: u32, acknowledgement: u32) -> Vec<u8> {
+    tcp(local, remote, Numbers { sequence, acknowledgement, window: 0 }, 4 | 16)
 }
 
 /// Writes a bare acknowledgement, as TIME-WAIT answers a repeated FIN (RFC 9293, section 3.10.7.4).

@@ -310,7 +310,7 @@ impl Stack {
     pub fn shutdown(&mut self, now: Instant, socket: SocketId, how: Shutdown) -> Result<(), Error> {
         let id = self.flow_of(socket)?;
         let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
-        if matches!(flow.state, State::Closed | State::SynSent) {
+        if matches!(flow.state, State::Closed | State::SynSent | State::SynReceived) {
             return Err(Error::NotConnected);
         }
         if how != Shutdown::Read {
@@ -356,6 +356,8 @@ impl Stack {
         match flow.state {
             State::SynSent | State::Listen => return self.remove_flow(id),
             State::Closed | State::TimeWait => {}
+            // A program that closes while SYNs cross: the engine would never send the FIN.
+            State::SynReceived => flow.connection.abort(),
             _ if reset_at_close || crowded || flow.unread() > 0 => flow.connection.abort(),
             _ => flow.connection.close(),
         }
