@@ -126,3 +126,16 @@ fn a_transfer_outlives_the_signaling_server_and_both_members_keep_their_addresse
     let (client, server) = (client.end(), server.end());
     assert_eq!((client.code, server.code), (Some(0), Some(0)), "{} {}", client.err, server.err);
 }
+
+/// Shells allow 1,024 open files by default: a server that was started in one let in no more members than that.
+#[test]
+fn a_signaling_server_takes_as_many_open_files_as_it_may() {
+    let mut place = Place::new();
+    place.prefix = ["sh", "-c", "ulimit -S -n 64 && exec \"$0\" \"$@\""].map(str::to_owned).to_vec();
+    let server = place.signal(&["--listen", "127.0.0.1:0"]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("the limit is listed");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[0], words[1], "the soft limit is the hard one");
+    assert_ne!(words[1], "64", "the machine allows more, or nothing is shown");
+}

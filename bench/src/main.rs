@@ -2,6 +2,7 @@
 //!
 //! Ratios come from runs that alternate in one go, and are medians: the machine may be shared and noisy.
 
+mod members;
 mod processes;
 mod rows;
 mod stack;
@@ -20,11 +21,12 @@ struct Row {
     met: bool,
 }
 
-/// Whether a figure should be at least or at most so much.
+/// Whether a figure should be at least, at most or exactly so much.
 #[derive(Debug, Clone, Copy)]
 enum Reach {
     AtLeast(f64),
     AtMost(f64),
+    Same(f64),
 }
 
 impl Row {
@@ -32,6 +34,7 @@ impl Row {
         let (text, met) = match reach {
             Reach::AtLeast(limit) => (format!(">= {limit}"), value >= limit),
             Reach::AtMost(limit) => (format!("<= {limit}"), value <= limit),
+            Reach::Same(limit) => (format!("= {limit}"), value == limit),
         };
         Row { id, value, unit, reach: text, met }
     }

@@ -56,10 +56,20 @@ impl Process {
 
     /// The processor time that all threads have used.
     pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
+        self.scheduled(0)
+    }
+
+    /// How long all threads could have run, but had to wait for a processor that others had.
+    pub(crate) fn waited(&self) -> Result<Duration, Failure> {
+        self.scheduled(1)
+    }
+
+    /// Adds up a column of what the scheduler says of each thread.
+    fn scheduled(&self, column: usize) -> Result<Duration, Failure> {
         let mut total = 0;
         for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-            total += text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+            total += text.split_whitespace().nth(column).and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
         }
         Ok(Duration::from_nanos(total))
     }

@@ -8,12 +8,12 @@ use tokio::io::AsyncWriteExt;
 use unisockets::{Config, Node, TcpListener, TcpStream};
 
 use crate::processes::{Failure, Process, Raw, median, raw, signal, unix_round_trip};
-use crate::{Reach, Row, stack};
+use crate::{Reach, Row, members, stack};
 
 type Measure = fn() -> Result<Vec<Row>, Failure>;
 
 /// What can be measured, and by which function.
-pub(crate) const ALL: [(&[&str], Measure); 10] = [
+pub(crate) const ALL: [(&[&str], Measure); 11] = [
     (&["tcp_vs_raw", "tcp_mb_per_s"], throughput),
     (&["small_rmem_vs_full"], small_buffers),
     (&["echo_vs_unix"], echo),
@@ -24,6 +24,7 @@ pub(crate) const ALL: [(&[&str], Measure); 10] = [
     (&["connects_per_s"], stack::connects),
     (&["idle_connection_bytes"], stack::idle_bytes),
     (&["stack_gb_per_cpu_s"], stack::bulk),
+    (&["signal_joins_per_s", "signal_member_kib", "signal_frames_per_join"], members::crowd),
 ];
 
 const BYTES: u64 = 256 << 20;
@@ -33,7 +34,7 @@ const SMALL_BUFFER: &str = "212992";
 const RAW_SIZES: [usize; 3] = [1_160, 16_384, 65_535];
 const ROUNDS: usize = 5;
 
-fn figure(text: &str, path: &[&str]) -> Result<f64, Failure> {
+pub(crate) fn figure(text: &str, path: &[&str]) -> Result<f64, Failure> {
     let value: Value = serde_json::from_str(text)?;
     let found = path.iter().try_fold(&value, |value, key| value.get(key));
     found.and_then(Value::as_f64).ok_or_else(|| format!("no {} in {text}", path.join(".")).into())

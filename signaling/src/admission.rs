@@ -28,6 +28,12 @@ impl Refusal {
     }
 }
 
+/// Says that a key has asked for its lease too often.
+pub(crate) fn too_often(wait_ms: u64) -> Refusal {
+    let message = "this key joins or renews too often; wait, and see why its connections do not last".to_owned();
+    Refusal { code: Code::TooMuch, message, retry_after_ms: Some(wait_ms) }
+}
+
 /// Checks a hello that answers `server_nonce`; `host` is what the member calls this server.
 pub(crate) fn check(
     admission: Admission,

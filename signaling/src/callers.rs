@@ -144,6 +144,8 @@ impl AddrListener<TcpStream, Ends> for EndsListener {
     async fn accept_stream(&self) -> std::io::Result<(TcpStream, Ends)> {
         let (stream, caller) = self.0.accept().await?;
         let local = stream.local_addr()?;
+        // The challenge follows the answer to the upgrade at once: it must not wait until that was acknowledged.
+        let _ = stream.set_nodelay(true);
         Ok((stream, Ends { caller, local }))
     }
 

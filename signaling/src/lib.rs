@@ -24,6 +24,7 @@ pub mod network;
 #[cfg(all(feature = "net", not(target_family = "wasm")))]
 mod outgoing;
 mod outputs;
+mod pace;
 pub mod pins;
 pub mod protocol;
 mod quarantine;

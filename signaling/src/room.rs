@@ -7,13 +7,15 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 pub use crate::admission::Admission;
-use crate::admission::{self, Refusal, describe, host_name, refusal};
+use crate::admission::{self, Refusal, describe, host_name, refusal, too_often};
 pub use crate::hosts::Host;
 use crate::identity::{KeyPair, PublicKey};
 pub use crate::leases::Kept;
 use crate::leases::{Claim, ClaimError, KEEP_SHORT_S, PROOF_S, Record};
 use crate::network::{Prefix, address_v6, prefix_v6};
 pub use crate::outputs::{ConnectionId, Output, Place};
+use crate::pace::Pace;
+pub use crate::pace::{LEASE_INTERVAL_MS, LEASES_BURST};
 use crate::protocol::{
     self, Code, FromMember, FromServer, GoneReason, Hello, IceServer, Lease, Nonce, SignedLease, Welcome,
 };
@@ -89,6 +91,7 @@ pub struct Room {
     pending: HashMap<Place, Vec<ConnectionId>>,
     /// Connections that have not said hello, and those that contend, each in the order of deadlines.
     waiting: [VecDeque<ConnectionId>; 2],
+    pace: Pace,
     /// The latest time that the room was told.
     now_ms: u64,
     /// Numbers for the metrics page.
@@ -121,6 +124,7 @@ impl Room {
             outputs: VecDeque::new(),
             pending: HashMap::new(),
             waiting: Default::default(),
+            pace: Pace::default(),
             now_ms: 0,
             totals: Totals::default(),
         }
@@ -250,6 +254,11 @@ impl Room {
         };
         if let Err((code, message)) = admission::check(self.config.admission, host, &hello, server_nonce) {
             return self.refuse_and_close(id, code, message);
+        }
+        // Not before the proof: a stranger must not use up what is another's.
+        if let Err(wait_ms) = self.pace.take(now_ms, &hello.key) {
+            self.refuse_with(id, None, too_often(wait_ms));
+            return self.put_out(id);
         }
         let place = (hello.network.clone(), hello.key);
         let Some(old) = self.members.get(&place).copied() else {
@@ -384,6 +393,9 @@ impl Room {
             }
             FromMember::Watch { keys } => keys.into_iter().for_each(|key| self.watch(id, &place.0, key)),
             FromMember::Renew => {
+                if let Err(wait_ms) = self.pace.take(now_ms, &place.1) {
+                    return self.refuse_with(id, None, too_often(wait_ms));
+                }
                 let claim = Claim { network: place.0, key: place.1, name: None, ipv4: None, now_s: now_ms / 1_000 };
                 self.outputs.push_back(Output::Claim(id, claim));
             }

@@ -14,8 +14,8 @@ use unisockets_signaling::protocol::{
     Nonce, PAYLOAD_LEN_MAX, Proven, Query, SignedLease, VERSION, WATCH_LEN_MAX, Welcome, emit, parse,
 };
 use unisockets_signaling::room::{
-    Admission, BAD_FRAMES_MAX, CONTENTION_MS, Config, ConnectionId, HANDSHAKE_MS, Host, Kept, Output, Place, RENEW_S,
-    Room,
+    Admission, BAD_FRAMES_MAX, CONTENTION_MS, Config, ConnectionId, HANDSHAKE_MS, Host, Kept, LEASE_INTERVAL_MS,
+    LEASES_BURST, Output, Place, RENEW_S, Room,
 };
 
 const HOST: &str = "signal.example:8443";
@@ -915,6 +915,58 @@ fn a_second_session_is_refused_when_the_first_is_alive() {
     assert!(world.closed.contains(&new) && !world.closed.contains(&old));
     world.pass(CONTENTION_MS);
     assert_eq!(world.room.member_count(), 1);
+}
+
+/// Addresses had buckets once and keys had none: one key, from many addresses, could have the server sign and write
+/// leases without end (threat T7).
+#[test]
+fn a_key_that_joins_too_often_is_told_to_wait_and_nobody_else_is() {
+    let mut world = World::new();
+    let network = open_network();
+    let mut resume = None;
+    for _ in 0..LEASES_BURST {
+        let id = world.knock(1, &network, |hello| hello.resume = resume);
+        resume = Some(world.welcome(id).expect("it is let in").resume);
+    }
+    let id = world.knock(1, &network, |hello| hello.resume = resume);
+    match world.last(id) {
+        FromServer::Refused { code: Code::TooMuch, retry_after_ms: Some(LEASE_INTERVAL_MS), .. } => {}
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+    assert!(world.closed.contains(&id));
+    assert!(world.room.has_member("home", &key(1)), "the session that it has stays");
+    let other = world.knock(2, &network, |_| {});
+    assert!(world.welcome(other).is_some(), "another key is not concerned");
+    world.pass(LEASE_INTERVAL_MS);
+    let id = world.knock(1, &network, |hello| hello.resume = resume);
+    assert!(world.welcome(id).is_some());
+}
+
+#[test]
+fn a_key_that_renews_too_often_is_refused_and_stays() {
+    let mut world = World::new();
+    let id = world.knock(1, &open_network(), |_| {});
+    let stored = world.sent[&id].len();
+    for _ in 0..2 * LEASES_BURST {
+        world.say(id, &FromMember::Renew);
+    }
+    let renewed = world.sent[&id][stored..].iter().filter(|sent| matches!(sent, FromServer::Welcome(_))).count();
+    assert_eq!(renewed as u64, LEASES_BURST - 1, "the join has taken one");
+    assert_eq!(world.refusal(id), Code::TooMuch);
+    assert!(world.room.has_member("home", &key(1)) && !world.closed.contains(&id));
+}
+
+/// Otherwise whoever knows a member's key could keep it out.
+#[test]
+fn hellos_without_proof_use_up_nothing_of_the_key_that_they_name() {
+    let mut world = World::new();
+    let network = open_network();
+    for _ in 0..2 * LEASES_BURST {
+        let id = world.knock(1, &network, |hello| hello.nonce = Nonce::new([6; 32]));
+        assert_eq!(world.refusal(id), Code::BadProof);
+    }
+    let id = world.knock(1, &network, |_| {});
+    assert!(world.welcome(id).is_some());
 }
 
 #[test]

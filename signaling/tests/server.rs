@@ -1,6 +1,6 @@
 //! A real server on loopback, with real members and with strangers that mean it no good.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -236,6 +236,13 @@ async fn answer_challenge(host: &str, mut socket: Socket, n: u8) -> (Socket, Fro
     (socket, answer)
 }
 
+/// Connects from an address of this machine's own network.
+async fn connect_from(source: Ipv4Addr, address: SocketAddr) -> Socket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((source, 0))).unwrap();
+    websocket(address, socket.connect(address).await.unwrap()).await
+}
+
 // Members among each other.
 
 #[tokio::test]
@@ -383,10 +390,7 @@ async fn an_address_with_too_many_connections_is_turned_away_and_told_when_to_re
         other => panic!("expected a refusal, got {other:?}"),
     }
     closed(&mut crowded).await;
-    let elsewhere = TcpSocket::new_v4().unwrap();
-    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    let stream = elsewhere.connect(server.address()).await.unwrap();
-    let mut other = websocket(server.address(), stream).await;
+    let mut other = connect_from(Ipv4Addr::new(127, 0, 0, 2), server.address()).await;
     assert!(matches!(hear(&mut other).await, FromServer::Challenge { .. }), "another address is not concerned");
     // Whoever goes makes room.
     sockets.clear();
@@ -466,6 +470,34 @@ async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
     let (head, body) = response.split_once("\r\n\r\n").expect("there is a head");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("there is a status");
     (status, body.to_owned())
+}
+
+/// The bounded form of what `bench/` measures with ten thousand members.
+#[tokio::test]
+async fn a_crowd_from_many_addresses_joins_at_once_and_nobody_hears_of_the_others() {
+    const CROWD: u8 = 128;
+    let server = start().await;
+    let address = server.address();
+    let joins = (1..=CROWD).map(|n| async move {
+        let socket = connect_from(Ipv4Addr::new(127, n, n, n), address).await;
+        join_by_hand(address, socket, n).await
+    });
+    let mut members = futures_util::future::join_all(joins).await;
+    assert_eq!(server.member_count(), usize::from(CROWD));
+    let leased: HashSet<Ipv4Addr> = members.iter().map(|(_, welcome)| welcome.lease.lease.ipv4).collect();
+    assert_eq!(leased.len(), usize::from(CROWD), "every member has an address of its own");
+    // What each hears next is the answer to its own question, so nothing came in between.
+    for (n, (socket, welcome)) in (1..=CROWD).zip(&mut members) {
+        let query = Query::Ip(welcome.lease.lease.ipv4.into());
+        say(socket, &FromMember::Resolve { id: n.into(), query }).await;
+        match hear(socket).await {
+            FromServer::Resolved { id, member } => assert_eq!((id, member.key), (n.into(), key(n))),
+            other => panic!("expected an answer, got {other:?}"),
+        }
+    }
+    let (_, text) = http_get(address, "/metrics").await;
+    let sent = format!("unisockets_signal_sent_total {}\n", 3 * u64::from(CROWD));
+    assert!(text.contains(&sent), "a challenge, a welcome and an answer each: {text}");
 }
 
 #[tokio::test]

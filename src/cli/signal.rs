@@ -25,6 +25,11 @@ pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<
         (None, None) => None,
         _ => return Err(Failure::usage("--tls-cert and --tls-key belong together: give both, or neither")),
     };
+    // Each member is an open file, and shells allow 1,024 by default, for the sake of programs that use select. More is
+    // better than that, but what the system refuses is no reason not to serve.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files, and so of members, stays as it is");
+    }
     let server = Server::start(config).await.map_err(Failure::failed)?;
     // Whoever started this reads the first line and may then close the pipe.
     let line = if json { serde_json::json!({ "url": server.url() }).to_string() } else { server.url() };
