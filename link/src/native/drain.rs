@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::trace;
-use webrtc::peer_connection::{PeerConnection, RTCIceCandidateType, RTCStatsReportEntry, StatsSelector};
+use webrtc::peer_connection::PeerConnection;
 
 use super::outgoing::Waits;
 use super::{Channels, Shared};
@@ -28,7 +28,7 @@ pub(super) async fn run(shared: Arc<Shared>, channels: Channels, connection: Arc
     }
     // Peers are taken to have the buffers that this machine has.
     shared.outgoing().budget = Budget::with_burst_max(crate::sockets::burst_max());
-    shared.route.store(find_route(&*connection).await, Ordering::Relaxed);
+    shared.find_route(&*connection).await;
     loop {
         let next = shared.outgoing().pop();
         if let Some((lane, message)) = next {
@@ -122,20 +122,4 @@ async fn rest(shared: &Shared, channels: &Channels) -> bool {
         let _ = timeout(pause, shared.filled.notified()).await;
     }
     !shared.is_over() || !shared.outgoing().lanes.is_empty()
-}
-
-/// Finds out from the candidate pair in use whether a relay stands between: 1 direct, 2 relayed.
-async fn find_route(connection: &dyn PeerConnection) -> u8 {
-    let report = connection.get_stats(Instant::now(), StatsSelector::None).await;
-    let relay = |id: &str| match report.get(id) {
-        Some(RTCStatsReportEntry::LocalCandidate(c) | RTCStatsReportEntry::RemoteCandidate(c)) => {
-            c.candidate_type == RTCIceCandidateType::Relay
-        }
-        _ => false,
-    };
-    let used = report.candidate_pairs().max_by_key(|pair| (pair.nominated, pair.packets_sent));
-    match used {
-        Some(pair) if relay(&pair.local_candidate_id) || relay(&pair.remote_candidate_id) => 2,
-        _ => 1,
-    }
 }
