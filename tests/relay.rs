@@ -182,11 +182,18 @@ fn one_end_that_wants_a_relay_is_enough_and_both_ends_say_so() {
 fn without_a_turn_server_relays_only_makes_no_link_and_says_why() {
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
-    let _alpha = place.listen(&["nc", "-l", "7", "--name", "alpha"]);
-    let _beta = place.start(&["ping", "alpha", "--name", "beta", "--relay-only"]);
+    let _alpha = place.listen(&["nc", "-l", "7", "--name", "alpha", "--relay-only"]);
+    let begun = Instant::now();
+    let ended = place.start(&["ping", "alpha", "--name", "beta", "--relay-only"]).end();
+    assert_eq!(ended.code, Some(4), "{}", ended.err);
+    assert!(ended.err.contains("a TURN server"), "{}", ended.err);
+    assert!(begun.elapsed() < Duration::from_secs(10), "nobody looks for a path: {:?}", begun.elapsed());
+    // The one who is called finds out as well, though its caller could do without.
+    let _caller = place.start(&["nc", "alpha", "7"]);
     let told = "only relays may be used, and no TURN server is known";
-    let status = place.status("beta", |status| status["incidents"].to_string().contains(told));
-    assert_eq!(status["peers"][0]["path"], Value::Null, "{status:#}");
+    let status = place.status("alpha", |status| status["incidents"].to_string().contains(told));
+    let linked = |peer: &Value| !peer["path"].is_null();
+    assert!(!status["peers"].as_array().unwrap().iter().any(linked), "{status:#}");
 }
 
 #[test]

@@ -136,6 +136,10 @@ impl Shared {
         self.route.store(route.map_or(0, |_| 1 + u8::from(relayed)), Ordering::Relaxed);
     }
 
+    fn is_relayed(&self) -> bool {
+        self.route.load(Ordering::Relaxed) == 2
+    }
+
     fn is_over(&self) -> bool {
         self.ended.load(Ordering::Acquire) || self.closing.load(Ordering::Acquire)
     }

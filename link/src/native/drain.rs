@@ -20,15 +20,18 @@ use crate::{Event, Lost};
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while something waits for the budget, should the library's news be lost.
 const NEWS_INTERVAL: Duration = Duration::from_millis(50);
+/// Bytes that a relay's kernel takes in one burst: coturn asks for buffers of 64 KiB, which the kernel doubles.
+const RELAY_BURST_MAX: usize = 64 * 1024;
 
 /// Drains the queue into the channels; also probes, and notices stalls.
 pub(super) async fn run(shared: Arc<Shared>, channels: Channels, connection: Arc<dyn PeerConnection>) {
     while shared.open_lanes.load(Ordering::Acquire) < Lane::ALL.len() {
         shared.filled.notified().await;
     }
-    // Peers are taken to have the buffers that this machine has.
-    shared.outgoing().budget = Budget::with_burst_max(crate::sockets::burst_max());
     shared.find_route(&*connection).await;
+    // Peers are taken to have the buffers that this machine has, relays to have the usual small ones.
+    let burst_max = if shared.is_relayed() { RELAY_BURST_MAX } else { crate::sockets::burst_max() };
+    shared.outgoing().budget = Budget::with_burst_max(burst_max);
     loop {
         let next = shared.outgoing().pop();
         if let Some((lane, message)) = next {
