@@ -34,11 +34,15 @@ pub struct Config {
     pub capture: Option<PathBuf>,
     /// Bytes of each packet that the capture keeps.
     pub capture_snap_len: usize,
-    /// Uses relays only, so that peers do not learn this machine's addresses.
+    /// Uses relays only, so that peers do not learn this machine's addresses (threat T12): other candidates are neither
+    /// gathered nor told, and checks of the peer's are answered through the relay alone. Needs a TURN server, of
+    /// signaling's or of [`Config::ice_servers`]; without one no link is made, and the incidents of
+    /// [`crate::Status`] say so. Signaling and the relay do see the address.
     pub relay_only: bool,
     /// Local addresses for links; none means every interface, or loopback if signaling is there.
     pub bind: Vec<SocketAddr>,
-    /// Further STUN and TURN servers.
+    /// STUN and TURN servers besides those that signaling names. They are reached over UDP, TURN with the user and the
+    /// password of long-term credentials (RFC 8489, section 9.2).
     pub ice_servers: Vec<unisockets_link::IceServer>,
     /// How long joining may take.
     pub join_timeout: Duration,

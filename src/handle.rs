@@ -253,11 +253,11 @@ impl Node {
 }
 
 /// Chooses the local addresses for links: with signaling on this machine everybody is, and loopback is
-/// the shortest way.
+/// the shortest way. Where relays are, nobody knows yet.
 fn link_config(config: &Config, url: &Url) -> link::Config {
     let bind = if !config.bind.is_empty() {
         config.bind.clone()
-    } else if url.is_loopback() {
+    } else if url.is_loopback() && !config.relay_only {
         vec![SocketAddr::from(([127, 0, 0, 1], 0))]
     } else {
         Vec::new()

@@ -68,6 +68,8 @@ pub struct Counters {
 pub enum Lost {
     /// The two peers found no way to each other.
     NoPath,
+    /// Only relays may be used, and no TURN server is known.
+    NoRelay,
     /// What was sent made no progress, or nothing was heard although something was expected.
     Silent,
     /// The transport below said that it is over.
@@ -80,6 +82,7 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Lost::NoPath => "no path to the peer was found; a TURN server would give one",
+            Lost::NoRelay => "only relays may be used, and no TURN server is known",
             Lost::Silent => "the peer fell silent",
             Lost::Transport => "the transport ended",
             Lost::Setup => "the link could not be set up",

@@ -6,6 +6,7 @@
 mod bad_wire;
 mod drain;
 mod outgoing;
+mod route;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -41,6 +42,8 @@ use crate::{Counters, Event, Full, Link, Lost, Room, Route, Sink};
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Signals of the peer that wait to be worked on.
 const SIGNALS_MAX: usize = 2 * signal::CANDIDATES_MAX;
+/// How long a direct path may take to be found before one through a relay is good enough.
+const RELAY_WAIT: Duration = Duration::from_secs(1);
 /// SCTP receive window, in bytes: bounds the speed at distance.
 const RECEIVE_WINDOW: u32 = 4 * 1024 * 1024;
 /// How often the transport asks for consent (RFC 7675, section 5.1: every 4 to 6 s).
@@ -60,7 +63,7 @@ type Channels = Arc<[Arc<dyn DataChannel>]>;
 pub struct Config {
     /// STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
-    /// Use relays only, so that the peer does not learn this machine's addresses (threat T12).
+    /// Use relays only, so that the peer does not learn this machine's addresses (threat T12); needs a TURN server.
     pub relay_only: bool,
     /// Local addresses to use, port 0; none means every interface.
     pub bind: Vec<SocketAddr>,
@@ -123,6 +126,18 @@ impl Shared {
         }
         self.closed.notify_waiters();
         self.closed.notify_one();
+    }
+
+    /// Finds out and keeps which way packets take.
+    async fn find_route(&self, connection: &dyn PeerConnection) {
+        let route = route::find(connection).await;
+        let relayed = route == Some(Route::Relayed);
+        self.activity.relays(relayed);
+        self.route.store(route.map_or(0, |_| 1 + u8::from(relayed)), Ordering::Relaxed);
+    }
+
+    fn is_relayed(&self) -> bool {
+        self.route.load(Ordering::Relaxed) == 2
     }
 
     fn is_over(&self) -> bool {
@@ -226,6 +241,7 @@ enum Notice {
 
 struct Reporter {
     notices: mpsc::Sender<Notice>,
+    relay_only: bool,
 }
 
 #[async_trait::async_trait]
@@ -233,8 +249,10 @@ impl PeerConnectionEventHandler for Reporter {
     async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
         if let Ok(init) = event.candidate.to_json()
             && !init.candidate.is_empty()
+            && let Some(candidate) =
+                if self.relay_only { route::conceal(&init.candidate) } else { Some(init.candidate) }
         {
-            let candidate = Signal::Candidate { candidate: init.candidate, mid: init.sdp_mid };
+            let candidate = Signal::Candidate { candidate, mid: init.sdp_mid };
             // Bounded: what does not fit is one address fewer to try.
             let _ = self.notices.try_send(Notice::Candidate(candidate));
         }
@@ -271,12 +289,14 @@ async fn connect(
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         .with_srflx_acceptance_min_wait(Some(Duration::from_millis(100)))
         .with_prflx_acceptance_min_wait(Some(Duration::from_millis(100)))
+        .with_relay_acceptance_min_wait(Some(if config.relay_only { Duration::ZERO } else { RELAY_WAIT }))
         .build();
     let addresses = if config.bind.is_empty() {
         vec![SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from(([0u16; 8], 0))]
     } else {
         config.bind.clone()
     };
+    activity.relays(route::has_relay(&config.ice_servers));
     let mut runtime = TunedRuntime::new(config.socket_buffer_max, activity);
     if let Some(conditions) = config.conditions {
         runtime = runtime.wrapped(Box::new(move |socket| Arc::new(BadWire::new(socket, conditions))));
@@ -285,7 +305,7 @@ async fn connect(
         .with_configuration(configuration)
         .with_setting_engine(settings)
         .with_runtime(Arc::new(runtime))
-        .with_handler(Arc::new(Reporter { notices }))
+        .with_handler(Arc::new(Reporter { notices, relay_only: config.relay_only }))
         .with_udp_addrs(addresses)
         .with_data_channel_send_buffer_limit(BUDGET_MAX + frame::MESSAGE_LEN_MAX)
         .build()
@@ -308,6 +328,9 @@ async fn connect(
 /// Follows the negotiation until the link ends, then closes everything.
 async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: mpsc::Receiver<Signal>) {
     let (notices, mut notice_inbox) = mpsc::channel(4 * signal::CANDIDATES_MAX);
+    if config.relay_only && !route::has_relay(&config.ice_servers) {
+        return shared.lose(Lost::NoRelay);
+    }
     let (connection, channels) = match connect(&config, Arc::clone(&shared.activity), notices).await {
         Ok(made) => made,
         Err(error) => {
@@ -320,8 +343,13 @@ async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: m
         tasks.spawn(deliver(Arc::clone(&shared), lane, Arc::clone(channel)).in_current_span());
     }
     tasks.spawn(drain::run(Arc::clone(&shared), channels.clone(), Arc::clone(&connection)).in_current_span());
-    let mut negotiation =
-        Negotiation { shared: &shared, connection: &*connection, early: Vec::new(), described: false };
+    let mut negotiation = Negotiation {
+        shared: &shared,
+        connection: &*connection,
+        relay_only: config.relay_only,
+        early: Vec::new(),
+        described: false,
+    };
     let opened = async {
         if role == Role::Offer {
             negotiation.offer().await?;
@@ -355,6 +383,7 @@ async fn flushed(shared: &Shared, channels: &Channels) {
 struct Negotiation<'a> {
     shared: &'a Shared,
     connection: &'a dyn PeerConnection,
+    relay_only: bool,
     /// Candidates that came before the description.
     early: Vec<RTCIceCandidateInit>,
     described: bool,
@@ -363,10 +392,15 @@ struct Negotiation<'a> {
 impl Negotiation<'_> {
     async fn offer(&mut self) -> Result<(), Lost> {
         let offer = self.connection.create_offer(None).await.map_err(|error| setup(&error))?;
-        let sdp = offer.sdp.clone();
+        let sdp = self.shown(&offer);
         // The signal leaves before gathering begins, so that candidates follow their offer.
         self.shared.sink.event(Event::Signal(Signal::Offer { sdp }));
         self.connection.set_local_description(offer).await.map_err(|error| setup(&error))
+    }
+
+    /// Returns a description as the peer may see it.
+    fn shown(&self, description: &RTCSessionDescription) -> String {
+        if self.relay_only { route::conceal_all(&description.sdp) } else { description.sdp.clone() }
     }
 
     async fn follow(
@@ -411,7 +445,7 @@ impl Negotiation<'_> {
                 self.connection.set_remote_description(description).await.map_err(|error| setup(&error))?;
                 self.described().await;
                 let answer = self.connection.create_answer(None).await.map_err(|error| setup(&error))?;
-                let sdp = answer.sdp.clone();
+                let sdp = self.shown(&answer);
                 self.shared.sink.event(Event::Signal(Signal::Answer { sdp }));
                 self.connection.set_local_description(answer).await.map_err(|error| setup(&error))
             }
@@ -444,6 +478,10 @@ impl Negotiation<'_> {
     async fn try_candidate(&self, candidate: RTCIceCandidateInit) {
         if let Err(error) = self.connection.add_ice_candidate(candidate).await {
             debug!(%error, "a candidate of the peer was not usable");
+        }
+        // It may say that the address in use is a relay's.
+        if self.shared.route.load(Ordering::Relaxed) != 0 {
+            self.shared.find_route(self.connection).await;
         }
     }
 }

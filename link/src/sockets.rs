@@ -6,13 +6,17 @@
 //!
 //! The library looks after its path five times a second for as long as it lives. While only consent passes on a
 //! link, once a second is enough, and an idle node costs a third.
+//!
+//! What leaves through a relay the library hands on in its next round only, and what came from there it reads a round
+//! late; without anything else to do it would begin that round up to 200 ms later. So while a relay may be in use, some
+//! rounds without a pause follow every one that had a cause.
 
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -41,6 +45,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How often the library looks after the path of an idle link.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
+/// Rounds without a pause after one that had a cause: a datagram that comes from a relay is read in the first, answered
+/// in the second, and the answer leaves in the third.
+const ROUNDS: u8 = 3;
+/// After those: deadlines that passed within them have been met, and what they made leaves in as many rounds more.
+const ROUND_PAUSE: Duration = Duration::from_millis(1);
+
 /// The receive buffer that the system granted the last socket, in bytes; zero before the first.
 static GRANTED: AtomicUsize = AtomicUsize::new(0);
 
@@ -61,11 +71,20 @@ pub(crate) fn burst_max() -> usize {
 pub(crate) struct Activity {
     origin: Instant,
     last_ms: AtomicU64,
+    /// Whether a relay may be in use.
+    relays: AtomicBool,
+    /// Rounds that had no cause but the one before.
+    rounds: AtomicU8,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { origin: Instant::now(), last_ms: AtomicU64::new(u64::MAX) }
+        Self {
+            origin: Instant::now(),
+            last_ms: AtomicU64::new(u64::MAX),
+            relays: AtomicBool::new(false),
+            rounds: AtomicU8::new(0),
+        }
     }
 }
 
@@ -78,6 +97,20 @@ impl Activity {
     #[allow(dead_code, reason = "the bench of the bare channel shares this file")]
     pub(crate) fn note(&self) {
         self.last_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Says whether a relay may be in use.
+    #[allow(dead_code, reason = "the bench of the bare channel shares this file")]
+    pub(crate) fn relays(&self, relays: bool) {
+        self.relays.store(relays, Ordering::Relaxed);
+    }
+
+    /// Returns the pause before a round that follows another one at once, and the number of that round. Whoever ends
+    /// the pause early has a cause, and the count begins anew.
+    fn round(&self) -> Option<(Duration, u8)> {
+        let round = self.rounds.swap(0, Ordering::Relaxed) + 1;
+        let pause = if round == ROUNDS + 1 { ROUND_PAUSE } else { Duration::ZERO };
+        (self.relays.load(Ordering::Relaxed) && round <= 2 * ROUNDS + 1).then_some((pause, round))
     }
 
     fn is_idle(&self) -> bool {
@@ -168,7 +201,17 @@ impl Runtime for TunedRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
-        self.tokio.sleep(self.activity.pause(duration))
+        let Some((pause, round)) = self.activity.round() else {
+            return self.tokio.sleep(self.activity.pause(duration));
+        };
+        let activity = Arc::clone(&self.activity);
+        let sleep = (!pause.is_zero() && !duration.is_zero()).then(|| self.tokio.sleep(pause.min(duration)));
+        Box::pin(async move {
+            if let Some(sleep) = sleep {
+                sleep.await;
+            }
+            activity.rounds.store(round, Ordering::Relaxed);
+        })
     }
 
     fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
@@ -238,5 +281,26 @@ mod tests {
         assert_eq!(activity.pause(millis(1_000)), millis(1_000));
         activity.note();
         assert_eq!(activity.pause(millis(200)), millis(200));
+    }
+
+    #[test]
+    fn with_a_relay_rounds_follow_each_other_until_nothing_can_be_left() {
+        let activity = Activity::default();
+        assert_eq!(activity.round(), None, "without a relay every pause is as wanted");
+        activity.relays(true);
+        // Returns the pause in milliseconds, if the library's own is not taken, once it has passed.
+        let pause = || {
+            let (pause, round) = activity.round()?;
+            activity.rounds.store(round, Ordering::Relaxed);
+            Some(pause.as_millis())
+        };
+        let settled = [Some(0), Some(0), Some(0), Some(1), Some(0), Some(0), Some(0), None];
+        for _ in 0..2 {
+            assert_eq!(settled.map(|_| pause()), settled);
+        }
+        assert_eq!(pause(), Some(0));
+        // Something else than the end of a pause is the cause of the next round.
+        assert!(activity.round().is_some());
+        assert_eq!(settled.map(|_| pause()), settled);
     }
 }

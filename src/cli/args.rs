@@ -8,6 +8,7 @@ use unisockets::{Config, Key};
 
 use super::exit::Failure;
 use super::output::note;
+use super::servers::own_server;
 
 macro_rules! examples {
     () => {
@@ -171,9 +172,14 @@ pub(super) struct Common {
     /// Write every packet to a pcapng file; `-` is standard output
     #[arg(long, env = "UNISOCKETS_CAPTURE", value_name = "FILE")]
     pub(super) capture: Option<PathBuf>,
-    /// Use relays only, so that peers do not learn this machine's addresses
-    #[arg(long)]
+    /// Use relays only, so that peers do not learn this machine's addresses; needs a TURN server, of signaling's or with
+    /// --ice-server
+    #[arg(long, env = "UNISOCKETS_RELAY_ONLY")]
     pub(super) relay_only: bool,
+    /// A STUN or TURN server besides those of signaling: stun:HOST:PORT, or turn:USER:PASSWORD@HOST:PORT; may be
+    /// repeated. Better given in the environment, separated by spaces, where other users cannot see it
+    #[arg(long, env = "UNISOCKETS_ICE_SERVER", hide_env_values = true, value_delimiter = ' ', value_name = "URL")]
+    pub(super) ice_server: Vec<String>,
     /// A local address for links; every interface by default, or loopback if signaling is there
     #[arg(long, value_name = "ADDRESS")]
     pub(super) bind: Vec<IpAddr>,
@@ -210,6 +216,7 @@ impl Common {
         config.key = self.key.clone().map_or(Key::Automatic, Key::File);
         config.capture = self.capture.clone();
         config.relay_only = self.relay_only;
+        config.ice_servers = self.ice_server.iter().map(|url| own_server(url)).collect::<Result<_, _>>()?;
         config.bind = self.bind.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
         config.socket_buffer_max = self.socket_buffer_max;
         let fault = self.fault.as_ref().map(|text| text.parse::<unisockets::Conditions>()).transpose();
@@ -256,8 +263,8 @@ pub(super) struct SignalServe {
     /// The certificate's key, a PEM file without a passphrase
     #[arg(long, value_name = "FILE")]
     pub(super) tls_key: Option<PathBuf>,
-    /// A STUN or TURN server to tell members: stun:HOST:PORT, or turn:USER:PASSWORD@HOST:PORT
-    #[arg(long, value_name = "URL")]
+    /// A STUN or TURN server to tell members: stun:HOST:PORT, or turn:USER:PASSWORD@HOST:PORT; may be repeated
+    #[arg(long, env = "UNISOCKETS_ICE_SERVER", hide_env_values = true, value_delimiter = ' ', value_name = "URL")]
     pub(super) ice_server: Vec<String>,
     /// The prefix that IPv4 addresses are leased from
     #[arg(long, default_value = "10.80.0.0/16", value_name = "PREFIX")]

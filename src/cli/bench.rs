@@ -1,5 +1,7 @@
 //! `bench`: the speed of the way to a member.
 
+use unisockets::{PeerStatus, Route, Status};
+
 use super::args::Bench;
 use super::exit::Failure;
 use super::nc::announce;
@@ -28,9 +30,10 @@ pub(super) async fn run(options: Bench) -> Result<(), Failure> {
         let sizes: Vec<usize> = (0..100).map(|n| 1 + n * 90).collect();
         let udp = workload::datagrams(&node, host, &sizes).await.map_err(|e| explain(&e))?;
         let (p50, p99) = (trips.percentile(50), trips.percentile(99));
+        let path = path_to(&node.status(), host);
         if options.json {
             let figures = serde_json::json!({
-                "host": host, "bytes": options.bytes, "up_mb_per_s": up, "down_mb_per_s": down,
+                "host": host, "path": path, "bytes": options.bytes, "up_mb_per_s": up, "down_mb_per_s": down,
                 "round_trip_us": {"p50": p50, "p99": p99}, "udp": udp,
             });
             return lines.print(figures);
@@ -44,4 +47,14 @@ pub(super) async fn run(options: Bench) -> Result<(), Failure> {
         ))
     })
     .await
+}
+
+/// Returns how packets travel to a member that is named by its name or one of its addresses.
+fn path_to(status: &Status, host: &str) -> Option<Route> {
+    let is_meant = |peer: &&PeerStatus| {
+        peer.name.as_deref() == Some(host)
+            || peer.ipv6.to_string() == host
+            || peer.ipv4.is_some_and(|ipv4| ipv4.to_string() == host)
+    };
+    status.peers.iter().find(is_meant).and_then(|peer| peer.path)
 }

@@ -12,6 +12,7 @@ mod nc;
 mod output;
 mod ping;
 mod serve;
+mod servers;
 mod signal;
 mod status;
 mod transfer;

@@ -2,18 +2,18 @@
 
 use std::net::Ipv4Addr;
 
-use unisockets_signaling::protocol::IceServer;
 use unisockets_signaling::room::Admission;
 use unisockets_signaling::server::{Config, Server};
 use unisockets_signaling::tls::Files;
 
 use super::args::{SignalCommand, SignalServe};
 use super::exit::{Failure, interrupted};
+use super::servers::members_server;
 
 pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<(), Failure> {
     let mut config = Config::new(options.listen);
     config.prefix = parse_prefix(&options.prefix)?;
-    config.ice_servers = options.ice_server.iter().map(|url| parse_ice_server(url)).collect::<Result<_, _>>()?;
+    config.ice_servers = options.ice_server.iter().map(|url| members_server(url)).collect::<Result<_, _>>()?;
     config.hosts = options.host.iter().map(|host| host.parse().map_err(Failure::usage)).collect::<Result<_, _>>()?;
     if options.open {
         config.admission = Admission::Open;
@@ -53,22 +53,4 @@ fn parse_prefix(text: &str) -> Result<(Ipv4Addr, u8), Failure> {
 /// Whether a member may have such an address: this machine's own, groups and the reserved rest are nobody's.
 fn is_usable(address: Ipv4Addr) -> bool {
     !address.is_loopback() && (1..224).contains(&address.octets()[0])
-}
-
-fn parse_ice_server(url: &str) -> Result<IceServer, Failure> {
-    let bad = || {
-        Failure::usage(format!("'{url}' is no server; it looks like stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT"))
-    };
-    let (scheme, rest) = url.split_once(':').ok_or_else(bad)?;
-    match (scheme, rest.rsplit_once('@')) {
-        ("stun" | "stuns", None) if !rest.is_empty() => {
-            Ok(IceServer { url: url.to_owned(), username: String::new(), credential: String::new() })
-        }
-        ("turn" | "turns", Some((user, host))) => {
-            let (username, credential) = user.split_once(':').ok_or_else(bad)?;
-            let (username, credential) = (username.to_owned(), credential.to_owned());
-            Ok(IceServer { url: format!("{scheme}:{host}"), username, credential })
-        }
-        _ => Err(bad()),
-    }
 }

@@ -174,7 +174,8 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(mut command: Command) -> Process {
+    /// Starts any program.
+    pub fn start(mut command: Command) -> Process {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let out = Output::follow(child.stdout.take().unwrap());

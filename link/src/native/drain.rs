@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::trace;
-use webrtc::peer_connection::{PeerConnection, RTCIceCandidateType, RTCStatsReportEntry, StatsSelector};
+use webrtc::peer_connection::PeerConnection;
 
 use super::outgoing::Waits;
 use super::{Channels, Shared};
@@ -20,15 +20,18 @@ use crate::{Event, Lost};
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while something waits for the budget, should the library's news be lost.
 const NEWS_INTERVAL: Duration = Duration::from_millis(50);
+/// Bytes that a relay's kernel takes in one burst: coturn asks for buffers of 64 KiB, which the kernel doubles.
+const RELAY_BURST_MAX: usize = 64 * 1024;
 
 /// Drains the queue into the channels; also probes, and notices stalls.
 pub(super) async fn run(shared: Arc<Shared>, channels: Channels, connection: Arc<dyn PeerConnection>) {
     while shared.open_lanes.load(Ordering::Acquire) < Lane::ALL.len() {
         shared.filled.notified().await;
     }
-    // Peers are taken to have the buffers that this machine has.
-    shared.outgoing().budget = Budget::with_burst_max(crate::sockets::burst_max());
-    shared.route.store(find_route(&*connection).await, Ordering::Relaxed);
+    shared.find_route(&*connection).await;
+    // Peers are taken to have the buffers that this machine has, relays to have the usual small ones.
+    let burst_max = if shared.is_relayed() { RELAY_BURST_MAX } else { crate::sockets::burst_max() };
+    shared.outgoing().budget = Budget::with_burst_max(burst_max);
     loop {
         let next = shared.outgoing().pop();
         if let Some((lane, message)) = next {
@@ -122,20 +125,4 @@ async fn rest(shared: &Shared, channels: &Channels) -> bool {
         let _ = timeout(pause, shared.filled.notified()).await;
     }
     !shared.is_over() || !shared.outgoing().lanes.is_empty()
-}
-
-/// Finds out from the candidate pair in use whether a relay stands between: 1 direct, 2 relayed.
-async fn find_route(connection: &dyn PeerConnection) -> u8 {
-    let report = connection.get_stats(Instant::now(), StatsSelector::None).await;
-    let relay = |id: &str| match report.get(id) {
-        Some(RTCStatsReportEntry::LocalCandidate(c) | RTCStatsReportEntry::RemoteCandidate(c)) => {
-            c.candidate_type == RTCIceCandidateType::Relay
-        }
-        _ => false,
-    };
-    let used = report.candidate_pairs().max_by_key(|pair| (pair.nominated, pair.packets_sent));
-    match used {
-        Some(pair) if relay(&pair.local_candidate_id) || relay(&pair.remote_candidate_id) => 2,
-        _ => 1,
-    }
 }

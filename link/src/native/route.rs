@@ -1,0 +1,73 @@
+//! Which way a link's packets take, and what the peer may learn of this machine.
+
+use webrtc::peer_connection::{PeerConnection, RTCIceCandidate, RTCIceCandidateType};
+
+use crate::Route;
+use crate::signal::IceServer;
+
+/// Whether one of the servers relays.
+pub(super) fn has_relay(servers: &[IceServer]) -> bool {
+    servers.iter().any(|server| server.url.starts_with("turn:") || server.url.starts_with("turns:"))
+}
+
+/// Finds out from the candidate pair in use whether a relay stands between.
+pub(super) async fn find(connection: &dyn PeerConnection) -> Option<Route> {
+    let ice = connection.sctp().await?.transport().ice_transport();
+    let pair = ice.get_selected_candidate_pair().await.ok()??;
+    let relays = |candidate: &RTCIceCandidate| candidate.typ == RTCIceCandidateType::Relay;
+    if relays(pair.local()) || relays(pair.remote()) {
+        return Some(Route::Relayed);
+    }
+    // A check through the peer's relay may overtake the news of that relay, and the relay's address then counts as
+    // one that the check has revealed (RFC 8445, section 7.3.1.3).
+    let known = ice.get_remote_candidates().await.unwrap_or_default();
+    let address = |candidate: &RTCIceCandidate| (candidate.address.clone(), candidate.port);
+    let used = address(pair.remote());
+    let relayed = known.iter().any(|candidate| relays(candidate) && address(candidate) == used);
+    Some(if relayed { Route::Relayed } else { Route::Direct })
+}
+
+/// Returns a candidate's attribute as a peer may see it who shall learn of relays only: nothing for other kinds, and
+/// without the address that the relay is reached from (RFC 8839, section 5.1).
+pub(super) fn conceal(candidate: &str) -> Option<String> {
+    let mut words: Vec<&str> = candidate.split_ascii_whitespace().collect();
+    let value = |words: &[&str], name: &str| words.iter().position(|word| *word == name).map(|at| at + 1);
+    if value(&words, "typ").and_then(|at| words.get(at).copied()) != Some("relay") {
+        return None;
+    }
+    let anywhere = if words.get(4)?.contains(':') { "::" } else { "0.0.0.0" };
+    for (name, nothing) in [("raddr", anywhere), ("rport", "9")] {
+        if let Some(word) = value(&words, name).and_then(|at| words.get_mut(at)) {
+            *word = nothing;
+        }
+    }
+    Some(words.join(" "))
+}
+
+/// Returns a description without candidates; those that the peer may see follow by themselves.
+pub(super) fn conceal_all(sdp: &str) -> String {
+    sdp.split_inclusive('\n').filter(|line| !line.starts_with("a=candidate:")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relays_candidate_loses_the_address_behind_it_and_others_are_kept_back() {
+        let relay = "candidate:1 1 udp 16777215 50.0.0.1 5000 typ relay raddr 192.168.0.1 rport 5001";
+        let shown = "candidate:1 1 udp 16777215 50.0.0.1 5000 typ relay raddr 0.0.0.0 rport 9";
+        assert_eq!(conceal(relay).as_deref(), Some(shown));
+        let relay = "candidate:1 1 udp 16777215 2001:db8::1 5000 typ relay raddr fd00::1 rport 5001";
+        let shown = "candidate:1 1 udp 16777215 2001:db8::1 5000 typ relay raddr :: rport 9";
+        assert_eq!(conceal(relay).as_deref(), Some(shown));
+        assert_eq!(conceal("candidate:1 1 udp 2130706431 192.168.0.1 5001 typ host"), None);
+        assert_eq!(conceal("candidate:1 1 udp 1 50.0.0.2 5 typ srflx raddr 192.168.0.1 rport 5001"), None);
+        assert_eq!(conceal("candidate:1 1 udp 1 192.168.0.1 5 typ"), None);
+    }
+
+    #[test]
+    fn a_description_loses_its_candidates_only() {
+        assert_eq!(conceal_all("v=0\r\na=candidate:1 1 udp 1 10.0.0.1 1 typ host\r\na=x\r\n"), "v=0\r\na=x\r\n");
+    }
+}
