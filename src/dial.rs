@@ -324,7 +324,7 @@ impl NodeCore {
             let addresses = peer.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(peer.ipv6)]);
             addresses.for_each(|address| tap.name(address, &label));
         }
-        if restarted {
+        if restarted && !planted!(RestartUnnoticed) {
             self.stack.reset_flows(now, path);
         }
         self.route(now, &key);
@@ -344,7 +344,7 @@ impl NodeCore {
         (peer.linked_at, peer.active_at, peer.counted) = (Some(now), now, 0);
         let (path, mtu) = (peer.path, peer.mtu);
         tracing::info!(peer = %peer.label(), mtu, "linked");
-        if let Some(old) = old {
+        if let Some(old) = old.filter(|_| !planted!(OldLinkKept)) {
             self.drop_link(old);
         }
         self.stack.path_up(now, path, PathConfig { mtu, verify_checksums: false });
@@ -435,7 +435,7 @@ impl NodeCore {
             // What was heard while it was linked may be long past: dialling will tell.
             peer.may_be_there();
             let pause = if self.key.as_bytes() < key.as_bytes() { std::time::Duration::ZERO } else { peers::YIELD };
-            peer.redial_at = peer.attempt.is_none().then_some(now + pause);
+            peer.redial_at = (peer.attempt.is_none() && !planted!(RedialForgotten)).then_some(now + pause);
             let path = peer.path;
             self.stack.path_lost(path);
         } else if peer.attempt.as_ref().is_some_and(|attempt| attempt.link == id) {
@@ -520,7 +520,7 @@ impl NodeCore {
         };
         let passed = counters.sent_packets + counters.received_packets;
         let joined = self.signaling == Signaling::Reachable;
-        if passed != peer.counted || self.stack.flow_count(peer.path) > 0 || !joined {
+        if passed != peer.counted || (self.stack.flow_count(peer.path) > 0 && !planted!(BusyLinkClosed)) || !joined {
             peer.counted = passed;
             peer.active_at = now;
             return;

@@ -163,7 +163,7 @@ impl Lanes {
             queue.deficit = if queue.messages.is_empty() { 0 } else { queue.deficit.min(lane.quantum()) };
             self.turn = (self.turn + 1) % Lane::ALL.len();
             let next = &mut self.queues[self.turn];
-            if !next.messages.is_empty() {
+            if !next.messages.is_empty() && !(planted!(DeficitNotRefilled) && next.deficit > 0) {
                 next.deficit += Lane::ALL[self.turn].quantum();
             }
         }
@@ -188,7 +188,7 @@ impl Lanes {
         }
         let room = self.room();
         let free = (stream && room.stream >= WRITABLE_FREE, datagram && room.datagram >= WRITABLE_FREE);
-        self.starved = (stream && !free.0, datagram && !free.1);
+        self.starved = (stream && !free.0 && !planted!(WritableForgotten), datagram && !free.1);
         free.0 || free.1
     }
 }

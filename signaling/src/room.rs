@@ -256,7 +256,7 @@ impl Room {
             return self.claim(now_ms, id, hello);
         };
         let resumes = match self.connections.get(&old).map(|connection| &connection.state) {
-            Some(State::Member(session)) => hello.resume == Some(session.resume),
+            Some(State::Member(session)) => hello.resume == Some(session.resume) && !planted!(ResumeIgnored),
             _ => true,
         };
         if resumes {
@@ -309,7 +309,9 @@ impl Room {
         };
         let place = (record.network.clone(), record.key);
         if !is_renewal {
-            if let Some(old) = self.members.insert(place.clone(), id).filter(|old| *old != id) {
+            if let Some(old) =
+                self.members.insert(place.clone(), id).filter(|old| *old != id && !planted!(OldSessionStays))
+            {
                 // The newest proof wins; the old session ends without a word to watchers.
                 self.forget_watches(old);
                 self.enter_state(old, State::Closing);

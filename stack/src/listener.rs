@@ -175,7 +175,7 @@ impl Stack {
     /// Turns waiting SYNs into connections while the backlog has places.
     fn admit(&mut self, now: Instant, listener: SocketId) {
         while let Some(Role::Listening(state)) = self.sockets.get_mut(listener).map(|entry| &mut entry.role) {
-            if !state.has_place() {
+            if !state.has_place() || planted!(WaitingSynForgotten) {
                 return;
             }
             let Some(syn) = state.syns.pop_front() else {

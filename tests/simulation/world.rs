@@ -1,6 +1,7 @@
 //! The whole network in one thread on a virtual clock.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use unisockets_signaling::network::Network;
@@ -46,6 +47,27 @@ pub struct Report {
     pub echoes: u32,
     pub virtual_us: u64,
     pub steps: u64,
+}
+
+/// A promise that a run has broken.
+#[derive(Debug)]
+pub struct Failure {
+    pub seed: u64,
+    /// When, in virtual time.
+    pub at: u64,
+    /// What was checked.
+    pub check: String,
+    /// What happened last.
+    pub log: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { seed, at, check, log } = self;
+        writeln!(f, "seed {seed} failed at {at} us: {check}\n{}\nreplay it, with a capture, by:", log.join("\n"))?;
+        write!(f, "UNISOCKETS_SEED={seed} UNISOCKETS_CAPTURE=seed-{seed}.pcapng ")?;
+        writeln!(f, "cargo test --release --test simulation replay -- --nocapture")
+    }
 }
 
 /// A run.
