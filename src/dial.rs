@@ -344,7 +344,7 @@ impl NodeCore {
         (peer.linked_at, peer.active_at, peer.counted) = (Some(now), now, 0);
         let (path, mtu) = (peer.path, peer.mtu);
         tracing::info!(peer = %peer.label(), mtu, "linked");
-        if let Some(old) = old.filter(|_| !planted!(OldLinkKept)) {
+        if let Some(old) = old {
             self.drop_link(old);
         }
         self.stack.path_up(now, path, PathConfig { mtu, verify_checksums: false });

@@ -174,7 +174,8 @@ impl Peer {
     /// When a peer is given up that is lost and gone: it may take as long to come back as a member takes to find
     /// its server again.
     pub(crate) fn given_up_at(&self) -> Option<Instant> {
-        let lost = self.lost_at.filter(|_| self.link.is_none() && self.gone == Some(GoneReason::Closed))?;
+        let is_gone = self.gone == Some(GoneReason::Closed) || planted!(GivenUpTooSoon);
+        let lost = self.lost_at.filter(|_| self.link.is_none() && is_gone)?;
         Some(lost.max(self.gone_at.unwrap_or(lost)) + GONE_GRACE)
     }
 

@@ -16,14 +16,19 @@ pub enum Bug {
     RestartUnnoticed,
     /// A link that carries connections is closed when nothing passes for long.
     BusyLinkClosed,
-    /// A link that was replaced is not closed.
-    OldLinkKept,
+    /// A peer is given up that is silent but not gone.
+    GivenUpTooSoon,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: &[Bug] =
-        &[Bug::SourceUncheckedV6, Bug::RedialForgotten, Bug::RestartUnnoticed, Bug::BusyLinkClosed, Bug::OldLinkKept];
+    pub const ALL: &[Bug] = &[
+        Bug::SourceUncheckedV6,
+        Bug::RedialForgotten,
+        Bug::RestartUnnoticed,
+        Bug::BusyLinkClosed,
+        Bug::GivenUpTooSoon,
+    ];
 }
 
 thread_local! {

@@ -12,6 +12,8 @@ mod cables;
 mod capture;
 #[path = "simulation/datagrams.rs"]
 mod datagrams;
+#[path = "simulation/disk.rs"]
+mod disk;
 #[path = "simulation/hub.rs"]
 mod hub;
 #[path = "simulation/node.rs"]
@@ -21,6 +23,8 @@ mod node;
 mod planted;
 #[path = "simulation/programs.rs"]
 mod programs;
+#[path = "simulation/promises.rs"]
+mod promises;
 #[path = "simulation/random.rs"]
 mod random;
 #[path = "simulation/scenario.rs"]

@@ -188,7 +188,7 @@ impl Lanes {
         }
         let room = self.room();
         let free = (stream && room.stream >= WRITABLE_FREE, datagram && room.datagram >= WRITABLE_FREE);
-        self.starved = (stream && !free.0 && !planted!(WritableForgotten), datagram && !free.1);
+        self.starved = (stream && !free.0, datagram && !free.1);
         free.0 || free.1
     }
 }

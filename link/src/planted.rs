@@ -10,15 +10,15 @@ compile_error!("planted bugs are for tests, not for what is released");
 pub enum Bug {
     /// A lane gets its next turn only after it has used up the one before.
     DeficitNotRefilled,
-    /// Who found no room is forgotten when the lanes are asked too early.
-    WritableForgotten,
+    /// The answer to a probe is no sign of life.
+    PongNotCounted,
     /// Probes that nobody answers do not end a link.
     SilenceIgnored,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: &[Bug] = &[Bug::DeficitNotRefilled, Bug::WritableForgotten, Bug::SilenceIgnored];
+    pub const ALL: &[Bug] = &[Bug::DeficitNotRefilled, Bug::PongNotCounted, Bug::SilenceIgnored];
 }
 
 thread_local! {

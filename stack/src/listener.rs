@@ -155,7 +155,7 @@ impl Stack {
     /// Moves a connection from half-open to the accept queue.
     pub(crate) fn passive_established(&mut self, flow: FlowId, listener: SocketId) {
         if let Some(Role::Listening(state)) = self.sockets.get_mut(listener).map(|entry| &mut entry.role) {
-            state.half_open -= 1;
+            state.half_open -= usize::from(!planted!(BacklogPlaceLost));
             state.established.push_back(flow);
         }
         self.mark_ready(listener);
@@ -175,7 +175,7 @@ impl Stack {
     /// Turns waiting SYNs into connections while the backlog has places.
     fn admit(&mut self, now: Instant, listener: SocketId) {
         while let Some(Role::Listening(state)) = self.sockets.get_mut(listener).map(|entry| &mut entry.role) {
-            if !state.has_place() || planted!(WaitingSynForgotten) {
+            if !state.has_place() {
                 return;
             }
             let Some(syn) = state.syns.pop_front() else {

@@ -16,12 +16,12 @@ pub enum Bug {
     EarlierTimerIgnored,
     /// Three repeated acknowledgements stop the timer of a FIN.
     FinTimerForgotten,
-    /// Reading does not tell the sender that there is room again.
-    WindowNotReopened,
     /// The memory of an idle connection is given back although bytes in it are unread.
     UnreadBytesGivenBack,
-    /// A place in the backlog that becomes free goes to nobody who waits for one.
-    WaitingSynForgotten,
+    /// A connection that was established still takes the place of one that is being made.
+    BacklogPlaceLost,
+    /// The memory of a connection that is over is not taken off the account.
+    LedgerLeaks,
     /// Fragments of different datagrams are put together.
     FragmentIdIgnored,
     /// Addresses are still routed over a path that has ended.
@@ -35,9 +35,9 @@ impl Bug {
         Bug::TimeWaitEndsEarly,
         Bug::EarlierTimerIgnored,
         Bug::FinTimerForgotten,
-        Bug::WindowNotReopened,
         Bug::UnreadBytesGivenBack,
-        Bug::WaitingSynForgotten,
+        Bug::BacklogPlaceLost,
+        Bug::LedgerLeaks,
         Bug::FragmentIdIgnored,
         Bug::RouteOutlivesPath,
     ];
