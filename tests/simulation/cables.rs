@@ -23,6 +23,8 @@ const OPEN_TIMEOUT: u64 = 20 * SECOND;
 const WINDOW: usize = 128 * 1024;
 /// The first byte of a message on a wire that says that the other end has closed.
 const CLOSED: u8 = 0xff;
+/// A link on which nothing arrives for so long has been given up before.
+const SILENCE_MAX: u64 = 30 * SECOND;
 /// Bytes that prove a datagram unaltered.
 const TAG_LEN: usize = 8;
 /// Candidates that each end tells.
@@ -461,7 +463,7 @@ impl Cables {
             return;
         }
         end.phase = Phase::Open;
-        end.liveness = Liveness::new(now);
+        (end.liveness, end.heard_at) = (Liveness::new(now), now);
         if let Some(core) = core(nodes, name) {
             core.link_opened(name.link);
         }
@@ -474,6 +476,7 @@ impl Cables {
         let Some(end) = self.ends.get_mut(&name).filter(|end| end.phase == Phase::Open) else {
             return;
         };
+        assert!(now < end.heard_at + SILENCE_MAX, "a link that is dead was not given up");
         match end.liveness.poll(now) {
             Some(Action::Ping(number)) => self.send_probe(now, name, Probe::Ping(number)),
             Some(Action::Lost) => {

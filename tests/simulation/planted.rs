@@ -1,6 +1,7 @@
 //! Whether the simulation finds bugs: planted ones, one after the other, each within so many seeds.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Mutex;
 use std::thread;
 
@@ -11,6 +12,8 @@ use crate::{run, variable};
 const SEEDS: u64 = 1_000;
 /// Characters of a check that the table shows.
 const CHECK_LEN: usize = 90;
+
+const UNPOISONED: &str = "nobody panics with the lock";
 
 /// A bug of one of the crates, which do not know each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,18 +77,23 @@ pub fn plant_chosen() {
 }
 
 /// Tries seeds until one fails.
-fn search(bug: Bug, seeds: u64) -> Option<(u64, Failure)> {
+fn search(bug: Bug, mut seeds: Range<u64>) -> Option<Failure> {
     bug.plant();
-    (0..seeds).find_map(|seed| run(seed).err().map(|failure| (seed, failure)))
+    seeds.find_map(|seed| run(seed).err())
 }
 
-fn line(bug: Bug, found: Option<&(u64, Failure)>) -> String {
+fn line(bug: Bug, found: Option<&Failure>) -> String {
     let (part, name) = bug.names();
-    let Some((seed, failure)) = found else {
+    let Some(failure) = found else {
         return format!("{part:<10} {name:<22}  not found");
     };
-    let check: String = failure.check.lines().next().unwrap_or_default().chars().take(CHECK_LEN).collect();
-    format!("{part:<10} {name:<22} {seed:>5} {:>9.1} s  {check}", failure.at as f64 / SECOND as f64)
+    let check = failure.check.replace("assertion `left == right` failed: ", "");
+    let check: String = check.lines().next().unwrap_or_default().chars().take(CHECK_LEN).collect();
+    format!("{part:<10} {name:<22} {:>5} {:>9.1} s  {check}", failure.seed, failure.at as f64 / SECOND as f64)
+}
+
+fn pop<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
+    queue.lock().expect(UNPOISONED).pop_front()
 }
 
 #[test]
@@ -94,27 +102,28 @@ fn every_planted_bug_is_found() {
     for seed in 0..3 {
         run(seed).unwrap_or_else(|failure| panic!("without any bug, {failure}"));
     }
-    let seeds = variable("UNISOCKETS_SEEDS").unwrap_or(SEEDS);
-    let (bugs, missed) = (chosen(), Mutex::new(Vec::new()));
-    let waiting = Mutex::new(bugs.iter().copied().collect::<VecDeque<Bug>>());
+    let (first, count) = (variable("UNISOCKETS_FIRST").unwrap_or(0), variable("UNISOCKETS_SEEDS").unwrap_or(SEEDS));
+    let bugs = chosen();
+    let waiting = Mutex::new(bugs.iter().copied().enumerate().collect::<VecDeque<_>>());
+    let lines = Mutex::new(BTreeMap::new());
+    let missed = Mutex::new(Vec::new());
+    // Every bug that is found panics.
     std::panic::set_hook(Box::new(|_| {}));
-    println!("{:<10} {:<22} {:>5} {:>11}  found by", "part", "bug", "seed", "after");
-    let work = || {
-        while let Some(bug) = { waiting.lock().expect("nobody panics").pop_front() } {
-            let found = search(bug, seeds);
-            println!("{}", line(bug, found.as_ref()));
-            if found.is_none() {
-                missed.lock().expect("nobody panics").push(bug);
-            }
-        }
-    };
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
+            scope.spawn(|| {
+                while let Some((index, bug)) = pop(&waiting) {
+                    let found = search(bug, first..first + count);
+                    lines.lock().expect(UNPOISONED).insert(index, line(bug, found.as_ref()));
+                    missed.lock().expect(UNPOISONED).extend(found.is_none().then_some(bug));
+                }
+            });
         }
     });
     drop(std::panic::take_hook());
-    let missed = missed.into_inner().expect("nobody panics");
-    println!("{} planted bugs, {} found within {seeds} seeds", bugs.len(), bugs.len() - missed.len());
-    assert!(missed.is_empty(), "not found within {seeds} seeds: {missed:?}");
+    println!("{:<10} {:<22} {:>5} {:>11}  found by", "part", "bug", "seed", "after");
+    lines.into_inner().expect(UNPOISONED).values().for_each(|line| println!("{line}"));
+    let missed = missed.into_inner().expect(UNPOISONED);
+    println!("{} planted bugs, {} found within {count} seeds from {first} on", bugs.len(), bugs.len() - missed.len());
+    assert!(missed.is_empty(), "the simulation does not see these: {missed:?}");
 }

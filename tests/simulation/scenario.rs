@@ -181,7 +181,7 @@ fn accidents(random: &mut Random, nodes: usize, roughness: Roughness) -> Vec<(u6
         let node = random.index(nodes);
         let at = random.within(5 * SECOND, 120 * SECOND);
         let closes = random.percent(50);
-        let gone = if random.percent(75) { Accident::Crash { node, closes } } else { Accident::Leave(node) };
+        let gone = if random.percent(60) { Accident::Crash { node, closes } } else { Accident::Leave(node) };
         accidents.push((at, gone));
         accidents.push((at + random.within(1_200 * MS, 50 * SECOND), Accident::Restart(node)));
     }
@@ -232,7 +232,7 @@ impl Scenario {
         accidents.extend(starts(&mut random.fork(3), nodes));
         accidents.sort_by_key(|(at, _)| *at);
         let (secret, meddling) = (random.percent(50), random.percent(30));
-        let ephemeral = (0..nodes).map(|_| random.percent(30)).collect();
+        let ephemeral = (0..nodes).map(|_| random.percent(50)).collect();
         if random.percent(15) {
             // All at one time, to one server.
             let (server, at) = (sessions[0].server, sessions[0].at);
