@@ -552,7 +552,8 @@ impl Room {
         match self.enter_state(id, State::Closing) {
             // The old session did not answer: the newest proof wins.
             Some(State::Contending { hello, .. }) => self.claim(now_ms, id, *hello),
-            Some(_) => self.refuse_and_close(id, Code::BadState, "no hello came within 10 seconds"),
+            // Its hello may be late on a slow line: whoever hears of it tries again.
+            Some(_) => self.refuse_and_close(id, Code::Unavailable, "no hello came within 10 seconds; try again"),
             None => {}
         }
     }
