@@ -43,22 +43,31 @@ struct Line {
     random: Random,
     up: VecDeque<(u64, Up)>,
     down: VecDeque<(u64, Down)>,
+    /// Nothing arrives before.
+    stalled_until: u64,
 }
 
 impl Line {
     /// A line keeps the order: nothing overtakes.
-    fn arrival<T>(random: &mut Random, queue: &VecDeque<(u64, T)>, now: u64) -> u64 {
-        let at = now + random.within(MS, 20 * MS);
+    fn arrival<T>(random: &mut Random, queue: &VecDeque<(u64, T)>, now: u64, stalled_until: u64) -> u64 {
+        let at = (now + random.within(MS, 20 * MS)).max(stalled_until);
         queue.back().map_or(at, |(last, _)| at.max(*last))
     }
 
+    /// Nothing arrives at either end until then; nothing is lost.
+    fn stall(&mut self, until: u64) {
+        self.stalled_until = self.stalled_until.max(until);
+        self.up.iter_mut().for_each(|(at, _)| *at = until.max(*at));
+        self.down.iter_mut().for_each(|(at, _)| *at = until.max(*at));
+    }
+
     fn send_up(&mut self, now: u64, up: Up) {
-        let at = Self::arrival(&mut self.random, &self.up, now);
+        let at = Self::arrival(&mut self.random, &self.up, now, self.stalled_until);
         self.up.push_back((at, up));
     }
 
     fn send_down(&mut self, now: u64, down: Down) {
-        let at = Self::arrival(&mut self.random, &self.down, now);
+        let at = Self::arrival(&mut self.random, &self.down, now, self.stalled_until);
         self.down.push_back((at, down));
     }
 }
@@ -95,6 +104,8 @@ pub struct Hub {
     /// Keys of the nodes.
     keys: Vec<PublicKey>,
     lines: BTreeMap<ConnectionId, Line>,
+    /// Nodes whose lines stand still, until then.
+    stalls: BTreeMap<usize, u64>,
     answers: VecDeque<(u64, Answer)>,
     random: Random,
     next_connection: u64,
@@ -116,6 +127,7 @@ impl Hub {
             ahead_ms: 0,
             keys,
             lines: BTreeMap::new(),
+            stalls: BTreeMap::new(),
             answers: VecDeque::new(),
             random,
             next_connection: 0,
@@ -138,7 +150,8 @@ impl Hub {
         let id = ConnectionId(self.next_connection);
         // A stream of its own for each node: nodes do not shift each other's delays.
         let random = self.random.fork(1_000 + node as u64 * 1_000_000 + now / MS);
-        let mut line = Line { node, life, random, up: VecDeque::new(), down: VecDeque::new() };
+        let stalled_until = self.stalls.get(&node).copied().unwrap_or(0);
+        let mut line = Line { node, life, random, up: VecDeque::new(), down: VecDeque::new(), stalled_until };
         line.send_up(now, Up::Open);
         self.lines.insert(id, line);
         Some(id)
@@ -182,6 +195,12 @@ impl Hub {
             }
             line.send_down(now, Down::Close);
         }
+    }
+
+    /// Nothing passes on any line of a node until then.
+    pub fn stall(&mut self, node: usize, until: u64) {
+        self.stalls.insert(node, until);
+        self.lines.values_mut().filter(|line| line.node == node).for_each(|line| line.stall(until));
     }
 
     /// The server says goodbye to everybody.

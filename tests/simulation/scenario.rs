@@ -28,6 +28,8 @@ pub enum Accident {
     Partition(u64, u64),
     /// A node's line to the server breaks; whether the server notices at once.
     LineCut { node: usize, noticed: bool },
+    /// A node's line to the server stands still; until then.
+    LineStall(usize, u64),
     /// The server ends, with or without a goodbye.
     Stop { goodbye: bool },
     /// The server is back.
@@ -170,6 +172,12 @@ fn accidents(random: &mut Random, nodes: usize, roughness: Roughness) -> Vec<(u6
         for _ in 0..random.within(0, 2) {
             let (node, noticed) = (random.index(nodes), random.percent(50));
             accidents.push((random.within(SECOND, 150 * SECOND), Accident::LineCut { node, noticed }));
+        }
+        for _ in 0..random.within(0, 2) {
+            // Often while the members join.
+            let latest = if random.percent(50) { 100 * MS } else { 150 * SECOND };
+            let at = random.within(0, latest);
+            accidents.push((at, Accident::LineStall(random.index(nodes), at + random.within(100 * MS, 25 * SECOND))));
         }
         if random.percent(70) {
             let at = random.within(SECOND, 120 * SECOND);

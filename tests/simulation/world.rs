@@ -267,6 +267,7 @@ impl World {
                     self.hub.cut(self.now, line, noticed);
                 }
             }
+            Accident::LineStall(node, until) => self.hub.stall(node, until),
             Accident::Stop { goodbye } => {
                 if goodbye {
                     self.hub.drain(self.now);
