@@ -273,7 +273,10 @@ impl Life {
                 }
             }
             Event::Signal(from, payload) => self.core.handle_signal(at, from, &payload),
-            Event::Undelivered { to, failure, .. } if failure.is_not_found() => self.core.undelivered(at, to),
+            Event::Undelivered { to, failure, .. } if failure.is_not_found() => {
+                self.core.undelivered(at, to);
+                return Some(format!("{} is not to be found", to.short()));
+            }
             Event::Gone(key, reason) => {
                 self.core.peer_gone(at, key, reason);
                 return Some(format!("{} is gone: {reason:?}", key.short()));
