@@ -194,6 +194,11 @@ impl NodeCore {
         }
         attempt.answered |= is_answer;
         let link = attempt.link;
+        // Whoever answers is connected to signaling again, whatever was heard before.
+        self.peers_changed = true;
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.may_be_there();
+        }
         self.give_signal(link, signal);
     }
 
@@ -324,7 +329,7 @@ impl NodeCore {
             let addresses = peer.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(peer.ipv6)]);
             addresses.for_each(|address| tap.name(address, &label));
         }
-        if restarted {
+        if restarted && !planted!(RestartUnnoticed) {
             self.stack.reset_flows(now, path);
         }
         self.route(now, &key);
@@ -435,7 +440,7 @@ impl NodeCore {
             // What was heard while it was linked may be long past: dialling will tell.
             peer.may_be_there();
             let pause = if self.key.as_bytes() < key.as_bytes() { std::time::Duration::ZERO } else { peers::YIELD };
-            peer.redial_at = peer.attempt.is_none().then_some(now + pause);
+            peer.redial_at = (peer.attempt.is_none() && !planted!(RedialForgotten)).then_some(now + pause);
             let path = peer.path;
             self.stack.path_lost(path);
         } else if peer.attempt.as_ref().is_some_and(|attempt| attempt.link == id) {
@@ -520,7 +525,7 @@ impl NodeCore {
         };
         let passed = counters.sent_packets + counters.received_packets;
         let joined = self.signaling == Signaling::Reachable;
-        if passed != peer.counted || self.stack.flow_count(peer.path) > 0 || !joined {
+        if passed != peer.counted || (self.stack.flow_count(peer.path) > 0 && !planted!(BusyLinkClosed)) || !joined {
             peer.counted = passed;
             peer.active_at = now;
             return;
@@ -544,5 +549,43 @@ impl NodeCore {
             }
             self.forget_peer(now, key, PathEnd::Reset);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unisockets_signaling::envelope::SessionId;
+    use unisockets_signaling::identity::KeyPair;
+    use unisockets_signaling::network::Network;
+    use unisockets_signaling::pins::Pins;
+
+    use super::*;
+    use crate::node::Config;
+
+    /// Two nodes that could not reach each other for a while were once given up, although both were back at signaling
+    /// and their introductions came through: one had not been found there before.
+    #[test]
+    fn a_peer_that_answers_is_there_again() {
+        let network = Arc::new(Network::new("home", None).unwrap());
+        let (pair, peer_pair) = (KeyPair::from_seed(&[1; 32]), KeyPair::from_seed(&[2; 32]));
+        let (own, key, now) = (pair.public(), peer_pair.public(), Instant::from_micros(1_000_000));
+        let (pins, host) = (Pins::default(), String::new());
+        let config = Config { network: Arc::clone(&network), pair, seed: [0; 32], origin_unix_ms: 0, pins, host };
+        let mut core = NodeCore::new(config);
+        let path =
+            core.stack.open_path(PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false }).unwrap();
+        core.peers.insert(key, Peer::new(now, key, address_v6(network.id(), &key), path, 0));
+        core.dial(now, key);
+        let peer = core.peers.get_mut(&key).unwrap();
+        peer.lost_at = Some(now);
+        peer.is_gone(now, GoneReason::Closed);
+        let session: SessionId = peer.attempt.as_ref().unwrap().session;
+        assert!(peer.given_up_at().is_some());
+        let body = serde_json::to_string(&Signal::Answer { sdp: "v=0".to_owned() }).unwrap();
+        let content = Content { session, counter: 0, sent_at_ms: 1_000, incarnation: None, offer: None, body };
+        let payload = envelope::seal(&network, &peer_pair, &own, &content, [0; 24]);
+        core.handle_signal(now, key, &payload);
+        assert!(core.incidents().next().is_none());
+        assert_eq!(core.peers[&key].given_up_at(), None);
     }
 }

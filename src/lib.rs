@@ -34,6 +34,16 @@
 //! # }
 //! ```
 
+#[cfg(planted_bugs)]
+#[macro_use]
+pub mod planted;
+#[cfg(not(planted_bugs))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 #[cfg(not(target_family = "wasm"))]
 mod capture;
 #[cfg(not(target_family = "wasm"))]

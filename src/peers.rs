@@ -63,7 +63,7 @@ impl Sources {
     pub(crate) fn hold(&self, source: IpAddr) -> bool {
         match source {
             IpAddr::V4(source) => self.ipv4 == Some(source),
-            IpAddr::V6(source) => self.ipv6 == source,
+            IpAddr::V6(source) => self.ipv6 == source || planted!(SourceUncheckedV6),
         }
     }
 }
@@ -174,7 +174,8 @@ impl Peer {
     /// When a peer is given up that is lost and gone: it may take as long to come back as a member takes to find
     /// its server again.
     pub(crate) fn given_up_at(&self) -> Option<Instant> {
-        let lost = self.lost_at.filter(|_| self.link.is_none() && self.gone == Some(GoneReason::Closed))?;
+        let is_gone = self.gone == Some(GoneReason::Closed) || planted!(GivenUpTooSoon);
+        let lost = self.lost_at.filter(|_| self.link.is_none() && is_gone)?;
         Some(lost.max(self.gone_at.unwrap_or(lost)) + GONE_GRACE)
     }
 

@@ -3,6 +3,8 @@
 //! Nodes, their memberships and the signaling server's room are the real cores; links are memory with bad
 //! wires between them. `UNISOCKETS_SEEDS` runs more seeds, `UNISOCKETS_SEED` replays one, and with
 //! `UNISOCKETS_CAPTURE` the replay leaves a capture in that file.
+//!
+//! `tests/planted` builds all this with planted bugs and sees whether each is found.
 
 #[path = "simulation/cables.rs"]
 mod cables;
@@ -10,12 +12,19 @@ mod cables;
 mod capture;
 #[path = "simulation/datagrams.rs"]
 mod datagrams;
+#[path = "simulation/disk.rs"]
+mod disk;
 #[path = "simulation/hub.rs"]
 mod hub;
 #[path = "simulation/node.rs"]
 mod node;
+#[cfg(planted_bugs)]
+#[path = "simulation/planted.rs"]
+mod planted;
 #[path = "simulation/programs.rs"]
 mod programs;
+#[path = "simulation/promises.rs"]
+mod promises;
 #[path = "simulation/random.rs"]
 mod random;
 #[path = "simulation/scenario.rs"]
@@ -27,7 +36,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use world::{Report, SECOND, World};
+use world::{Failure, Report, SECOND, World};
 
 /// Seeds that are run unless the environment says otherwise.
 const SEEDS: u64 = 40;
@@ -42,7 +51,7 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 /// Runs a seed; a failure says how to see it again.
-fn run(seed: u64) -> Result<Report, String> {
+fn run(seed: u64) -> Result<Report, Failure> {
     let mut world = World::new(seed);
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     result.map_err(|panic| {
@@ -50,14 +59,9 @@ fn run(seed: u64) -> Result<Report, String> {
             std::fs::write(path, world.take_capture()).expect("the capture can be written");
         }
         let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or(panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+        let check = text.or(panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
         let lines = world.log.len().saturating_sub(LINES);
-        format!(
-            "seed {seed} failed at {} us: {text}\n{}\nreplay it with:\n\
-             UNISOCKETS_SEED={seed} cargo test --release --test simulation replay -- --nocapture\n",
-            world.now,
-            world.log[lines..].join("\n"),
-        )
+        Failure { seed, at: world.now, check, log: world.log.split_off(lines) }
     })
 }
 
@@ -109,6 +113,8 @@ fn seeds_keep_every_promise() {
 
 #[test]
 fn replay() {
+    #[cfg(planted_bugs)]
+    planted::plant_chosen();
     let seed = variable("UNISOCKETS_SEED").unwrap_or(SEED);
     let report = run(seed).unwrap_or_else(|text| panic!("{text}"));
     println!("{}", report.log.join("\n"));

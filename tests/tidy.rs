@@ -424,6 +424,68 @@ fn banned_words_are_found_where_they_stand_alone() {
     assert_eq!(count(&format!("name.{marks}")), 0, "a template of mktemp is no mark");
 }
 
+// Planted bugs.
+
+/// Says what is wrong with a line that names what builds planted bugs: one script does, and nothing else asks for it.
+fn plants(file: &str, line: &str) -> bool {
+    let (cfg, wrapper) = (["planted", "_bugs"].concat(), ["rustc-", "planted"].concat());
+    let asks = file.ends_with(".rs") && line.trim_start().starts_with("#[cfg(");
+    let declares = file == "Cargo.toml" && line.trim_start().starts_with("unexpected_cfgs");
+    let sets = file == format!("tests/simulation/{wrapper}");
+    let builds = line.contains(&cfg) && !(asks || declares || sets);
+    builds || (line.contains(&wrapper) && file != "tests/planted")
+}
+
+/// The mistakes that a file of planted bugs lists.
+fn planted(source: &str) -> Vec<&str> {
+    let list =
+        source.split_once("pub enum Bug {").map_or("", |(_, rest)| rest.split_once("\n}").map_or("", |(list, _)| list));
+    list.lines().filter_map(|line| line.trim().strip_suffix(',')).filter(|name| name.chars().all(is_name)).collect()
+}
+
+#[test]
+fn bugs_are_planted_in_one_build_and_each_in_one_place() {
+    let mut violations = Vec::new();
+    for file in files() {
+        let text = text(&file).unwrap_or_default();
+        let lines = text.lines().enumerate().filter(|(_, line)| plants(&file, line));
+        violations.extend(lines.map(|(at, line)| format!("{file}:{}: {}", at + 1, line.trim())));
+    }
+    report("Only tests/planted builds bugs on purpose:", &violations);
+    let folders = LAYERS.map(|layer| format!("{layer}/src/")).into_iter().chain(["src/".to_owned()]);
+    for folder in folders {
+        let bugs = text(&format!("{folder}planted.rs")).expect("it is text");
+        let mut product = String::new();
+        sources(|file, source| {
+            if file.starts_with(&folder) {
+                product.push_str(source)
+            }
+        });
+        for bug in planted(&bugs) {
+            let places = product.matches(&format!("planted!({bug})")).count();
+            if places != 1 {
+                violations.push(format!("{folder}planted.rs: {bug} has {places} places"));
+            }
+        }
+        assert!(planted(&bugs).len() > 2, "{folder}planted.rs has another shape now: tell this test");
+    }
+    report("A bug that simulations look for has one place:", &violations);
+}
+
+#[test]
+fn a_build_that_plants_bugs_is_seen() {
+    let (cfg, wrapper) = (["planted", "_bugs"].concat(), ["rustc-", "planted"].concat());
+    for (file, line) in [
+        (".cargo/config.toml", format!("rustflags = ['--cfg', '{cfg}']")),
+        ("build.rs", format!("println!(\"cargo::rustc-cfg={cfg}\");")),
+        ("Cargo.toml", format!("{cfg} = []")),
+        ("Makefile", format!("RUSTC_WORKSPACE_WRAPPER=tests/simulation/{wrapper} cargo build")),
+    ] {
+        assert!(plants(file, &line), "{file}: {line}");
+    }
+    assert!(!plants("src/lib.rs", &format!("#[cfg({cfg})]")));
+}
+
 // Unsafe code and names.
 
 #[test]

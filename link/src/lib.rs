@@ -6,6 +6,16 @@
 //!
 //! The cores, [`budget`], [`frame`], [`lanes`], [`liveness`], [`fault`] and [`pcapng`], do no I/O.
 
+#[cfg(planted_bugs)]
+#[macro_use]
+pub mod planted;
+#[cfg(not(planted_bugs))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 pub mod budget;
 pub mod fault;
 pub mod frame;

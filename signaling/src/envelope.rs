@@ -144,7 +144,7 @@ pub fn open(network: &Network, from: &PublicKey, own: &PublicKey, payload: &str)
     };
     let signed: Signed = serde_json::from_str(&signed).map_err(|_| Rejected::Malformed)?;
     let parts = [network.id().as_bytes(), from.as_bytes(), own.as_bytes(), signed.content.as_bytes()];
-    if !from.verify(CONTEXT, &parts, &signed.signature) {
+    if !from.verify(CONTEXT, &parts, &signed.signature) && !planted!(SignatureUnchecked) {
         return Err(Rejected::Forged);
     }
     serde_json::from_str(&signed.content).map_err(|_| Rejected::Malformed)
@@ -173,7 +173,7 @@ impl Freshness {
         let bit = 1u128 << content.counter;
         let known = self.seen.iter_mut().find(|(key, session, _, _)| key == from && *session == content.session);
         if let Some((_, _, counters, at)) = known {
-            if *counters & bit != 0 {
+            if *counters & bit != 0 && !planted!(ReplayAccepted) {
                 return Err(Rejected::Replayed);
             }
             *counters |= bit;

@@ -278,7 +278,7 @@ impl Leases {
             None => None,
         };
         let former = || self.tables.get(&claim.network)?.quarantine.former(&claim.key);
-        let held = before.as_ref().map(|record| record.ipv4);
+        let held = before.as_ref().map(|record| record.ipv4).filter(|_| !planted!(AddressNotKept));
         // The operator may have changed the prefix since.
         let own = held.or_else(former).filter(|address| self.offset(*address).is_some());
         let (address, address_holder) = match claim.ipv4.or(own) {
@@ -314,7 +314,7 @@ impl Leases {
             }
         };
         self.replace(before.as_ref(), &record, &mut changes);
-        changes.put.push(record.clone());
+        changes.put.extend(Some(record.clone()).filter(|_| !planted!(LeaseNotStored)));
         Ok((record, changes))
     }
 
@@ -471,7 +471,7 @@ impl Leases {
             Kept::Lease => KEEP_S,
             Kept::Briefly => KEEP_BRIEF_S,
             Kept::Nothing => {
-                if let Some(record) = self.remove(network, key, &mut changes) {
+                if let Some(record) = self.remove(network, key, &mut changes).filter(|_| !planted!(ReleasedAtOnce)) {
                     self.quarantine(&record, Some(record.ipv4), record.name.clone(), &mut changes);
                 }
                 return changes;

@@ -6,6 +6,16 @@
 //! [`protocol`] is the one file that both sides share; [`room`], [`leases`] and [`member`] are cores
 //! without I/O; `server` and `native` are the shells around them (feature `net`, on by default).
 
+#[cfg(planted_bugs)]
+#[macro_use]
+pub mod planted;
+#[cfg(not(planted_bugs))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 mod admission;
 #[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod bus;

@@ -336,7 +336,7 @@ impl Membership {
         self.former = Former { ipv4: Some(lease.ipv4), name: lease.name.clone() };
         self.welcome = Some(welcome.clone());
         self.events.push_back(Event::Joined(welcome));
-        if !was_joined {
+        if !was_joined && !planted!(QuestionsForgotten) {
             // What was asked before the connection broke is asked again.
             let frames: Vec<String> = self.requests.values().map(protocol::emit).collect();
             self.frames.extend(frames);

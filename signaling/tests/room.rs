@@ -502,7 +502,7 @@ fn a_connection_without_hello_is_closed_after_ten_seconds() {
     assert!(!world.closed.contains(&id));
     world.pass(1);
     assert!(world.closed.contains(&id));
-    assert_eq!(world.refusal(id), Code::BadState);
+    assert_eq!(world.refusal(id), Code::Unavailable);
     assert_eq!((world.room.connection_count(), world.room.poll_timeout()), (0, None));
 }
 
@@ -1441,6 +1441,24 @@ fn a_server_that_never_answers_is_given_up() {
         assert!(due <= START_MS + 15_000, "{stage}");
         assert!(membership.handle_timeout(due), "the shell shall connect anew: {stage}");
     }
+}
+
+/// A member whose hello came too late over a slow line was once rejected for good.
+#[test]
+fn a_member_whose_hello_comes_too_late_tries_again() {
+    let mut world = World::new();
+    let (id, nonce) = world.open();
+    let mut membership = Membership::new(settings(1));
+    assert!(membership.handle_timeout(START_MS));
+    membership.handle_frame(START_MS, &emit(&FromServer::Challenge { nonce }), Nonce::new([2; 32]));
+    world.pass(HANDSHAKE_MS);
+    let code = world.refusal(id);
+    let refused = FromServer::Refused { id: None, code, message: String::new(), retry_after_ms: None };
+    membership.handle_frame(world.now_ms, &emit(&refused), Nonce::new([2; 32]));
+    membership.handle_closed(world.now_ms, 0);
+    assert_eq!(membership.poll_event(), None);
+    let due = membership.poll_timeout().expect("it comes back");
+    assert!(membership.handle_timeout(due), "the shell shall connect anew");
 }
 
 /// The server closes a connection that it refused, or drains: that end is no reason to come back earlier.

@@ -177,7 +177,10 @@ impl Flow {
             (Some(high), Some(next)) => (high.wrapping_sub(next) as i32) <= 0,
             _ => true,
         };
-        if !in_order || self.connection.send_queue() > 0 || self.connection.recv_queue() > 0 {
+        if !in_order
+            || self.connection.send_queue() > 0
+            || (self.connection.recv_queue() > 0 && !planted!(UnreadBytesGivenBack))
+        {
             return 0;
         }
         (self.receive_used, self.send_used) = (0, 0);
@@ -231,6 +234,7 @@ impl Flow {
     /// these for a loss, has no data to repeat, and forgets the timer that repeats the FIN.
     pub(crate) fn repeats_all_but_fin(&self, segment: &Segment) -> bool {
         matches!(self.state, State::FinWait1 | State::Closing | State::LastAck)
+            && !planted!(FinTimerForgotten)
             && self.connection.send_queue() == 0
             && !(segment.syn || segment.fin || segment.rst)
             && segment.payload_len == 0
@@ -385,7 +389,7 @@ impl Stack {
             self.orphans -= 1;
         }
         let committed = flow.committed();
-        self.committed -= committed;
+        self.committed -= if planted!(LedgerLeaks) { 0 } else { committed };
         if let Some(path) = self.paths.get_mut(flow.path) {
             path.flow_count -= 1;
             path.committed -= committed;
@@ -441,7 +445,7 @@ impl Stack {
         let at = at.map(|at| if at <= clock { now + limits::ACK_DELAY } else { now + (at - clock) });
         let wake = [at, flow.deadline(), flow.keep_alive_due()].into_iter().flatten().min();
         if let Some(wake) = wake
-            && flow.wake.is_none_or(|known| wake < known)
+            && flow.wake.is_none_or(|known| wake < known && !planted!(EarlierTimerIgnored))
         {
             flow.wake = Some(wake);
             self.timers.push(Reverse((wake, id)));
@@ -568,7 +572,7 @@ impl Stack {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        if state == State::TimeWait {
+        if state == State::TimeWait && !planted!(TimeWaitEndsEarly) {
             flow.stopped_at = Some(flow.clock(now) + limits::ACK_DELAY);
         }
         // The engine puts a passive connection that was reset back into LISTEN.
@@ -604,6 +608,7 @@ impl Stack {
     pub(crate) fn bury(&mut self, now: Instant, id: FlowId) {
         if let Some(flow) = self.flows.get(id)
             && flow.state == State::TimeWait
+            && !planted!(TimeWaitNotKept)
         {
             let (send_next, receive_next) = (flow.send_next, flow.receive_next.unwrap_or(0));
             let rest = Rest { send_next, receive_next, ends_at: now + limits::TIME_WAIT };

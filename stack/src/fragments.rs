@@ -42,6 +42,7 @@ impl Reassembly {
         }
         let key =
             Key { source: packet.source, destination: packet.destination, protocol: packet.protocol, id: fragment.id };
+        let key = if planted!(FragmentIdIgnored) { Key { id: 0, ..key } } else { key };
         if !self.datagrams.contains_key(&key) && self.datagrams.len() >= limits::REASSEMBLY_LEN_MAX {
             return Err(DropReason::Reassembly);
         }

@@ -31,6 +31,16 @@
 //! demultiplexing, timers, backlogs, orphans, TIME-WAIT, UDP, ICMP, ports, fragments, fairness.
 //! A **path** is the stack's name for the link to a peer.
 
+#[cfg(planted_bugs)]
+#[macro_use]
+pub mod planted;
+#[cfg(not(planted_bugs))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 #[cfg(all(unix, target_pointer_width = "64"))]
 mod buffers;
 #[cfg(not(all(unix, target_pointer_width = "64")))]

@@ -208,7 +208,7 @@ impl Stack {
     /// Moves a connection from half-open to the accept queue.
     pub(crate) fn passive_established(&mut self, flow: FlowId, listener: SocketId) {
         if let Some(Role::Listening(state)) = self.sockets.get_mut(listener).map(|entry| &mut entry.role) {
-            state.half_open -= 1;
+            state.half_open -= usize::from(!planted!(BacklogPlaceLost));
             state.established.push_back(flow);
         }
         self.mark_ready(listener);

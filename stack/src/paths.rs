@@ -181,7 +181,7 @@ impl Stack {
             self.fail_flow(now, flow, error);
         }
         let ended: Vec<IpAddr> = self.routes.iter().filter(|(_, used)| **used == path).map(|(ip, _)| *ip).collect();
-        for address in &ended {
+        for address in ended.iter().filter(|_| !planted!(RouteOutlivesPath)) {
             self.routes.remove(address);
         }
         if let Some(entry) = self.paths.remove(path) {

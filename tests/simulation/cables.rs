@@ -1,15 +1,16 @@
 //! Links in virtual time: ends made for nodes, negotiated through signaling, joined by bad wires.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use unisockets::core::{LinkId, NodeCore};
 use unisockets_link::fault::{Conditions, Fault};
 use unisockets_link::frame::{self, Probe};
-use unisockets_link::liveness::{Action, Liveness};
+use unisockets_link::liveness::{Action, Liveness, STALL_US};
 use unisockets_link::memory::MemoryLink;
-use unisockets_link::{Counters, Full, Lane, Link, Lost, Role, Room, Route, Signal};
+use unisockets_link::{Counters, Full, Lane, Link, Lost, MTU, Role, Room, Route, Signal};
+use unisockets_signaling::identity::digest;
 use unisockets_stack::Instant;
 
 use crate::node::Node;
@@ -22,6 +23,10 @@ const OPEN_TIMEOUT: u64 = 20 * SECOND;
 const WINDOW: usize = 128 * 1024;
 /// The first byte of a message on a wire that says that the other end has closed.
 const CLOSED: u8 = 0xff;
+/// A link on which nothing arrives for so long has been given up before.
+const SILENCE_MAX: u64 = 30 * SECOND;
+/// Bytes that prove a datagram unaltered.
+const TAG_LEN: usize = 8;
 /// Candidates that each end tells.
 const CANDIDATES: u64 = 2;
 
@@ -116,6 +121,8 @@ struct End {
     expected: [u64; 4],
     held: BTreeMap<(usize, u64), Vec<u8>>,
     liveness: Liveness,
+    /// When anything was delivered here last.
+    heard_at: u64,
 }
 
 /// One direction of a link. It outlives its source, for what is still on its way.
@@ -138,7 +145,10 @@ impl Wire {
     fn number(&mut self, lane: Lane, kind: u8, message: &[u8]) -> Vec<u8> {
         let number = &mut self.numbers[lane.index()];
         *number += 1;
-        [&[lane.index() as u8, kind], &(*number - 1).to_be_bytes()[..], message].concat()
+        let numbered = [&[lane.index() as u8, kind], &(*number - 1).to_be_bytes()[..], message].concat();
+        // What the encryption below a link throws away when it was altered on the way.
+        let tag = digest("simulation", &[&numbered]);
+        if lane == Lane::Datagram { [&numbered[..], &tag[..TAG_LEN]].concat() } else { numbered }
     }
 }
 
@@ -160,6 +170,10 @@ pub struct Cables {
     blocked: BTreeMap<(usize, usize), u64>,
     /// Links made between two nodes so far.
     made: BTreeMap<(usize, usize), u64>,
+    /// Offers and answers that ends have made.
+    told: BTreeSet<String>,
+    /// Offers that were taken: by which life of a node, of which end.
+    taken: BTreeSet<(usize, u64, EndName)>,
     random: Random,
 }
 
@@ -175,7 +189,8 @@ fn core(nodes: &mut [Node], name: EndName) -> Option<&mut NodeCore> {
 impl Cables {
     pub fn new(random: Random, weather: BTreeMap<(usize, usize), Weather>) -> Cables {
         let (ends, wires) = (BTreeMap::new(), BTreeMap::new());
-        Cables { ends, wires, weather, blocked: BTreeMap::new(), made: BTreeMap::new(), random }
+        let (told, taken) = (BTreeSet::new(), BTreeSet::new());
+        Cables { ends, wires, weather, blocked: BTreeMap::new(), made: BTreeMap::new(), told, taken, random }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -198,6 +213,7 @@ impl Cables {
         let mut signals = VecDeque::new();
         if role == Role::Offer {
             let sdp = format!("offer {}", name.text());
+            self.told.insert(sdp.clone());
             signals.push_back((now + 2 * MS, Signal::Offer { sdp }));
             signals.extend((1..=CANDIDATES).map(|n| (now + (2 + n) * MS, candidate(name, n))));
         }
@@ -211,6 +227,7 @@ impl Cables {
             expected: [0; 4],
             held: BTreeMap::new(),
             liveness: Liveness::new(now),
+            heard_at: now,
         };
         self.ends.insert(name, end);
         link
@@ -219,6 +236,17 @@ impl Cables {
     /// A node is gone without a word.
     pub fn crash(&mut self, node: usize) {
         self.ends.retain(|name, _| name.node != node);
+    }
+
+    /// A node sends a packet that is not its own over its link to another one.
+    pub fn forge(&mut self, now: u64, from: usize, to: usize, packet: &[u8]) {
+        let between = |(name, wire): (&EndName, &Wire)| (name.node == from && wire.to.node == to).then_some(*name);
+        let is_open = |name: &EndName| self.ends.get(name).is_some_and(|end| end.phase == Phase::Open);
+        let name = self.wires.iter().filter_map(between).find(is_open);
+        if let Some(wire) = name.and_then(|name| self.wires.get_mut(&name)) {
+            let message = wire.number(Lane::Datagram, 0, packet);
+            wire.datagram.handle_packet(now, &message);
+        }
     }
 
     /// Every link between two nodes ends, and both know.
@@ -270,11 +298,16 @@ impl Cables {
         let Some(end) = self.ends.get_mut(&name) else {
             return;
         };
+        if let Signal::Offer { sdp } | Signal::Answer { sdp } = signal {
+            assert!(self.told.contains(sdp), "an altered introduction was let through: {sdp}");
+        }
         match signal {
             Signal::Offer { sdp } => {
-                let remote = sdp.strip_prefix("offer ").and_then(EndName::parse);
-                end.remote = Some(remote.expect("an offer names its end"));
+                let remote = sdp.strip_prefix("offer ").and_then(EndName::parse).expect("an offer names its end");
+                end.remote = Some(remote);
+                assert!(self.taken.insert((name.node, name.life, remote)), "an offer was taken twice");
                 let sdp = format!("answer {}", name.text());
+                self.told.insert(sdp.clone());
                 end.signals.push_back((now + 2 * MS, Signal::Answer { sdp }));
                 end.signals.extend((1..=CANDIDATES).map(|n| (now + (2 + n) * MS, candidate(name, n))));
             }
@@ -346,6 +379,7 @@ impl Cables {
             wire.pending.drain(..).for_each(|message| wire.stream.handle_packet(now, &message));
         }
         end.liveness.outstanding(now, wire.outstanding);
+        assert!(wire.outstanding < WINDOW + 2 * MTU, "a wire holds more than its window");
     }
 
     /// The owner has closed an end: what it said last still leaves, and the other end hears that it is over.
@@ -429,7 +463,7 @@ impl Cables {
             return;
         }
         end.phase = Phase::Open;
-        end.liveness = Liveness::new(now);
+        (end.liveness, end.heard_at) = (Liveness::new(now), now);
         if let Some(core) = core(nodes, name) {
             core.link_opened(name.link);
         }
@@ -442,9 +476,13 @@ impl Cables {
         let Some(end) = self.ends.get_mut(&name).filter(|end| end.phase == Phase::Open) else {
             return;
         };
+        assert!(now < end.heard_at + SILENCE_MAX, "a link that is dead was not given up");
         match end.liveness.poll(now) {
             Some(Action::Ping(number)) => self.send_probe(now, name, Probe::Ping(number)),
-            Some(Action::Lost) => self.lose(now, nodes, name, Lost::Silent),
+            Some(Action::Lost) => {
+                assert!(end.heard_at + STALL_US <= now, "a link that works was given up");
+                self.lose(now, nodes, name, Lost::Silent);
+            }
             None => {}
         }
     }
@@ -477,7 +515,10 @@ impl Cables {
                 }
                 self.take_ordered(now, nodes, to, message);
             } else if let Some(message) = wire.datagram.poll_packet(now) {
-                self.arrive(now, nodes, to, Lane::Datagram, &message[1..]);
+                let (message, tag) = message.split_at(message.len() - TAG_LEN);
+                if digest("simulation", &[message])[..TAG_LEN] == *tag {
+                    self.arrive(now, nodes, to, Lane::Datagram, &message[1..]);
+                }
             } else {
                 return;
             }
@@ -519,6 +560,7 @@ impl Cables {
         let Some(end) = self.ends.get_mut(&to) else {
             return;
         };
+        end.heard_at = now;
         match Probe::parse(message).filter(|_| lane == Lane::Datagram) {
             Some(Probe::Ping(number)) => {
                 end.liveness.heard(now);

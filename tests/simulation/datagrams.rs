@@ -1,6 +1,6 @@
 //! Programs that send what may get lost: floods of datagrams, and pings.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use unisockets_stack::{Instant, Kind, Received, SocketId, Stack};
 
@@ -25,6 +25,39 @@ pub struct Flood {
     pub sent: u32,
     pub arrived: u32,
     pub socket: Option<(u64, SocketId)>,
+}
+
+/// What stands in the place of a flood's number in a forged datagram.
+const FORGED: u32 = u32::MAX;
+
+/// Writes a datagram that claims to come from `source` (RFC 791, RFC 8200, RFC 768).
+pub fn forged(source: IpAddr, destination: IpAddr) -> Vec<u8> {
+    let udp = |bytes: &mut Vec<u8>| {
+        bytes.extend_from_slice(&[0x12, 0x34]);
+        bytes.extend_from_slice(&UDP_PORT.to_be_bytes());
+        // Links check no sums: what is below them does.
+        bytes.extend_from_slice(&[0, 16, 0xff, 0xff]);
+        bytes.extend_from_slice(&FORGED.to_be_bytes());
+        bytes.extend_from_slice(&FORGED.to_be_bytes());
+    };
+    let mut bytes = Vec::new();
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            bytes.extend_from_slice(&[0x45, 0, 0, 36, 0, 0, 0, 0, 64, 17, 0, 0]);
+            bytes.extend_from_slice(&source.octets());
+            bytes.extend_from_slice(&destination.octets());
+            let sum: u32 = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+            bytes[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            bytes.extend_from_slice(&[0x60, 0, 0, 0, 0, 16, 17, 64]);
+            bytes.extend_from_slice(&source.octets());
+            bytes.extend_from_slice(&destination.octets());
+        }
+        _ => {}
+    }
+    udp(&mut bytes);
+    bytes
 }
 
 fn fill(index: usize, number: u32, out: &mut [u8]) {
@@ -79,11 +112,17 @@ impl Flood {
 }
 
 /// Checks every byte of a datagram that has arrived.
-pub fn check_datagram(floods: &mut [Flood], node: usize, received: &Received) {
+pub fn check_datagram(floods: &mut [Flood], nodes: &[Node], node: usize, received: &Received) {
     let word = |at: usize| u32::from_be_bytes(received.data[at..at + 4].try_into().expect("four bytes"));
     assert!(received.data.len() >= HEAD, "a datagram was cut");
     let (index, number) = (word(0) as usize, word(4));
+    assert!(word(0) != FORGED, "a datagram from {} was let through that somebody else has sent", received.source);
     let flood = &mut floods[index];
+    let source = Some(received.source.ip());
+    assert!(
+        source == Some(nodes[flood.from].v6()) || source == nodes[flood.from].v4(),
+        "a datagram has a wrong source"
+    );
     assert_eq!((flood.to, received.data.len()), (node, flood.len.max(HEAD)), "a datagram went astray");
     let mut expected = vec![0; received.data.len()];
     fill(index, number, &mut expected);

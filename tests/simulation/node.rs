@@ -19,6 +19,8 @@ use crate::hub::{Down, HOST, Hub};
 use crate::random::Random;
 use crate::world::{MS, ORIGIN_UNIX_MS};
 
+/// Largest ring of a connection here, in bytes: the default of the stack.
+const BUFFER_MAX: usize = 1024 * 1024;
 const NAMES: [&str; 5] = ["alpha", "beta", "gamma", "delta", "epsilon"];
 
 /// One run of a node's program.
@@ -47,12 +49,14 @@ pub struct Node {
     /// The address that it was leased last.
     last_v4: Option<IpAddr>,
     network: Arc<Network>,
+    /// Whether it gives its lease back when it leaves.
+    ephemeral: bool,
     pins: Pins,
     random: Random,
 }
 
 impl Node {
-    pub fn new(index: usize, network: Arc<Network>, random: Random) -> Node {
+    pub fn new(index: usize, network: Arc<Network>, random: Random, ephemeral: bool) -> Node {
         let pair = KeyPair::from_seed(&random.fork(7).bytes32());
         Node {
             index,
@@ -62,6 +66,7 @@ impl Node {
             lives: 0,
             last_v4: None,
             network,
+            ephemeral,
             pins: Pins::default(),
             random,
         }
@@ -97,7 +102,7 @@ impl Node {
             pair: self.pair.clone(),
             name: Some(self.name.to_owned()),
             ipv4: None,
-            ephemeral: false,
+            ephemeral: self.ephemeral,
             host: HOST.to_owned(),
         });
         self.life = Some(Life {
@@ -166,6 +171,35 @@ impl Node {
                 life.membership.handle_closed(now / MS, life.random.next());
             }
         }
+    }
+
+    /// Somebody sets the node's clock on the wall.
+    pub fn set_clock(&mut self, now: u64, ahead_ms: i64) {
+        if let Some(life) = &mut self.life {
+            let unix_ms = (ORIGIN_UNIX_MS + now / MS).saturating_add_signed(ahead_ms);
+            life.core.set_calendar(Instant::from_micros(now), unix_ms);
+        }
+    }
+
+    /// No more is remembered or held than there can be.
+    pub fn check_limits(&self, nodes: usize) {
+        let Some(life) = &self.life else {
+            return;
+        };
+        let stack = &life.core.stack;
+        let memory = 2 * BUFFER_MAX * stack.connection_count();
+        assert!(stack.committed_bytes() <= memory, "{} holds memory of connections that are over", self.name);
+        assert!(stack.orphan_count() <= stack.connection_count(), "{} has too many orphans", self.name);
+        assert!(life.core.peer_keys().len() < nodes, "{} knows more peers than there are", self.name);
+    }
+
+    /// Returns what was refused although nobody has done anything wrong.
+    pub fn refusals(&self) -> Vec<&'static str> {
+        let core = self.life.as_ref().map(|life| &life.core);
+        let refused = core.into_iter().flat_map(NodeCore::refusals).map(|(kind, _)| kind);
+        refused
+            .filter(|kind| !matches!(*kind, "foreign_source" | "no_link" | "signal_wrong_offer" | "refused_by_peer"))
+            .collect()
     }
 
     /// Says goodbye to everybody.
@@ -239,7 +273,10 @@ impl Life {
                 }
             }
             Event::Signal(from, payload) => self.core.handle_signal(at, from, &payload),
-            Event::Undelivered { to, failure, .. } if failure.is_not_found() => self.core.undelivered(at, to),
+            Event::Undelivered { to, failure, .. } if failure.is_not_found() => {
+                self.core.undelivered(at, to);
+                return Some(format!("{} is not to be found", to.short()));
+            }
             Event::Gone(key, reason) => {
                 self.core.peer_gone(at, key, reason);
                 return Some(format!("{} is gone: {reason:?}", key.short()));

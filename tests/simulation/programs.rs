@@ -14,6 +14,10 @@ use crate::world::SECOND;
 
 pub const TCP_PORT: u16 = 80;
 pub const UDP_PORT: u16 = 53;
+/// Connections that wait for a server at most.
+const BACKLOG: usize = 4;
+/// How long whoever has closed a connection first is known to remember it: TIME-WAIT is a little longer.
+const REMEMBERED: u64 = 50 * SECOND;
 /// A connection that was not made is tried again for so long.
 const TRY_FOR: u64 = 600 * SECOND;
 const TRY_PAUSE: u64 = 2 * SECOND;
@@ -102,7 +106,7 @@ impl Programs {
         let any = |port| SocketAddr::from(([0u16; 8], port));
         let listener = stack.socket(Kind::Tcp, Family::V6).expect("a socket");
         stack.bind(listener, any(TCP_PORT)).expect("the port is free");
-        stack.listen(listener, 4).expect("it is bound");
+        stack.listen(listener, BACKLOG).expect("it is bound");
         let receiver = stack.socket(Kind::Udp, Family::V6).expect("a socket");
         stack.bind(receiver, any(UDP_PORT)).expect("the port is free");
         self.owners.insert((node.index, life.number, listener), Owner::Listener);
@@ -130,9 +134,8 @@ impl Programs {
             talk.outcome.get_or_insert(Outcome::Died);
         }
         for session in &mut self.sessions {
-            let ended =
-                matches!(session.step, Step::Ended(_)) || matches!(session.step, Step::Waiting(at) if at == session.at);
-            if session.client == node && !ended {
+            let unbegun = session.tries == 0 && matches!(session.step, Step::Waiting(_));
+            if session.client == node && !unbegun && !matches!(session.step, Step::Ended(_)) {
                 session.step = Step::Ended(Outcome::Died);
             }
         }
@@ -261,9 +264,8 @@ impl Programs {
             Some(Owner::Listener) => self.accept(now, node, socket, nodes),
             Some(Owner::Talk(index)) => self.drive(now, index, nodes, None),
             Some(Owner::Receiver) => {
-                while let Ok(received) = life.core.stack.recv_from(socket) {
-                    check_datagram(&mut self.floods, node, &received);
-                }
+                let received: Vec<_> = std::iter::from_fn(|| life.core.stack.recv_from(socket).ok()).collect();
+                received.iter().for_each(|received| check_datagram(&mut self.floods, nodes, node, received));
             }
             Some(Owner::Echoes(index)) => self.echoes[index].receive(now, socket, &mut life.core.stack),
             None => {}
@@ -271,6 +273,7 @@ impl Programs {
     }
 
     fn accept(&mut self, now: u64, node: usize, listener: SocketId, nodes: &mut [Node]) {
+        let before = self.talks.len();
         while let Some(life) = nodes[node].life.as_mut()
             && let Ok((socket, _)) = life.core.stack.accept(Instant::from_micros(now), listener)
         {
@@ -279,6 +282,16 @@ impl Programs {
             self.talks.push(Talk::server(node, life.number, socket));
             self.drive(now, index, nodes, Some((true, true)));
         }
+        assert!(self.talks.len() - before <= BACKLOG, "more connections have waited than the backlog holds");
+    }
+
+    /// Counts the sessions that have ended well so lately that one of their ends is in TIME-WAIT.
+    pub fn remembered(&self, now: u64) -> usize {
+        let lately = |talk: &&Talk| talk.outcome == Some(Outcome::Done) && talk.ended_at + REMEMBERED > now;
+        let sessions: Vec<usize> = self.talks.iter().filter(lately).filter_map(|talk| talk.session).collect();
+        (0..self.sessions.len())
+            .filter(|index| sessions.iter().filter(|session| *session == index).count() == 2)
+            .count()
     }
 
     /// Goes on with one end of a connection.

@@ -14,6 +14,9 @@ use crate::world::{MS, SECOND};
 /// The longest pause of a slow reader.
 const PAUSE_MAX: u64 = if SPARES_KNOWN_FAULTS { 100 * MS } else { 3 * SECOND };
 
+/// How wrong a clock may be, in milliseconds: two of them, with the way between them, are within what members bear.
+const CLOCK_MS_MAX: u64 = 120_000;
+
 /// Something that goes wrong, or right again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accident {
@@ -23,18 +26,26 @@ pub enum Accident {
     Silence(usize, usize, u64),
     /// The nodes of the mask and the others cannot reach each other; until then.
     Partition(u64, u64),
-    /// A node's line to the server breaks.
-    LineCut(usize),
+    /// A node's line to the server breaks; whether the server notices at once.
+    LineCut { node: usize, noticed: bool },
+    /// A node's line to the server stands still; until then.
+    LineStall(usize, u64),
     /// The server ends, with or without a goodbye.
     Stop { goodbye: bool },
     /// The server is back.
     Start,
     /// A node is gone at once; whether its line to the server is closed with it.
     Crash { node: usize, closes: bool },
-    /// A node is back with the same keys.
+    /// A node is there, at first or again with the same keys.
     Restart(usize),
     /// A node says goodbye and is back later.
     Leave(usize),
+    /// The clock on the wall of a node is set; by so many milliseconds it is wrong now.
+    Clock(usize, i64),
+    /// The same of the server.
+    ServerClock(i64),
+    /// A node sends another one a datagram with the address of somebody else.
+    Forge { from: usize, to: usize, target: Target },
 }
 
 /// How rough a run is.
@@ -55,6 +66,10 @@ pub struct Scenario {
     pub nodes: usize,
     pub roughness: Roughness,
     pub secret: bool,
+    /// Whether somebody on the way replays and alters introductions.
+    pub meddling: bool,
+    /// Nodes that give their lease back when they leave.
+    pub ephemeral: Vec<bool>,
     pub weather: BTreeMap<(usize, usize), Weather>,
     pub accidents: Vec<(u64, Accident)>,
     pub sessions: Vec<Session>,
@@ -80,6 +95,7 @@ fn weather(random: &mut Random) -> Weather {
         loss: random.within(0, 15) as f64 / 100.0,
         reorder: random.within(0, 10) as f64 / 100.0,
         duplicate: random.within(0, 5) as f64 / 100.0,
+        corrupt: random.within(0, 3) as f64 / 100.0,
         ..calm
     };
     Weather { stream: calm, datagram }
@@ -100,6 +116,7 @@ fn session(random: &mut Random, nodes: usize) -> Session {
         down: len(random),
         echo: random.percent(30),
         pause: random.percent(20).then(|| random.within(MS, PAUSE_MAX)),
+        rest: random.percent(3).then(|| random.within(310, 420) * SECOND),
     };
     Session {
         client,
@@ -153,7 +170,14 @@ fn accidents(random: &mut Random, nodes: usize, roughness: Roughness) -> Vec<(u6
     }
     if roughness >= Roughness::Signaling {
         for _ in 0..random.within(0, 2) {
-            accidents.push((random.within(SECOND, 150 * SECOND), Accident::LineCut(random.index(nodes))));
+            let (node, noticed) = (random.index(nodes), random.percent(50));
+            accidents.push((random.within(SECOND, 150 * SECOND), Accident::LineCut { node, noticed }));
+        }
+        for _ in 0..random.within(0, 2) {
+            // Often while the members join.
+            let latest = if random.percent(50) { 100 * MS } else { 150 * SECOND };
+            let at = random.within(0, latest);
+            accidents.push((at, Accident::LineStall(random.index(nodes), at + random.within(100 * MS, 25 * SECOND))));
         }
         if random.percent(70) {
             let at = random.within(SECOND, 120 * SECOND);
@@ -165,12 +189,37 @@ fn accidents(random: &mut Random, nodes: usize, roughness: Roughness) -> Vec<(u6
         let node = random.index(nodes);
         let at = random.within(5 * SECOND, 120 * SECOND);
         let closes = random.percent(50);
-        let gone = if random.percent(75) { Accident::Crash { node, closes } } else { Accident::Leave(node) };
+        let gone = if random.percent(60) { Accident::Crash { node, closes } } else { Accident::Leave(node) };
         accidents.push((at, gone));
         accidents.push((at + random.within(1_200 * MS, 50 * SECOND), Accident::Restart(node)));
     }
-    accidents.sort_by_key(|(at, _)| *at);
     accidents
+}
+
+/// What happens in any weather: clocks are set, members lie about who they are.
+fn oddities(random: &mut Random, nodes: usize) -> Vec<(u64, Accident)> {
+    let mut oddities = Vec::new();
+    let at = |random: &mut Random| random.within(SECOND, 150 * SECOND);
+    let ahead_ms = |random: &mut Random| random.within(0, 2 * CLOCK_MS_MAX) as i64 - CLOCK_MS_MAX as i64;
+    for _ in 0..random.within(0, 2) {
+        oddities.push((at(random), Accident::Clock(random.index(nodes), ahead_ms(random))));
+    }
+    if random.percent(30) {
+        oddities.push((at(random), Accident::ServerClock(ahead_ms(random))));
+    }
+    for _ in 0..random.within(0, 4) {
+        let from = random.index(nodes);
+        let to = (from + 1 + random.index(nodes - 1)) % nodes;
+        let target = if random.percent(50) { Target::V4 } else { Target::V6 };
+        oddities.push((at(random), Accident::Forge { from, to, target }));
+    }
+    oddities
+}
+
+/// Most nodes are there from the beginning.
+fn starts(random: &mut Random, nodes: usize) -> Vec<(u64, Accident)> {
+    let start = |random: &mut Random| if random.percent(75) { 0 } else { random.within(0, 120 * SECOND) };
+    (0..nodes).map(|node| (start(random), Accident::Restart(node))).collect()
 }
 
 impl Scenario {
@@ -183,11 +232,22 @@ impl Scenario {
         let pairs = (0..nodes).flat_map(|a| (a..nodes).map(move |b| (a, b)));
         let weather = pairs.map(|nodes| (nodes, weather(&mut random))).collect();
         let count = random.within(3, 10);
-        let sessions = (0..count).map(|_| session(&mut random, nodes)).collect();
+        let mut sessions: Vec<Session> = (0..count).map(|_| session(&mut random, nodes)).collect();
         let floods = (0..random.within(0, 3)).map(|_| flood(&mut random, nodes)).collect();
         let echoes = (0..random.within(0, 3)).map(|_| pings(&mut random, nodes)).collect();
-        let accidents = accidents(&mut random.fork(1), nodes, roughness);
-        let secret = random.percent(50);
-        Scenario { nodes, roughness, secret, weather, accidents, sessions, floods, echoes }
+        let mut accidents = accidents(&mut random.fork(1), nodes, roughness);
+        accidents.extend(oddities(&mut random.fork(2), nodes));
+        accidents.extend(starts(&mut random.fork(3), nodes));
+        accidents.sort_by_key(|(at, _)| *at);
+        let (secret, meddling) = (random.percent(50), random.percent(30));
+        let ephemeral = (0..nodes).map(|_| random.percent(50)).collect();
+        if random.percent(15) {
+            // All at one time, to one server.
+            let (server, at) = (sessions[0].server, sessions[0].at);
+            for session in sessions.iter_mut().filter(|session| session.client != server) {
+                (session.server, session.at, session.step) = (server, at, Step::Waiting(at));
+            }
+        }
+        Scenario { nodes, roughness, secret, meddling, ephemeral, weather, accidents, sessions, floods, echoes }
     }
 }

@@ -27,6 +27,8 @@ pub struct Deal {
     pub echo: bool,
     /// The pause of a slow reader between chunks, in microseconds.
     pub pause: Option<u64>,
+    /// How long the client says nothing in the middle, in microseconds.
+    pub rest: Option<u64>,
 }
 
 /// How an end of a connection has ended.
@@ -57,8 +59,11 @@ pub struct Talk {
     pub side: Side,
     pub session: Option<usize>,
     pub outcome: Option<Outcome>,
+    pub ended_at: u64,
     resume_at: Option<u64>,
     finish_at: Option<u64>,
+    /// When the client goes on that rests in the middle.
+    rests_until: Option<u64>,
     deal: Option<Deal>,
     connected: bool,
     sent: u64,
@@ -94,8 +99,10 @@ impl Talk {
             side: Side::Server,
             session: None,
             outcome: None,
+            ended_at: 0,
             resume_at: None,
             finish_at: None,
+            rests_until: None,
             deal: None,
             connected: true,
             sent: 0,
@@ -149,6 +156,7 @@ impl Talk {
             Err(error) => self.outcome = Some(Outcome::Failed(error)),
         }
         if self.outcome.is_some() {
+            self.ended_at = now;
             stack.close(Instant::from_micros(now), self.socket);
         }
     }
@@ -238,8 +246,18 @@ impl Talk {
         };
         let at = Instant::from_micros(now);
         let mut buffer = [0; CHUNK];
+        let rest = deal.rest.filter(|_| self.side == Side::Client);
+        let half = if rest.is_some() { total / 2 } else { total };
         while self.sent < total {
-            let len = (total - self.sent).min(CHUNK as u64) as usize;
+            if let Some(rest) = rest.filter(|_| self.sent >= half) {
+                let until = *self.rests_until.get_or_insert(now + rest);
+                if now < until {
+                    self.finish_at = Some(until);
+                    return Ok(());
+                }
+            }
+            let end = if self.sent < half { half } else { total };
+            let len = (end - self.sent).min(CHUNK as u64) as usize;
             content(&deal, session, self.side, self.sent, &mut buffer[..len]);
             match stack.send(at, self.socket, &buffer[..len]) {
                 Ok(len) => self.sent += len as u64,

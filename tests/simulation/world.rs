@@ -1,15 +1,17 @@
 //! The whole network in one thread on a virtual clock.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use unisockets_signaling::network::Network;
 
 use crate::cables::Cables;
 use crate::capture::{self, Recorder};
+use crate::datagrams::forged;
 use crate::hub::Hub;
 use crate::node::Node;
-use crate::programs::{Programs, Step};
+use crate::programs::{Programs, Step, Target, address_of};
 use crate::random::Random;
 use crate::scenario::{Accident, Roughness, Scenario};
 use crate::talk::Outcome;
@@ -48,6 +50,27 @@ pub struct Report {
     pub steps: u64,
 }
 
+/// A promise that a run has broken.
+#[derive(Debug)]
+pub struct Failure {
+    pub seed: u64,
+    /// When, in virtual time.
+    pub at: u64,
+    /// What was checked.
+    pub check: String,
+    /// What happened last.
+    pub log: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { seed, at, check, log } = self;
+        writeln!(f, "seed {seed} failed at {at} us: {check}\n{}\nreplay it, with a capture, by:", log.join("\n"))?;
+        write!(f, "UNISOCKETS_SEED={seed} UNISOCKETS_CAPTURE=seed-{seed}.pcapng ")?;
+        writeln!(f, "cargo test --release --test simulation replay -- --nocapture")
+    }
+}
+
 /// A run.
 pub struct World {
     pub now: u64,
@@ -61,6 +84,7 @@ pub struct World {
     /// Nodes that have said goodbye, and when they end.
     leaving: VecDeque<(u64, usize)>,
     roughness: Roughness,
+    meddling: bool,
     steps: u64,
     steps_now: usize,
 }
@@ -70,23 +94,26 @@ impl World {
         let scenario = Scenario::new(seed);
         let random = Random::new(seed).fork(99);
         let network = network(scenario.secret);
-        let node = |index: usize| Node::new(index, Arc::clone(&network), random.fork(index as u64));
+        let node =
+            |index: usize| Node::new(index, Arc::clone(&network), random.fork(index as u64), scenario.ephemeral[index]);
+        let nodes: Vec<Node> = (0..scenario.nodes).map(node).collect();
+        let keys = nodes.iter().map(|node| node.pair.public()).collect();
         let mut world = World {
             now: 0,
             log: Vec::new(),
-            nodes: (0..scenario.nodes).map(node).collect(),
-            hub: Hub::new(random.fork(200)),
+            nodes,
+            hub: Hub::new(random.fork(200), keys, scenario.meddling),
             cables: Cables::new(random.fork(201), scenario.weather),
             programs: Programs::new(scenario.nodes, scenario.sessions, scenario.floods, scenario.echoes),
             capture: Recorder::shared(),
             accidents: scenario.accidents.into(),
             leaving: VecDeque::new(),
             roughness: scenario.roughness,
+            meddling: scenario.meddling,
             steps: 0,
             steps_now: 0,
         };
         world.note(format!("{} nodes, {:?}", scenario.nodes, scenario.roughness));
-        (0..scenario.nodes).for_each(|index| world.start(index));
         world
     }
 
@@ -104,9 +131,13 @@ impl World {
 
     /// Runs to the end and checks what must hold.
     pub fn run(&mut self) -> Report {
-        self.run_until(|world| world.programs.are_over() && world.accidents.is_empty() && world.leaving.is_empty());
+        self.run_until(|world| {
+            let over = world.programs.are_over() && world.accidents.is_empty() && world.leaving.is_empty();
+            over && world.nodes.iter().all(|node| node.v4().is_some())
+        });
         self.check_sessions();
         self.check_leases();
+        self.check_time_wait();
         self.note("programs are over");
         self.programs.close(self.now, &mut self.nodes);
         self.run_until(|world| world.nodes.iter().all(Self::is_quiet));
@@ -116,6 +147,10 @@ impl World {
         for node in &self.nodes {
             let stack = node.life.as_ref().map(|life| &life.core.stack);
             assert_eq!(stack.map(|stack| stack.socket_count()), Some(0), "{} has sockets left", node.name);
+            let memory = stack.map(|stack| stack.committed_bytes());
+            assert_eq!(memory, Some(0), "{} holds memory of connections that are over", node.name);
+            let refusals = node.refusals();
+            assert!(refusals.is_empty() || self.meddling, "{} has refused what is right: {refusals:?}", node.name);
         }
         let outcomes = || self.programs.sessions.iter().map(|session| session.step);
         let done = outcomes().filter(|step| *step == Step::Ended(Outcome::Done)).count();
@@ -184,6 +219,7 @@ impl World {
             node.handle_timeout(self.now, &mut self.hub);
         }
         self.programs.handle_timeout(self.now, &mut self.nodes);
+        self.nodes.iter().for_each(|node| node.check_limits(self.nodes.len()));
     }
 
     /// Lets nodes, links and programs act on each other until nothing is left to do at this moment.
@@ -226,18 +262,19 @@ impl World {
                     }
                 }
             }
-            Accident::LineCut(node) => {
+            Accident::LineCut { node, noticed } => {
                 if let Some(line) = self.nodes[node].life.as_ref().and_then(|life| life.line) {
-                    self.hub.cut(self.now, line);
+                    self.hub.cut(self.now, line, noticed);
                 }
             }
+            Accident::LineStall(node, until) => self.hub.stall(node, until),
             Accident::Stop { goodbye } => {
                 if goodbye {
                     self.hub.drain(self.now);
                 }
                 self.hub.stop(self.now);
             }
-            Accident::Start => self.hub.start(),
+            Accident::Start => self.hub.start(self.now),
             Accident::Crash { node, closes } => self.crash(node, closes),
             Accident::Restart(node) => self.start(node),
             Accident::Leave(node) => {
@@ -246,6 +283,19 @@ impl World {
                 self.nodes[node].leave(self.now);
                 self.leaving.push_back((self.now + SECOND, node));
             }
+            Accident::Clock(node, ahead_ms) => self.nodes[node].set_clock(self.now, ahead_ms),
+            Accident::ServerClock(ahead_ms) => self.hub.set_clock(ahead_ms),
+            Accident::Forge { from, to, target } => self.forge(from, to, target),
+        }
+    }
+
+    /// A node takes the address of a third one, or one that nobody has.
+    fn forge(&mut self, from: usize, to: usize, target: Target) {
+        let third = (0..self.nodes.len()).find(|node| *node != from && *node != to);
+        let nobody = || if target == Target::V4 { "10.80.0.200" } else { "fd00::7" }.parse().expect("an address");
+        let source = third.and_then(|node| address_of(&self.nodes, node, target)).unwrap_or_else(nobody);
+        if let Some(destination) = address_of(&self.nodes, to, target) {
+            self.cables.forge(self.now, from, to, &forged(source, destination));
         }
     }
 
@@ -275,6 +325,15 @@ impl World {
             let session = talk.session.map(|session| &self.programs.sessions[session]);
             let excuse = self.roughness >= Roughness::Nodes && session.is_none_or(|session| session.excuse.is_some());
             assert!(done || excuse, "an end of a connection broke without an excuse: {talk:?}");
+        }
+    }
+
+    /// Whoever has closed a connection first answers late segments of it for a while (RFC 9293, section 3.6.1).
+    fn check_time_wait(&self) {
+        let stacks = self.nodes.iter().filter_map(|node| node.life.as_ref()).map(|life| &life.core.stack);
+        let known: usize = stacks.map(|stack| stack.connection_count() + stack.time_wait_count()).sum();
+        if self.roughness == Roughness::Calm {
+            assert!(known >= self.programs.remembered(self.now), "a connection that is over was forgotten at once");
         }
     }
 
