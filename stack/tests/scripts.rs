@@ -121,9 +121,9 @@ macro_rules! scripts {
 
 scripts! {
     rfc1122_3_2_1_2_bad_checksum_of_the_header
+    rfc1122_4_2_2_18_a_syn_beyond_the_backlog_waits
     rfc1122_4_2_2_18_closing_a_full_listener_refuses_who_waits
     rfc1122_4_2_3_10_a_syn_from_a_group_is_dropped
-    rfc1122_4_2_3_4_a_syn_beyond_the_backlog_waits
     rfc1122_4_2_3_5_syns_are_repeated_for_three_minutes
     rfc1122_4_2_3_9_a_hard_error_ends_an_opening
     rfc1122_4_2_3_9_a_soft_error_does_not_end_a_connection
@@ -153,8 +153,8 @@ scripts! {
     rfc5961_4_2_a_syn_in_a_connection_is_challenged
     rfc5961_5_2_an_ack_older_than_the_window_is_answered
     rfc5961_7_challenges_are_rationed
-    rfc6093_3_4_an_urgent_pointer_without_data_is_harmless
-    rfc6093_3_4_urgent_bytes_stay_in_the_stream
+    rfc6093_2_1_an_urgent_pointer_without_data_is_harmless
+    rfc6093_2_1_urgent_bytes_stay_in_the_stream
     rfc6298_2_a_slow_handshake_is_a_sample
     rfc6298_2_the_first_timeout_is_a_second
     rfc6298_2_the_timeout_follows_the_round_trip
@@ -179,11 +179,11 @@ scripts! {
     rfc9293_3_10_7_1_a_reset_to_a_closed_port_is_not_answered
     rfc9293_3_10_7_1_a_syn_to_a_closed_port_is_reset
     rfc9293_3_10_7_1_an_ack_to_a_closed_port_is_reset
+    rfc9293_3_10_7_2_a_fin_with_a_syn_is_not_taken
     rfc9293_3_10_7_2_data_on_a_syn_is_not_lost
     rfc9293_3_10_7_2_listen_drops_what_is_neither_syn_nor_ack
     rfc9293_3_10_7_2_listen_ignores_a_reset
     rfc9293_3_10_7_2_listen_resets_an_ack
-    rfc9293_3_10_7_3_a_fin_with_a_syn_is_not_taken
     rfc9293_3_10_7_3_data_on_a_syn_ack_is_not_lost
     rfc9293_3_10_7_3_syn_sent_an_acknowledging_reset_refuses
     rfc9293_3_10_7_3_syn_sent_ignores_an_ack_without_syn
@@ -253,11 +253,11 @@ scripts! {
     rfc9293_3_7_1_mss_option_on_ipv4
     rfc9293_3_7_1_mss_option_on_ipv6
     rfc9293_3_7_1_the_smaller_mss_counts
+    rfc9293_3_7_2_a_smaller_mtu_of_the_path_is_used
     rfc9293_3_7_4_a_fin_ends_the_waiting
     rfc9293_3_7_4_nagle_can_be_switched_off
     rfc9293_3_7_4_nagle_holds_back_a_small_segment
     rfc9293_3_7_4_nagle_lets_full_segments_go
-    rfc9293_3_7_5_a_smaller_mtu_of_the_path_is_used
     rfc9293_3_8_3_a_user_timeout_of_an_orphan
     rfc9293_3_8_3_probes_without_an_answer_end
     rfc9293_3_8_3_r2_is_at_least_a_hundred_seconds
