@@ -6,6 +6,8 @@
 
 #[path = "scripts/bytes.rs"]
 mod bytes;
+#[path = "scripts/calls.rs"]
+mod calls;
 #[path = "scripts/language.rs"]
 mod language;
 #[path = "scripts/run.rs"]
