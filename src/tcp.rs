@@ -270,6 +270,32 @@ impl TcpStream {
         std::future::poll_fn(|cx| self.socket.poll(cx, Interest::Read, |stack, _| stack.peek(id, data))).await
     }
 
+    /// Fills `data` (MSG_WAITALL); returns less only when the stream ends, or fails, before. What was received until
+    /// then is not lost: an error after some bytes is given by the next call.
+    ///
+    /// # Errors
+    /// Those of `recv(2)`.
+    pub async fn recv_all(&self, data: &mut [u8]) -> io::Result<usize> {
+        let id = self.socket.id;
+        let mut received = 0;
+        while received < data.len() {
+            let rest = &mut data[received..];
+            let wait = std::future::poll_fn(|cx| {
+                self.socket.poll(cx, Interest::Read, |stack, _| {
+                    let least = rest.len();
+                    stack.recv_at_least(id, rest, least)
+                })
+            });
+            match wait.await {
+                Ok(0) => break,
+                Ok(n) => received += n,
+                Err(_) if received > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(received)
+    }
+
     /// Shuts one or both directions (`shutdown(2)`).
     ///
     /// # Errors
@@ -297,7 +323,10 @@ impl TcpStream {
     fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let id = self.socket.id;
         let unfilled = buffer.initialize_unfilled();
-        let received = ready!(self.socket.poll(cx, Interest::Read, |stack, _| stack.recv(id, unfilled)))?;
+        let received = ready!(self.socket.poll(cx, Interest::Read, |stack, _| {
+            let least = stack.options(id)?.receive_low_water;
+            stack.recv_at_least(id, unfilled, least)
+        }))?;
         buffer.advance(received);
         Poll::Ready(Ok(()))
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
 use unisockets_stack::{Kind, Received, SocketOption};
@@ -94,6 +94,24 @@ impl UdpSocket {
     pub async fn recv_message(&self) -> io::Result<Received> {
         let id = self.socket.id;
         std::future::poll_fn(|cx| self.socket.poll(cx, Interest::Read, |stack, _| stack.recv_from(id))).await
+    }
+
+    /// Joins a multicast group: its datagrams come from every member that is linked.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the address is no group, `AddrInUse` if the socket is in it.
+    pub fn join_group(&self, group: IpAddr) -> io::Result<()> {
+        let id = self.socket.id;
+        self.socket.driver.with(|state, _, _| state.core.stack.join_group(id, group)).map_err(io_error)
+    }
+
+    /// Leaves a multicast group.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` if the socket is not in it.
+    pub fn leave_group(&self, group: IpAddr) -> io::Result<()> {
+        let id = self.socket.id;
+        self.socket.driver.with(|state, _, _| state.core.stack.leave_group(id, group)).map_err(io_error)
     }
 
     /// Returns the socket's address.

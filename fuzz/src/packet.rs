@@ -317,15 +317,23 @@ impl World {
         };
         let millis =
             |script: &mut Script<'_>| Some(Duration::from_millis(u64::from(script.u16()))).filter(|d| !d.is_zero());
-        let option = match script.u8() % 9 {
+        let seconds = |script: &mut Script<'_>| Duration::from_secs(u64::from(script.u8()));
+        let option = match script.u8() % 17 {
             0 => SocketOption::NoDelay(script.flag()),
-            1 => SocketOption::KeepAlive(millis(script)),
+            1 => SocketOption::KeepAlive(script.flag()),
             2 => SocketOption::Linger(script.flag().then_some(Duration::ZERO)),
             3 => SocketOption::ReuseAddress(script.flag()),
             4 => SocketOption::V6Only(script.flag()),
             5 => SocketOption::ReceiveBuffer(usize::from(script.u16())),
             6 => SocketOption::SendBuffer(usize::from(script.u16())),
             7 => SocketOption::UserTimeout(millis(script)),
+            8 => SocketOption::KeepIdle(seconds(script)),
+            9 => SocketOption::KeepInterval(seconds(script)),
+            10 => SocketOption::KeepCount(script.u8()),
+            11 => SocketOption::ReceiveLowWater(usize::from(script.u16())),
+            12 => SocketOption::Broadcast(script.flag()),
+            13 => SocketOption::MulticastHopLimit(script.u8()),
+            14 => SocketOption::MulticastLoop(script.flag()),
             _ => SocketOption::HopLimit(script.u8()),
         };
         let _ = side.stack.set_option(side.sockets[index].0, option);

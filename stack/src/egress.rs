@@ -60,7 +60,7 @@ impl Stack {
     /// Gives the first flow of a path its turn.
     fn serve(&mut self, now: Instant, path: PathId, id: FlowId, out: &mut Vec<u8>) -> Option<Class> {
         let entry = self.paths.get_mut(path)?;
-        let wire = entry.wire;
+        let path_wire = entry.wire;
         let Some(flow) = self.flows.get_mut(id).filter(|flow| flow.path == path && flow.dirty) else {
             entry.dirty.pop_front();
             return None;
@@ -74,6 +74,7 @@ impl Stack {
             self.settle(now, id);
             return None;
         }
+        let wire = flow.wire(path_wire);
         if !flow.connection.emit(&mut self.engine, wire, clock, out) {
             flow.dirty = false;
             entry.dirty.pop_front();
@@ -82,12 +83,7 @@ impl Stack {
         }
         let len = out.len() - start;
         if let Some(written) = packet::written_segment(&out[start..]) {
-            // A repeated segment is not the newest.
-            if flow.sent_bytes == 0 || (written.sequence_end().wrapping_sub(flow.send_next) as i32) > 0 {
-                flow.send_next = written.sequence_end();
-            }
-            flow.receive_next = Some(written.acknowledgement);
-            flow.sent_bytes += written.payload_len as u64;
+            flow.wrote_segment(now, &written);
         }
         let class = flow.class();
         flow.deficit = flow.deficit.saturating_sub(len);
@@ -95,6 +91,7 @@ impl Stack {
             flow.deficit = limits::QUANTUM;
             entry.dirty.rotate_left(1);
         }
+        self.avoid_black_hole(now, id, len);
         Some(class)
     }
 

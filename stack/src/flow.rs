@@ -1,20 +1,23 @@
 //! A flow: one TCP connection with its 4-tuple, its path, its timers and its owner.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::errno::Error;
 use crate::guard::Acknowledged;
+use crate::keep_alive::KeepAlive;
 use crate::limits;
+use crate::meter::Meter;
 use crate::options::Options;
-use crate::packet::{self, Segment};
+use crate::packet::{self, Numbers, Segment};
 use crate::path::{Class, PathId};
-use crate::shard::{KeyedHash, SocketId, Stack};
+use crate::shard::{SocketId, Stack};
 use crate::slab::key;
 use crate::tcp::{Connection, State};
 use crate::time::Instant;
+use crate::time_wait::Rest;
 
 key! {
     /// Names a flow; stale names are recognised.
@@ -43,6 +46,8 @@ pub(crate) struct Flow {
     pub(crate) path: PathId,
     pub(crate) connection: Connection,
     pub(crate) owner: Owner,
+    /// The path under which the connection is counted in a listener's backlog.
+    pub(crate) backlog_path: Option<PathId>,
     pub(crate) error: Option<Error>,
     /// Whether the flow is in its path's queue.
     pub(crate) dirty: bool,
@@ -54,12 +59,20 @@ pub(crate) struct Flow {
     pub(crate) reset_seen: bool,
     /// Whether the peer has said all that it will say; it stays said when the connection fails afterwards.
     pub(crate) fin_heard: bool,
-    pub(crate) sent_bytes: u64,
-    pub(crate) received_bytes: u64,
+    pub(crate) meter: Meter,
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// The largest packet, in bytes, where less than the path's was learnt.
+    pub(crate) mtu: Option<usize>,
+    /// Received bytes that were taken out of the ring for somebody who only looked, and are still unread.
+    pub(crate) peeked: VecDeque<u8>,
     /// The next sequence numbers in both directions; what is received is known once it was acknowledged.
     pub(crate) send_next: u32,
     pub(crate) receive_next: Option<u32>,
     pub(crate) acknowledged: Acknowledged,
+    /// The window last told to the peer, as written.
+    pub(crate) window_said: u16,
+    /// When anything was last heard of the peer.
+    pub(crate) heard_at: Instant,
     /// When the peer last answered, or when there began to be something to answer.
     pub(crate) progress_at: Instant,
     /// When the peer last took a byte, or when there began to be one to take.
@@ -90,6 +103,7 @@ impl Flow {
             path,
             connection,
             owner,
+            backlog_path: None,
             error: None,
             dirty: false,
             deficit: 0,
@@ -97,11 +111,15 @@ impl Flow {
             entered_at: now,
             reset_seen: false,
             fin_heard: false,
-            sent_bytes: 0,
-            received_bytes: 0,
+            meter: Meter::default(),
+            keep_alive: None,
+            mtu: None,
+            peeked: VecDeque::new(),
             send_next: 0,
             receive_next: None,
             acknowledged: Acknowledged::default(),
+            window_said: 0,
+            heard_at: now,
             progress_at: now,
             taken_at: now,
             user_timeout: None,
@@ -122,7 +140,7 @@ impl Flow {
 
     /// A flow starts among the small ones and leaves them once, when it has moved much.
     pub(crate) fn class(&self) -> Class {
-        if self.sent_bytes > limits::BULK_AFTER { Class::Bulk } else { Class::Interactive }
+        if self.meter.sent_bytes > limits::BULK_AFTER { Class::Bulk } else { Class::Interactive }
     }
 
     /// Notes bytes written to the send ring; returns how many more are committed.
@@ -146,7 +164,7 @@ impl Flow {
     }
 
     /// Notes bytes in the receive ring that end there, in order or not; returns how many more are committed.
-    pub(crate) fn heard(&mut self, end: u32, bytes: usize) -> usize {
+    pub(crate) fn landed(&mut self, end: u32, bytes: usize) -> usize {
         if self.receive_high.is_none_or(|high| (end.wrapping_sub(high) as i32) > 0) {
             self.receive_high = Some(end);
         }
@@ -165,6 +183,36 @@ impl Flow {
         }
         (self.receive_used, self.send_used) = (0, 0);
         self.connection.rings.receive.discard() + self.connection.rings.send.discard()
+    }
+
+    /// Notes a sign of life of the peer.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.heard_at = now;
+        if let Some(keep_alive) = &mut self.keep_alive {
+            keep_alive.heard();
+        }
+    }
+
+    /// Notes a segment that the engine has written.
+    pub(crate) fn wrote_segment(&mut self, now: Instant, segment: &Segment) {
+        let first = self.meter.sent_segments == 0;
+        self.meter.sent(now, segment, self.send_next);
+        // A repeated segment is not the newest.
+        if first || (segment.sequence_end().wrapping_sub(self.send_next) as i32) > 0 {
+            self.send_next = segment.sequence_end();
+        }
+        self.receive_next = Some(segment.acknowledgement);
+        self.window_said = segment.window;
+    }
+
+    /// Whether the peer may still send bytes.
+    pub(crate) fn may_hear_more(&self) -> bool {
+        !self.fin_heard && !matches!(self.state, State::Closed | State::Listen)
+    }
+
+    /// Bytes received and not yet read.
+    pub(crate) fn unread(&self) -> usize {
+        self.peeked.len() + self.connection.recv_queue()
     }
 
     /// Bytes that the connection's rings have committed.
@@ -224,88 +272,10 @@ impl Flow {
     }
 }
 
-/// What is left of a connection in TIME-WAIT: 40 bytes or so, no socket (RFC 9293, section 3.6).
-struct Rest {
-    send_next: u32,
-    receive_next: u32,
-    ends_at: Instant,
-}
-
-/// The connections in TIME-WAIT.
-pub(crate) struct TimeWait {
-    rests: HashMap<Tuple, Rest, KeyedHash>,
-    order: VecDeque<(Instant, Tuple)>,
-}
-
-impl TimeWait {
-    pub(crate) fn new(hash: KeyedHash) -> Self {
-        Self { rests: HashMap::with_hasher(hash), order: VecDeque::new() }
-    }
-
-    fn insert(&mut self, tuple: Tuple, rest: Rest) {
-        if self.order.len() >= limits::TIME_WAIT_MAX
-            && let Some((_, oldest)) = self.order.pop_front()
-        {
-            self.rests.remove(&oldest);
-        }
-        self.order.push_back((rest.ends_at, tuple));
-        self.rests.insert(tuple, rest);
-    }
-
-    pub(crate) fn contains(&self, tuple: &Tuple) -> bool {
-        self.rests.contains_key(tuple)
-    }
-
-    /// Returns the sequence numbers that answer a late segment.
-    pub(crate) fn numbers(&self, tuple: &Tuple) -> Option<(u32, u32)> {
-        self.rests.get(tuple).map(|rest| (rest.send_next, rest.receive_next))
-    }
-
-    pub(crate) fn remove(&mut self, tuple: &Tuple) {
-        self.rests.remove(tuple);
-    }
-
-    /// Begins the wait anew: the peer has repeated its FIN (RFC 9293, section 3.10.7.4).
-    pub(crate) fn restart(&mut self, now: Instant, tuple: &Tuple) {
-        if let Some(rest) = self.rests.get_mut(tuple) {
-            rest.ends_at = now + limits::TIME_WAIT;
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        while let Some((at, tuple)) = self.order.front().copied()
-            && at <= now
-        {
-            self.order.pop_front();
-            match self.rests.get(&tuple).map(|rest| rest.ends_at) {
-                Some(ends_at) if ends_at <= now => {
-                    self.rests.remove(&tuple);
-                }
-                // The wait began anew, or the same ports were used again; one entry of the order is enough.
-                Some(ends_at) => {
-                    let place = self.order.partition_point(|(at, _)| *at <= ends_at);
-                    let known = place.checked_sub(1).and_then(|last| self.order.get(last));
-                    if known != Some(&(ends_at, tuple)) {
-                        self.order.insert(place, (ends_at, tuple));
-                    }
-                }
-                None => {}
-            }
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.order.front().map(|(at, _)| *at)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rests.len()
-    }
-}
-
 impl Stack {
-    pub(crate) fn insert_flow(&mut self, flow: Flow) -> FlowId {
+    pub(crate) fn insert_flow(&mut self, mut flow: Flow) -> FlowId {
         let (tuple, path) = (flow.tuple, flow.path);
+        flow.mtu = Some(self.learnt_mtus.limit(tuple.remote.ip(), usize::MAX)).filter(|mtu| *mtu < usize::MAX);
         let id = self.flows.insert(flow);
         self.tuples.insert(tuple, id);
         let committed = self.flows.get(id).map_or(0, Flow::committed);
@@ -356,9 +326,13 @@ impl Stack {
     pub(crate) fn apply_options(&mut self, id: FlowId, options: &Options) {
         if let Some(flow) = self.flows.get_mut(id) {
             flow.connection.set_nagle(!options.no_delay);
-            flow.connection.set_keep_alive(options.keep_alive);
+            flow.keep_alive = KeepAlive::new(options, flow.keep_alive);
             flow.connection.set_hop_limit(options.hop_limit);
             flow.user_timeout = options.user_timeout;
+            if options.keep_alive {
+                // Its timer is set when it has had its turn.
+                self.mark_dirty(id);
+            }
         }
     }
 
@@ -371,14 +345,15 @@ impl Stack {
             return;
         };
         let clock = flow.clock(now);
+        let wire = flow.wire(path.wire);
         let at = match flow.state {
             // Its record, not the engine, keeps TIME-WAIT; the engine would clear unread data.
             State::TimeWait => None,
-            _ => flow.connection.poll_at(&mut self.engine, path.wire, clock),
+            _ => flow.connection.poll_at(&mut self.engine, wire, clock),
         };
         // The engine may want a turn that it cannot use now: it gets one a little later, not at once.
         let at = at.map(|at| if at <= clock { now + limits::ACK_DELAY } else { now + (at - clock) });
-        let wake = [at, flow.deadline()].into_iter().flatten().min();
+        let wake = [at, flow.deadline(), flow.keep_alive_due()].into_iter().flatten().min();
         if let Some(wake) = wake
             && flow.wake.is_none_or(|known| wake < known)
         {
@@ -390,7 +365,12 @@ impl Stack {
     /// Returns when [`Stack::handle_timeout`] has to be called; it may be called earlier.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let flow = self.timers.peek().map(|Reverse((at, _))| *at);
-        let others = [self.time_wait.poll_timeout(), self.reassembly.poll_timeout(), self.rest_timeout()];
+        let others = [
+            self.time_wait.poll_timeout(),
+            self.reassembly.poll_timeout(),
+            self.rest_timeout(),
+            self.learnt_mtus.poll_timeout(),
+        ];
         others.into_iter().chain([flow]).flatten().min()
     }
 
@@ -398,6 +378,7 @@ impl Stack {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.time_wait.expire(now);
         self.rest_idle_flows(now);
+        self.forget_mtus(now);
         for _ in 0..self.reassembly.expire(now) {
             self.count_drop(crate::packet::DropReason::Reassembly);
         }
@@ -412,7 +393,8 @@ impl Stack {
                 continue;
             }
             flow.wake = None;
-            if flow.deadline().is_some_and(|deadline| deadline <= now) {
+            let late = flow.deadline().is_some_and(|deadline| deadline <= now);
+            if late || self.probe_if_due(now, id) {
                 self.give_up(now, id);
             } else {
                 self.mark_dirty(id);
@@ -426,7 +408,7 @@ impl Stack {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        if let Some(deadline) = flow.deadline() {
+        if let Some(deadline) = [flow.deadline(), flow.keep_alive_due()].into_iter().flatten().min() {
             let wake = deadline.max(now + limits::ACK_DELAY);
             flow.wake = Some(wake);
             self.timers.push(Reverse((wake, id)));
@@ -441,8 +423,10 @@ impl Stack {
             // Its SYN ACK is due once more at this moment, for which the engine takes its number back. A reset with
             // that would be no acceptable one (RFC 9293, section 3.10.5: SND.NXT).
             Some(flow) if flow.state == State::SynReceived => {
-                let (tuple, path, sequence) = (flow.tuple, flow.path, flow.send_next);
-                let reset = packet::reset(tuple.local, tuple.remote, sequence, flow.receive_next.unwrap_or(0));
+                let (tuple, path) = (flow.tuple, flow.path);
+                let acknowledgement = flow.receive_next.unwrap_or(0);
+                let numbers = Numbers { sequence: flow.send_next, acknowledgement, window: 0 };
+                let reset = packet::reset(tuple.local, tuple.remote, numbers);
                 self.reply(path, Class::Interactive, reset);
                 self.fail_flow(now, id, Error::TimedOut);
             }
@@ -553,7 +537,8 @@ impl Stack {
             return;
         };
         let clock = flow.clock(now);
-        let at = flow.connection.poll_at(&mut self.engine, path.wire, clock);
+        let wire = flow.wire(path.wire);
+        let at = flow.connection.poll_at(&mut self.engine, wire, clock);
         // Only what waits for an answer is brought forward; a keep-alive is not.
         if let Some(at) = at
             && at > clock

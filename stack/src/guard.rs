@@ -115,7 +115,7 @@ mod tests {
             fin: false,
             rst: flags.contains('R'),
             ack: true,
-            payload_len: 0,
+            ..Segment::default()
         };
         judge(Expected { state, receive_next: Some(u32::MAX - 10), window: 100 }, &segment)
     }
@@ -141,6 +141,7 @@ mod tests {
             fin: false,
             rst: false,
             ack: true,
+            window: 0,
             payload_len,
         };
         let mut acknowledged = Acknowledged::default();

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use crate::checksum;
 use crate::errno::Error;
 use crate::flow::Tuple;
+use crate::mtu;
 use crate::packet::{self, DropReason, Header, Packet};
 use crate::path::{Class, PathId};
 use crate::ports::Space;
@@ -17,10 +19,12 @@ const V4_ECHO_REPLY: u8 = 0;
 const V4_UNREACHABLE: u8 = 3;
 const V4_ECHO_REQUEST: u8 = 8;
 const V6_UNREACHABLE: u8 = 1;
+const V6_TOO_BIG: u8 = 2;
 const V6_ECHO_REQUEST: u8 = 128;
 const V6_ECHO_REPLY: u8 = 129;
 const V4_PORT_UNREACHABLE: u8 = 3;
 const V6_PORT_UNREACHABLE: u8 = 4;
+const V4_FRAGMENTATION_NEEDED: u8 = 4;
 const HEADER_LEN: usize = 8;
 /// An error quotes as much as fits into the smallest MTU of each family (RFC 1812, 4.3.2.3; RFC 4443, 2.4).
 const QUOTE_LEN_MAX_V4: usize = 576 - packet::IPV4_HEADER_LEN - HEADER_LEN;
@@ -42,9 +46,9 @@ pub(crate) fn echo_request(source: SocketAddr, destination: SocketAddr, data: &[
 /// Sets the checksum and returns the message with its protocol number.
 fn finish(source: std::net::IpAddr, destination: std::net::IpAddr, mut message: Vec<u8>) -> (u8, Vec<u8>) {
     let (protocol, sum) = if source.is_ipv4() {
-        (packet::PROTOCOL_ICMP, packet::checksum(&[&message]))
+        (packet::PROTOCOL_ICMP, checksum::checksum(&[&message]))
     } else {
-        let sum = packet::transport_checksum(source, destination, packet::PROTOCOL_ICMPV6, &message);
+        let sum = checksum::transport_checksum(source, destination, packet::PROTOCOL_ICMPV6, &message);
         (packet::PROTOCOL_ICMPV6, sum)
     };
     message[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -81,8 +85,8 @@ impl Stack {
         }
         let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
         let sum = || match v4 {
-            true => packet::checksum(&[packet.payload]),
-            false => packet::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload),
+            true => checksum::checksum(&[packet.payload]),
+            false => checksum::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload),
         };
         if verify && sum() != 0 {
             return Err(DropReason::Checksum);
@@ -91,7 +95,7 @@ impl Stack {
             (true, V4_ECHO_REQUEST) => self.answer_echo(path, packet, V4_ECHO_REPLY),
             (false, V6_ECHO_REQUEST) => self.answer_echo(path, packet, V6_ECHO_REPLY),
             (true, V4_ECHO_REPLY) | (false, V6_ECHO_REPLY) => self.take_echo_reply(packet),
-            (true, V4_UNREACHABLE) | (false, V6_UNREACHABLE) => self.take_unreachable(now, path, packet),
+            (true, V4_UNREACHABLE) | (false, V6_UNREACHABLE | V6_TOO_BIG) => self.take_error_message(now, path, packet),
             _ => Err(DropReason::Protocol),
         }
     }
@@ -126,12 +130,15 @@ impl Stack {
 
     /// Hands an error to the socket whose packet it quotes. The quoted packet must be one that we sent to
     /// the peer behind this path (threat T2).
-    fn take_unreachable(&mut self, now: Instant, path: PathId, packet: &Packet<'_>) -> Result<(), DropReason> {
+    fn take_error_message(&mut self, now: Instant, path: PathId, packet: &Packet<'_>) -> Result<(), DropReason> {
         let quoted = quoted(&packet.payload[HEADER_LEN..]).ok_or(DropReason::Malformed)?;
         let remote = quoted.remote.ip();
         let route = if self.is_own(remote) { Some(self.loopback()) } else { self.route(remote) };
         if !self.is_own(quoted.local.ip()) || route != Some(path) {
             return Err(DropReason::WrongPath);
+        }
+        if let Some(mtu) = too_big(packet, &quoted) {
+            return self.take_too_big(now, path, &quoted, mtu);
         }
         let port_code = if packet.source.is_ipv4() { V4_PORT_UNREACHABLE } else { V6_PORT_UNREACHABLE };
         let refused = packet.payload[1] == port_code;
@@ -154,6 +161,26 @@ impl Stack {
         Ok(())
     }
 
+    /// Learns that a packet was too long for a link behind the peer (RFC 1191, section 3; RFC 8201, section 4). For
+    /// TCP the quote must be of bytes that are under way (RFC 5927, section 4.1).
+    fn take_too_big(&mut self, now: Instant, path: PathId, quoted: &Quoted, mtu: usize) -> Result<(), DropReason> {
+        if quoted.protocol == packet::PROTOCOL_TCP {
+            let tuple = Tuple { local: quoted.local, remote: quoted.remote };
+            let id = *self.tuples.get(&tuple).ok_or(DropReason::NoSocket)?;
+            let flow = self.flows.get(id).filter(|flow| flow.path == path).ok_or(DropReason::WrongPath)?;
+            let behind = flow.send_next.wrapping_sub(quoted.sequence) as usize;
+            if behind == 0 || behind > flow.connection.send_queue() {
+                return Err(DropReason::OutOfWindow);
+            }
+        } else {
+            self.datagram_socket(Space::Udp, quoted.local, quoted.remote).ok_or(DropReason::NoSocket)?;
+        }
+        if mtu < self.learnt_mtus.limit(quoted.remote.ip(), quoted.packet_len) {
+            self.learn_mtu(now, quoted.remote.ip(), mtu);
+        }
+        Ok(())
+    }
+
     /// Sets the pending error of a connected datagram socket; an unconnected one hears nothing (udp(7)).
     fn report(&mut self, socket: SocketId, error: Error) {
         if let Some(entry) = self.sockets.get_mut(socket)
@@ -171,6 +198,26 @@ struct Quoted {
     protocol: u8,
     local: SocketAddr,
     remote: SocketAddr,
+    /// Length of the whole packet, in bytes.
+    packet_len: usize,
+    /// The sequence number, for TCP.
+    sequence: u32,
+}
+
+/// Returns the MTU that an error is about, if its packet was too long for a link.
+fn too_big(packet: &Packet<'_>, quoted: &Quoted) -> Option<usize> {
+    let message = packet.payload;
+    match (packet.source.is_ipv4(), message[0], message[1]) {
+        (true, V4_UNREACHABLE, V4_FRAGMENTATION_NEEDED) => {
+            let next_hop = u16::from_be_bytes([message[6], message[7]]);
+            Some(mtu::named(usize::from(next_hop), quoted.packet_len))
+        }
+        (false, V6_TOO_BIG, _) => {
+            let next_hop = u32::from_be_bytes([message[4], message[5], message[6], message[7]]);
+            Some(usize::try_from(next_hop).unwrap_or(usize::MAX))
+        }
+        _ => None,
+    }
 }
 
 fn quoted(bytes: &[u8]) -> Option<Quoted> {
@@ -194,10 +241,16 @@ fn quoted(bytes: &[u8]) -> Option<Quoted> {
         _ => return None,
     };
     let ports = bytes.get(header_len..header_len + 4)?;
+    let sequence = bytes.get(header_len + 4..header_len + 8)?;
+    let sequence = u32::from_be_bytes([sequence[0], sequence[1], sequence[2], sequence[3]]);
+    let len_field = |at: usize| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+    let packet_len = if first == 4 { len_field(2) } else { packet::IPV6_HEADER_LEN + len_field(4) };
     let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
     matches!(protocol, packet::PROTOCOL_TCP | packet::PROTOCOL_UDP).then(|| Quoted {
         protocol,
         local: SocketAddr::new(source, port(0)),
         remote: SocketAddr::new(destination, port(2)),
+        packet_len,
+        sequence,
     })
 }

@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::checksum;
 use crate::flow::{FlowId, Owner, Tuple};
 use crate::guard::{self, Age, Expected, Verdict};
 use crate::limits;
-use crate::packet::{self, DropReason, Packet, Segment};
+use crate::packet::{self, DropReason, Numbers, Packet, Segment};
 use crate::path::{Class, PathId};
 use crate::ports::Space;
 use crate::shard::Stack;
@@ -30,7 +31,9 @@ impl Stack {
         let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
         let packet = Packet::parse(bytes, verify)?;
         let from_outside = path != self.loopback();
-        if !self.is_own(packet.destination) || (from_outside && packet.destination.is_loopback()) {
+        let for_many = packet.protocol == packet::PROTOCOL_UDP && self.takes_for_many(packet.destination);
+        let is_ours = self.is_own(packet.destination) || for_many;
+        if !is_ours || (from_outside && packet.destination.is_loopback()) {
             return Err(DropReason::NotOurs);
         }
         // RFC 1122, section 3.2.1.3: what can be no host's address is no source.
@@ -63,6 +66,11 @@ impl Stack {
         if source == 0 || destination == 0 {
             return Err(DropReason::Malformed);
         }
+        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
+        let sum = || checksum::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload);
+        if verify && sum() != 0 {
+            return Err(DropReason::Checksum);
+        }
         let tuple = Tuple {
             local: SocketAddr::new(packet.destination, destination),
             remote: SocketAddr::new(packet.source, source),
@@ -80,11 +88,6 @@ impl Stack {
                 return self.answer_late(path, tuple, &segment, (send_next, receive_next));
             }
             self.time_wait.remove(&tuple);
-        }
-        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
-        let sum = || packet::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload);
-        if verify && sum() != 0 {
-            return Err(DropReason::Checksum);
         }
         if !segment.ack && !segment.rst {
             let listening =
@@ -122,7 +125,8 @@ impl Stack {
         }
         if let Some(opening) = flow.crossed(segment) {
             let (local, remote) = (flow.tuple.local, flow.tuple.remote);
-            let bytes = packet::acknowledgement(remote, local, opening.sequence, opening.acknowledgement);
+            let numbers = Numbers { sequence: opening.sequence, acknowledgement: opening.acknowledgement, window: 0 };
+            let bytes = packet::acknowledgement(remote, local, numbers);
             return self.take_accepted(now, path, id, &bytes, &opening);
         }
         let expected =
@@ -148,7 +152,8 @@ impl Stack {
         // The engine answers a probe with what it knows.
         let sequence = flow.receive_next.unwrap_or(0).wrapping_sub(1);
         let acknowledgement = flow.send_next;
-        let probe = packet::acknowledgement(flow.tuple.remote, flow.tuple.local, sequence, acknowledgement);
+        let numbers = Numbers { sequence, acknowledgement, window: 0 };
+        let probe = packet::acknowledgement(flow.tuple.remote, flow.tuple.local, numbers);
         let judged = Segment { sequence, syn: false, rst: false, fin: false, ack: false, payload_len: 0, ..*segment };
         self.take_accepted(now, path, id, &probe, &judged)?;
         Err(DropReason::OutOfWindow)
@@ -164,10 +169,8 @@ impl Stack {
         segment: &Segment,
     ) -> Result<(), DropReason> {
         let flow = self.flows.get_mut(id).ok_or(DropReason::NoSocket)?;
-        let wire = self.paths.get(path).ok_or(DropReason::PathLost)?.wire;
+        let wire = flow.wire(self.paths.get(path).ok_or(DropReason::PathLost)?.wire);
         let clock = flow.clock(now);
-        let mut reply = std::mem::take(&mut self.scratch);
-        reply.clear();
         let landing = flow.landing(segment);
         let bytes_landing = landing.map_or(0, |_| segment.payload_len);
         let growth = flow.connection.rings.receive.growth(flow.receive_used.saturating_add(bytes_landing));
@@ -175,13 +178,17 @@ impl Stack {
             // As a kernel short of memory does: the peer repeats it, more and more slowly.
             return Err(DropReason::Memory);
         }
+        let mut reply = std::mem::take(&mut self.scratch);
+        reply.clear();
         let flow = self.flows.get_mut(id).ok_or(DropReason::NoSocket)?;
         let (received, unsent) = (flow.connection.recv_queue(), flow.connection.send_queue());
         flow.reset_seen = segment.rst;
         flow.connection.take_in(&mut self.engine, wire, clock, bytes, &mut reply);
         let received = flow.connection.recv_queue().saturating_sub(received);
         let ended = !flow.state.has_heard_fin() && flow.connection.state().has_heard_fin();
-        flow.received_bytes += received as u64;
+        flow.meter.received_bytes += received as u64;
+        flow.meter.heard(now, segment);
+        flow.heard(now);
         flow.receive_next = flow.receive_next.map(|next| next.wrapping_add(received as u32 + u32::from(ended)));
         flow.progress_at = now;
         let taken = flow.connection.send_queue() < unsent;
@@ -196,11 +203,11 @@ impl Stack {
         if flow.owner == Owner::Orphan && received > 0 {
             flow.connection.abort();
         }
-        let committed = landing.map_or(0, |end| flow.heard(end, bytes_landing));
+        let committed = landing.map_or(0, |end| flow.landed(end, bytes_landing));
         let class = flow.class();
         if !reply.is_empty() {
             if let Some(written) = packet::written_segment(&reply) {
-                flow.receive_next = Some(written.acknowledgement);
+                flow.wrote_segment(now, &written);
             }
             self.reply(path, class, reply.clone());
         }
@@ -223,7 +230,8 @@ impl Stack {
         if segment.rst || (segment.payload_len == 0 && !segment.fin && !segment.syn) {
             return Ok(());
         }
-        let answer = packet::acknowledgement(tuple.local, tuple.remote, send_next, receive_next);
+        let numbers = Numbers { sequence: send_next, acknowledgement: receive_next, window: 0 };
+        let answer = packet::acknowledgement(tuple.local, tuple.remote, numbers);
         self.reply(path, Class::Interactive, answer);
         Ok(())
     }

@@ -36,16 +36,21 @@ mod buffers;
 #[cfg(not(all(unix, target_pointer_width = "64")))]
 #[path = "buffers/heap.rs"]
 mod buffers;
+mod checksum;
 mod egress;
 mod errno;
 mod flow;
 mod fragments;
+mod group;
 mod guard;
 mod icmp;
 mod ingress;
+mod keep_alive;
 mod ledger;
 mod limits;
 mod listener;
+mod meter;
+mod mtu;
 mod options;
 mod packet;
 mod path;
@@ -57,10 +62,12 @@ mod slab;
 mod stream;
 mod tcp;
 mod time;
+mod time_wait;
 mod udp;
 
 pub use errno::Error;
 pub use limits::{DATAGRAM_LEN_MAX, MTU_MIN, PACKET_LEN_MAX};
+pub use meter::RoundTrip;
 pub use options::{Options, SocketOption};
 pub use packet::DropReason;
 pub use path::{Class, PathConfig, PathId, Room};

@@ -56,6 +56,8 @@ pub(crate) const TIME_WAIT_MAX: usize = 16_384;
 pub(crate) const BACKLOG_MAX: usize = 4_096;
 /// Paths per stack.
 pub(crate) const PATHS_MAX: usize = 16_384;
+/// Groups that a socket may join (IP_MAX_MEMBERSHIPS of Linux).
+pub(crate) const GROUPS_MAX: usize = 20;
 /// Incomplete datagrams under reassembly per stack.
 pub(crate) const REASSEMBLY_LEN_MAX: usize = 256;
 /// Bytes held by incomplete datagrams per stack.
@@ -72,6 +74,18 @@ pub(crate) const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
 /// How long data may stay unacknowledged (tcp_retries2 of Linux: about 15 minutes).
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(924);
+/// Smallest MTU that an ICMP error may name, in bytes: what every link of IPv4 carries (RFC 791, section 3.2).
+pub(crate) const MTU_LEAST_NAMED: usize = 68;
+/// Keep-alive as of tcp(7): idle time before the first probe, time between probes, probes without an answer.
+pub(crate) const KEEP_IDLE_DEFAULT: Duration = Duration::from_secs(7_200);
+/// See [`KEEP_IDLE_DEFAULT`].
+pub(crate) const KEEP_INTERVAL_DEFAULT: Duration = Duration::from_secs(75);
+/// See [`KEEP_IDLE_DEFAULT`].
+pub(crate) const KEEP_COUNT_DEFAULT: u8 = 9;
+/// Longest time that may be set between probes (MAX_TCP_KEEPIDLE of Linux).
+pub(crate) const KEEP_TIME_MAX: Duration = Duration::from_secs(32_767);
+/// Most probes that may be asked for (MAX_TCP_KEEPCNT of Linux).
+pub(crate) const KEEP_COUNT_MAX: u8 = 127;
 /// How long an orphan waits in FIN-WAIT-2 (tcp_fin_timeout of Linux).
 pub(crate) const FIN_WAIT_2_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a half-open passive connection lasts (five SYN|ACKs of Linux: 63 s).

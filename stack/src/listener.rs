@@ -1,6 +1,6 @@
 //! Listening sockets: a real backlog of connections, and a queue of SYNs for what exceeds it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use crate::errno::Error;
@@ -22,6 +22,15 @@ pub(crate) struct Listener {
     established: VecDeque<FlowId>,
     /// SYNs that wait for a place: queued, neither dropped nor reset.
     syns: VecDeque<Syn>,
+    /// How many of these three each peer has.
+    shares: HashMap<PathId, Share>,
+}
+
+/// What a peer has of a listener's queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Share {
+    connections: usize,
+    syns: usize,
 }
 
 struct Syn {
@@ -31,8 +40,46 @@ struct Syn {
 }
 
 impl Listener {
-    fn has_place(&self) -> bool {
-        self.half_open + self.established.len() < self.backlog
+    fn new(backlog: usize) -> Listener {
+        let (established, syns) = (VecDeque::new(), VecDeque::new());
+        Listener { backlog, half_open: 0, established, syns, shares: HashMap::new() }
+    }
+
+    fn share(&self, path: PathId) -> Share {
+        self.shares.get(&path).copied().unwrap_or_default()
+    }
+
+    /// Places that a peer finds even where others have filled the backlog: an eighth, up to as many places again as
+    /// the backlog has. So a peer that floods a listener keeps nobody out but itself (threat T4).
+    fn reserve(&self) -> usize {
+        self.backlog.div_ceil(8)
+    }
+
+    fn has_place(&self, path: PathId) -> bool {
+        let used = self.half_open + self.established.len();
+        used < self.backlog || (self.share(path).connections < self.reserve() && used < 2 * self.backlog)
+    }
+
+    fn has_place_for_syn(&self, path: PathId) -> bool {
+        let used = self.syns.len();
+        used < self.backlog || (self.share(path).syns < self.reserve() && used < 2 * self.backlog)
+    }
+
+    /// Changes the share of a peer; one that has nothing is forgotten.
+    fn enter(&mut self, path: PathId, change: impl FnOnce(&mut Share)) {
+        let share = self.shares.entry(path).or_default();
+        change(share);
+        if *share == Share::default() {
+            self.shares.remove(&path);
+        }
+    }
+
+    /// Takes out the first waiting SYN whose peer has a place.
+    fn next_syn(&mut self) -> Option<Syn> {
+        let index = self.syns.iter().position(|syn| self.has_place(syn.path))?;
+        let syn = self.syns.remove(index)?;
+        self.enter(syn.path, |share| share.syns -= 1);
+        Some(syn)
     }
 
     pub(crate) fn is_readable(&self) -> bool {
@@ -63,8 +110,7 @@ impl Stack {
         }
         let port = bound.ok_or(Error::Invalid)?.port();
         self.ports.listen(port, socket)?;
-        let listener = Listener { backlog, half_open: 0, established: VecDeque::new(), syns: VecDeque::new() };
-        self.socket_mut(socket)?.role = Role::Listening(listener);
+        self.socket_mut(socket)?.role = Role::Listening(Listener::new(backlog));
         Ok(())
     }
 
@@ -79,12 +125,16 @@ impl Stack {
         }
         let options = self.socket_ref(socket)?.options;
         loop {
-            let Role::Listening(listener) = &mut self.socket_mut(socket)?.role else {
+            let entry = self.sockets.get_mut(socket).ok_or(Error::BadSocket)?;
+            let Role::Listening(listener) = &mut entry.role else {
                 return Err(Error::Invalid);
             };
             let Some(flow) = listener.established.pop_front() else {
                 return Err(Error::Again);
             };
+            if let Some(path) = self.flows.get(flow).and_then(|flow| flow.backlog_path) {
+                listener.enter(path, |share| share.connections -= 1);
+            }
             self.admit(now, socket);
             let Some(entry) = self.flows.get(flow) else {
                 continue;
@@ -108,16 +158,17 @@ impl Stack {
         let Some(Role::Listening(state)) = self.sockets.get_mut(listener).map(|entry| &mut entry.role) else {
             return Err(DropReason::NoSocket);
         };
-        if state.has_place() {
+        if state.has_place(path) {
             return self.open_passive(now, path, listener, tuple, packet);
         }
         // A repeated SYN of a waiting one adds nothing.
         if state.syns.iter().any(|syn| syn.tuple == tuple) {
             return Ok(());
         }
-        if state.syns.len() >= state.backlog {
+        if !state.has_place_for_syn(path) {
             return Err(DropReason::BacklogFull);
         }
+        state.enter(path, |share| share.syns += 1);
         state.syns.push_back(Syn { tuple, path, packet: packet.to_vec() });
         Ok(())
     }
@@ -142,11 +193,13 @@ impl Stack {
         if connection.state() != crate::tcp::State::SynReceived {
             return Err(DropReason::Malformed);
         }
-        let flow = Flow::new(now, tuple, path, connection, Owner::Backlog(listener));
+        let mut flow = Flow::new(now, tuple, path, connection, Owner::Backlog(listener));
+        flow.backlog_path = Some(path);
         let flow = self.insert_flow(flow);
         self.apply_options(flow, &options);
         if let Some(Role::Listening(state)) = self.sockets.get_mut(listener).map(|entry| &mut entry.role) {
             state.half_open += 1;
+            state.enter(path, |share| share.connections += 1);
         }
         self.mark_dirty(flow);
         Ok(())
@@ -163,9 +216,13 @@ impl Stack {
 
     /// Forgets a connection that ended before it was accepted.
     pub(crate) fn passive_ended(&mut self, now: Instant, flow: FlowId, listener: SocketId, was_half_open: bool) {
+        let path = self.flows.get(flow).and_then(|flow| flow.backlog_path);
         if let Some(Role::Listening(state)) = self.sockets.get_mut(listener).map(|entry| &mut entry.role) {
             if was_half_open {
                 state.half_open -= 1;
+            }
+            if let Some(path) = path {
+                state.enter(path, |share| share.connections -= 1);
             }
             state.established.retain(|waiting| *waiting != flow);
         }
@@ -175,10 +232,7 @@ impl Stack {
     /// Turns waiting SYNs into connections while the backlog has places.
     fn admit(&mut self, now: Instant, listener: SocketId) {
         while let Some(Role::Listening(state)) = self.sockets.get_mut(listener).map(|entry| &mut entry.role) {
-            if !state.has_place() {
-                return;
-            }
-            let Some(syn) = state.syns.pop_front() else {
+            let Some(syn) = state.next_syn() else {
                 return;
             };
             if let Err(reason) = self.open_passive(now, syn.path, listener, syn.tuple, &syn.packet) {

@@ -13,8 +13,22 @@ use crate::stream::Role;
 pub enum SocketOption {
     /// TCP_NODELAY: small segments leave at once.
     NoDelay(bool),
-    /// SO_KEEPALIVE with the interval of its probes; `None` is off.
-    KeepAlive(Option<Duration>),
+    /// SO_KEEPALIVE: an idle connection is probed, and ends with ETIMEDOUT if nobody answers.
+    KeepAlive(bool),
+    /// TCP_KEEPIDLE: how long it is idle before the first probe, 1 to 32,767 s.
+    KeepIdle(Duration),
+    /// TCP_KEEPINTVL: the time between probes, 1 to 32,767 s.
+    KeepInterval(Duration),
+    /// TCP_KEEPCNT: probes that may stay unanswered, 1 to 127.
+    KeepCount(u8),
+    /// SO_RCVLOWAT: bytes from which on the socket is readable, and a waiting read returns.
+    ReceiveLowWater(usize),
+    /// SO_BROADCAST: datagrams may be sent to a broadcast address.
+    Broadcast(bool),
+    /// IP_MULTICAST_TTL and IPV6_MULTICAST_HOPS, 0 to 255; 0 stays on this node.
+    MulticastHopLimit(u8),
+    /// IP_MULTICAST_LOOP and IPV6_MULTICAST_LOOP: what is sent to a group comes to this node's members too.
+    MulticastLoop(bool),
     /// SO_LINGER: zero resets at close; longer is for the caller to wait for.
     Linger(Option<Duration>),
     /// SO_REUSEADDR.
@@ -37,7 +51,21 @@ pub struct Options {
     /// See [`SocketOption::NoDelay`].
     pub no_delay: bool,
     /// See [`SocketOption::KeepAlive`].
-    pub keep_alive: Option<Duration>,
+    pub keep_alive: bool,
+    /// See [`SocketOption::KeepIdle`].
+    pub keep_idle: Duration,
+    /// See [`SocketOption::KeepInterval`].
+    pub keep_interval: Duration,
+    /// See [`SocketOption::KeepCount`].
+    pub keep_count: u8,
+    /// See [`SocketOption::ReceiveLowWater`].
+    pub receive_low_water: usize,
+    /// See [`SocketOption::Broadcast`].
+    pub broadcast: bool,
+    /// See [`SocketOption::MulticastHopLimit`].
+    pub multicast_hop_limit: u8,
+    /// See [`SocketOption::MulticastLoop`].
+    pub multicast_loop: bool,
     /// See [`SocketOption::Linger`].
     pub linger: Option<Duration>,
     /// See [`SocketOption::ReuseAddress`].
@@ -62,7 +90,14 @@ impl Options {
         };
         Self {
             no_delay: false,
-            keep_alive: None,
+            keep_alive: false,
+            keep_idle: limits::KEEP_IDLE_DEFAULT,
+            keep_interval: limits::KEEP_INTERVAL_DEFAULT,
+            keep_count: limits::KEEP_COUNT_DEFAULT,
+            receive_low_water: 1,
+            broadcast: false,
+            multicast_hop_limit: 1,
+            multicast_loop: true,
             linger: None,
             reuse_address: false,
             v6_only: false,
@@ -72,6 +107,28 @@ impl Options {
             hop_limit: 64,
         }
     }
+}
+
+impl SocketOption {
+    /// Whether a kind of socket has the option.
+    fn suits(self, kind: Kind) -> bool {
+        match self {
+            SocketOption::NoDelay(_)
+            | SocketOption::KeepIdle(_)
+            | SocketOption::KeepInterval(_)
+            | SocketOption::KeepCount(_)
+            | SocketOption::UserTimeout(_) => kind == Kind::Tcp,
+            SocketOption::MulticastHopLimit(_) | SocketOption::MulticastLoop(_) => kind != Kind::Tcp,
+            // SOL_SOCKET has the rest for every socket, whether it means anything there or not.
+            _ => true,
+        }
+    }
+}
+
+/// Checks a time of keep-alive.
+fn keep_time(time: Duration) -> Result<Duration, Error> {
+    let is_legal = (Duration::from_secs(1)..=limits::KEEP_TIME_MAX).contains(&time);
+    if is_legal { Ok(time) } else { Err(Error::Invalid) }
 }
 
 impl Stack {
@@ -90,19 +147,27 @@ impl Stack {
     /// for an option of TCP on another kind of socket; [`Error::BadSocket`].
     pub fn set_option(&mut self, socket: SocketId, option: SocketOption) -> Result<(), Error> {
         let entry = self.socket_mut(socket)?;
-        let is_tcp = entry.kind == Kind::Tcp;
+        if !option.suits(entry.kind) {
+            return Err(Error::NoSuchOption);
+        }
         let flow = match entry.role {
             Role::Stream(flow) => Some(flow),
             _ => None,
         };
         let options = &mut entry.options;
         match option {
-            SocketOption::NoDelay(_) | SocketOption::KeepAlive(_) | SocketOption::UserTimeout(_) if !is_tcp => {
-                return Err(Error::NoSuchOption);
-            }
+            SocketOption::HopLimit(0) => return Err(Error::Invalid),
             SocketOption::NoDelay(value) => options.no_delay = value,
-            SocketOption::KeepAlive(Some(Duration::ZERO)) | SocketOption::HopLimit(0) => return Err(Error::Invalid),
             SocketOption::KeepAlive(value) => options.keep_alive = value,
+            SocketOption::KeepIdle(time) => options.keep_idle = keep_time(time)?,
+            SocketOption::KeepInterval(time) => options.keep_interval = keep_time(time)?,
+            SocketOption::KeepCount(count @ 1..=limits::KEEP_COUNT_MAX) => options.keep_count = count,
+            SocketOption::KeepCount(_) => return Err(Error::Invalid),
+            // Linux takes zero for one (socket(7)).
+            SocketOption::ReceiveLowWater(bytes) => options.receive_low_water = bytes.clamp(1, limits::BUFFER_MAX),
+            SocketOption::Broadcast(value) => options.broadcast = value,
+            SocketOption::MulticastHopLimit(value) => options.multicast_hop_limit = value,
+            SocketOption::MulticastLoop(value) => options.multicast_loop = value,
             SocketOption::Linger(value) => options.linger = value,
             SocketOption::ReuseAddress(value) => options.reuse_address = value,
             SocketOption::V6Only(_) if entry.bound.is_some() => return Err(Error::Invalid),

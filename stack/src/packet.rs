@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::checksum::{checksum, transport_checksum};
+
 /// Why a packet was not delivered; every one of them is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -20,6 +22,8 @@ pub enum DropReason {
     ReceiveQueueFull,
     /// The listener's backlog is full.
     BacklogFull,
+    /// The path's queue of datagrams is full, and the datagram was one for many.
+    SendQueueFull,
     /// The path's queue of answers is full.
     ReplyQueueFull,
     /// Too many incomplete datagrams, or one that never became whole.
@@ -38,7 +42,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [DropReason; 14] = [
+    pub const ALL: [DropReason; 15] = [
         DropReason::Malformed,
         DropReason::Checksum,
         DropReason::NotOurs,
@@ -46,6 +50,7 @@ impl DropReason {
         DropReason::NoSocket,
         DropReason::ReceiveQueueFull,
         DropReason::BacklogFull,
+        DropReason::SendQueueFull,
         DropReason::ReplyQueueFull,
         DropReason::Reassembly,
         DropReason::OutOfWindow,
@@ -65,6 +70,7 @@ impl DropReason {
             DropReason::NoSocket => "no_socket",
             DropReason::ReceiveQueueFull => "receive_queue_full",
             DropReason::BacklogFull => "backlog_full",
+            DropReason::SendQueueFull => "send_queue_full",
             DropReason::ReplyQueueFull => "reply_queue_full",
             DropReason::Reassembly => "reassembly",
             DropReason::OutOfWindow => "out_of_window",
@@ -235,7 +241,7 @@ impl<'a> Packet<'a> {
 }
 
 /// The fields of a TCP header that the demultiplexer needs (RFC 9293, section 3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Segment {
     pub(crate) sequence: u32,
     pub(crate) acknowledgement: u32,
@@ -243,6 +249,8 @@ pub(crate) struct Segment {
     pub(crate) fin: bool,
     pub(crate) rst: bool,
     pub(crate) ack: bool,
+    /// As written, not scaled.
+    pub(crate) window: u16,
     pub(crate) payload_len: usize,
 }
 
@@ -263,6 +271,7 @@ impl Segment {
             syn: flags & 2 != 0,
             rst: flags & 4 != 0,
             ack: flags & 16 != 0,
+            window: be16(tcp, 14),
             payload_len: tcp.len() - header_len,
         })
     }
@@ -278,45 +287,6 @@ impl Segment {
 pub(crate) fn written_segment(packet: &[u8]) -> Option<Segment> {
     let header_len = if packet.first()? >> 4 == 4 { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN };
     Segment::parse(packet.get(header_len..)?)
-}
-
-/// Computes the Internet checksum (RFC 1071) over the concatenation of `parts`, of which all but the
-/// last have even lengths.
-pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
-    let mut sum = 0u64;
-    for part in parts {
-        let mut chunks = part.chunks_exact(4);
-        for chunk in &mut chunks {
-            sum += u64::from(u32::from_be_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
-        }
-        match *chunks.remainder() {
-            [a] => sum += u64::from(a) << 24,
-            [a, b] => sum += u64::from(u32::from_be_bytes([a, b, 0, 0])),
-            [a, b, c] => sum += u64::from(u32::from_be_bytes([a, b, c, 0])),
-            _ => {}
-        }
-        // A part of 4n+2 bytes leaves the next one at the odd half of a word; the one's complement sum
-        // does not mind which half a 16-bit word lands in.
-    }
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-/// Computes the checksum of a transport payload with its pseudo-header (RFC 9293, 3.1; RFC 8200, 8.1).
-pub(crate) fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> u16 {
-    let len = (payload.len() as u32).to_be_bytes();
-    let tail = [0, 0, 0, protocol];
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            checksum(&[&source.octets(), &destination.octets(), &len, &tail, payload])
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            checksum(&[&source.octets(), &destination.octets(), &len, &tail, payload])
-        }
-        _ => unreachable!("a packet has one address family"),
-    }
 }
 
 /// The header fields of a packet to be written.
@@ -427,26 +397,37 @@ pub(crate) fn udp(source: SocketAddr, destination: SocketAddr, data: &[u8]) -> V
 pub(crate) fn reset_for(local: SocketAddr, remote: SocketAddr, segment: &Segment) -> Vec<u8> {
     let (sequence, acknowledgement, flags) =
         if segment.ack { (segment.acknowledgement, 0, 4u8) } else { (0, segment.sequence_end(), 4 | 16) };
-    tcp(local, remote, sequence, acknowledgement, flags)
+    tcp(local, remote, Numbers { sequence, acknowledgement, window: 0 }, flags)
+}
+
+/// What a bare segment says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Numbers {
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgement: u32,
+    /// As written, not scaled.
+    pub(crate) window: u16,
 }
 
 /// Writes the reset that aborts a connection (RFC 9293, section 3.10.5).
-pub(crate) fn reset(local: SocketAddr, remote: SocketAddr, sequence: u32, acknowledgement: u32) -> Vec<u8> {
-    tcp(local, remote, sequence, acknowledgement, 4 | 16)
+pub(crate) fn reset(local: SocketAddr, remote: SocketAddr, numbers: Numbers) -> Vec<u8> {
+    tcp(local, remote, numbers, 4 | 16)
 }
 
 /// Writes a bare acknowledgement, as TIME-WAIT answers a repeated FIN (RFC 9293, section 3.10.7.4).
-pub(crate) fn acknowledgement(local: SocketAddr, remote: SocketAddr, sequence: u32, acknowledgement: u32) -> Vec<u8> {
-    tcp(local, remote, sequence, acknowledgement, 16)
+pub(crate) fn acknowledgement(local: SocketAddr, remote: SocketAddr, numbers: Numbers) -> Vec<u8> {
+    tcp(local, remote, numbers, 16)
 }
 
-fn tcp(local: SocketAddr, remote: SocketAddr, sequence: u32, acknowledgement: u32, flags: u8) -> Vec<u8> {
+fn tcp(local: SocketAddr, remote: SocketAddr, numbers: Numbers, flags: u8) -> Vec<u8> {
     let mut segment = Vec::with_capacity(20);
     segment.extend_from_slice(&local.port().to_be_bytes());
     segment.extend_from_slice(&remote.port().to_be_bytes());
-    segment.extend_from_slice(&sequence.to_be_bytes());
-    segment.extend_from_slice(&acknowledgement.to_be_bytes());
-    segment.extend_from_slice(&[0x50, flags, 0, 0, 0, 0, 0, 0]);
+    segment.extend_from_slice(&numbers.sequence.to_be_bytes());
+    segment.extend_from_slice(&numbers.acknowledgement.to_be_bytes());
+    segment.extend_from_slice(&[0x50, flags]);
+    segment.extend_from_slice(&numbers.window.to_be_bytes());
+    segment.extend_from_slice(&[0, 0, 0, 0]);
     let sum = transport_checksum(local.ip(), remote.ip(), PROTOCOL_TCP, &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     Header::new(local.ip(), remote.ip(), PROTOCOL_TCP).packet(&segment)

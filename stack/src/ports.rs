@@ -112,6 +112,12 @@ impl Ports {
         covering.max_by_key(|binding| binding.precision()).map(|binding| binding.socket)
     }
 
+    /// Returns every socket whose claim on a port covers an address.
+    pub(crate) fn covering(&self, space: Space, port: u16, address: IpAddr) -> impl Iterator<Item = SocketId> + '_ {
+        let bindings = self.bindings.get(&(space, port)).map_or(&[][..], Vec::as_slice);
+        bindings.iter().filter(move |binding| binding.covers(address)).map(|binding| binding.socket)
+    }
+
     /// Finds an ephemeral port for which `is_free`, walking from `start` around the whole range.
     pub(crate) fn ephemeral(start: u64, mut is_free: impl FnMut(u16) -> bool) -> Result<u16, Error> {
         let (first, count) = (*EPHEMERAL.start(), u64::from(EPHEMERAL.end() - EPHEMERAL.start()) + 1);

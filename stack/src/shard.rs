@@ -9,9 +9,11 @@ use siphasher::sip::SipHasher13;
 
 use crate::buffers::Pool;
 use crate::errno::Error;
-use crate::flow::{Flow, FlowId, TimeWait, Tuple};
+use crate::flow::{Flow, FlowId, Tuple};
 use crate::fragments::Reassembly;
+use crate::group::Groups;
 use crate::limits;
+use crate::mtu::LearntMtus;
 use crate::options::Options;
 use crate::packet::DropReason;
 use crate::path::{Path, PathConfig, PathId, PathState};
@@ -21,6 +23,7 @@ use crate::slab::{Slab, key};
 use crate::stream::Role;
 use crate::tcp::Engine;
 use crate::time::Instant;
+use crate::time_wait::TimeWait;
 
 key! {
     /// Names a socket; stale names are recognised.
@@ -136,6 +139,8 @@ pub struct Stack {
     pub(crate) routes: HashMap<IpAddr, PathId>,
     pub(crate) timers: BinaryHeap<Reverse<(Instant, FlowId)>>,
     pub(crate) reassembly: Reassembly,
+    pub(crate) learnt_mtus: LearntMtus,
+    pub(crate) groups: Groups,
     pub(crate) orphans: usize,
     pub(crate) pool: Pool,
     /// Bytes that all rings have committed.
@@ -174,6 +179,8 @@ impl Stack {
             routes: HashMap::new(),
             timers: BinaryHeap::new(),
             reassembly: Reassembly::default(),
+            learnt_mtus: LearntMtus::default(),
+            groups: Groups::default(),
             orphans: 0,
             pool: Pool::new(),
             committed: 0,
@@ -303,7 +310,9 @@ impl Stack {
             return Err(Error::AddressFamily);
         }
         let ip = address.ip();
-        if !ip.is_unspecified() && !self.is_own(ip) {
+        // A datagram socket may take only what is sent to a group, or to everybody (ip(7)).
+        let for_many = entry.kind == Kind::Udp && self.is_for_many(ip);
+        if !ip.is_unspecified() && !self.is_own(ip) && !for_many {
             return Err(Error::AddressNotAvailable);
         }
         let space = entry.space();
@@ -367,7 +376,7 @@ impl Stack {
         match &entry.role {
             Role::Idle => base | Readiness::HANG_UP | Readiness::WRITABLE,
             Role::Listening(listener) => base.with(Readiness::READABLE, listener.is_readable()),
-            Role::Stream(flow) => base | self.stream_readiness(*flow, entry.receive_shut),
+            Role::Stream(flow) => base | self.stream_readiness(*flow, &entry.options, entry.receive_shut),
             Role::Datagram(datagram) => base | self.datagram_readiness(datagram),
         }
     }

@@ -85,6 +85,10 @@ impl<K: Key, T> Slab<K, T> {
         })
     }
 
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|(_, value)| value.as_mut())
+    }
+
     pub(crate) fn keys(&self) -> Vec<K> {
         self.iter().map(|(key, _)| key).collect()
     }

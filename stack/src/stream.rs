@@ -6,6 +6,7 @@ use crate::errno::Error;
 use crate::flow::{Flow, FlowId, Owner, Tuple};
 use crate::limits;
 use crate::listener::Listener;
+use crate::meter::RoundTrip;
 use crate::options::Options;
 use crate::ports::{Ports, Space};
 use crate::readiness::Readiness;
@@ -55,6 +56,22 @@ pub struct StreamInfo {
     pub sent_bytes: u64,
     /// Bytes received in order.
     pub received_bytes: u64,
+    /// Bytes sent more than once (tcpi_bytes_retrans).
+    pub resent_bytes: u64,
+    /// Segments sent, those without data included (tcpi_segs_out).
+    pub sent_segments: u64,
+    /// Segments received and accepted (tcpi_segs_in).
+    pub received_segments: u64,
+    /// Segments sent more than once (tcpi_total_retrans).
+    pub resent_segments: u64,
+    /// How often in a row the oldest unacknowledged segment was repeated (tcpi_retransmits).
+    pub retries: u32,
+    /// Keep-alive probes that have no answer yet (tcpi_probes).
+    pub probes: u8,
+    /// The round trip time, once one was measured (tcpi_rtt, tcpi_rttvar, tcpi_min_rtt).
+    pub round_trip: Option<RoundTrip>,
+    /// Largest packet that is sent, in bytes (tcpi_pmtu).
+    pub mtu: usize,
     /// Bytes not yet acknowledged or not yet sent.
     pub send_queue: usize,
     /// Bytes not yet read.
@@ -216,7 +233,11 @@ impl Stack {
         let shut = self.socket_ref(socket)?.receive_shut;
         let id = self.flow_of(socket)?;
         let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
-        let received = flow.connection.recv(data);
+        let mut received = data.len().min(flow.peeked.len());
+        for (place, byte) in data.iter_mut().zip(flow.peeked.drain(..received)) {
+            *place = byte;
+        }
+        received += flow.connection.recv(&mut data[received..]);
         if received > 0 {
             // Reading opens the window, and only the next packet says so.
             self.mark_dirty(id);
@@ -240,6 +261,21 @@ impl Stack {
         }
     }
 
+    /// As [`Stack::recv`], for a caller that waits until `least` bytes have come: SO_RCVLOWAT, or MSG_WAITALL with
+    /// the whole length. The end of the stream, an error, and a full receive buffer end the waiting earlier.
+    ///
+    /// # Errors
+    /// As [`Stack::recv`].
+    pub fn recv_at_least(&mut self, socket: SocketId, data: &mut [u8], least: usize) -> Result<usize, Error> {
+        let shut = self.socket_ref(socket)?.receive_shut;
+        let flow = self.flows.get(self.flow_of(socket)?).ok_or(Error::NotConnected)?;
+        let least = least.min(data.len()).min(flow.connection.receive_capacity());
+        if flow.unread() < least && flow.may_hear_more() && flow.error.is_none() && !shut {
+            return Err(Error::Again);
+        }
+        self.recv(socket, data)
+    }
+
     /// Copies received bytes without taking them (MSG_PEEK).
     ///
     /// # Errors
@@ -247,10 +283,24 @@ impl Stack {
     pub fn peek(&mut self, socket: SocketId, data: &mut [u8]) -> Result<usize, Error> {
         let id = self.flow_of(socket)?;
         let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
-        match flow.connection.peek(data) {
-            0 => self.recv(socket, data),
-            copied => Ok(copied),
+        // More than one ring of unread bytes is never held.
+        let wanted = data.len().min(flow.unread()).min(flow.connection.receive_capacity());
+        if wanted == 0 {
+            return self.recv(socket, data);
         }
+        if flow.peeked.is_empty() && flow.connection.peek(&mut data[..wanted]) == wanted {
+            return Ok(wanted);
+        }
+        // The engine shows only what lies in one piece. Whoever waits for a whole header must get it, wherever the
+        // ring turns.
+        let known = flow.peeked.len().min(wanted);
+        flow.peeked.resize(wanted.max(flow.peeked.len()), 0);
+        let bytes = flow.peeked.make_contiguous();
+        let taken = flow.connection.recv(&mut bytes[known..wanted]);
+        debug_assert_eq!(known + taken, wanted, "what is unread can be read");
+        data[..wanted].copy_from_slice(&bytes[..wanted]);
+        self.mark_dirty(id);
+        Ok(wanted)
     }
 
     /// Shuts one or both directions of a connection (`shutdown(2)`).
@@ -286,6 +336,7 @@ impl Stack {
         let Some(entry) = self.sockets.remove(socket) else {
             return;
         };
+        self.groups.forget(socket);
         if let Some(bound) = entry.bound {
             self.ports.release(entry.space(), bound.port(), socket);
         }
@@ -307,7 +358,7 @@ impl Stack {
             State::Closed | State::TimeWait => {}
             // A program that closes while SYNs cross: the engine would never send the FIN.
             State::SynReceived => flow.connection.abort(),
-            _ if reset_at_close || crowded || flow.connection.recv_queue() > 0 => flow.connection.abort(),
+            _ if reset_at_close || crowded || flow.unread() > 0 => flow.connection.abort(),
             _ => flow.connection.close(),
         }
         self.mark_dirty(id);
@@ -341,14 +392,22 @@ impl Stack {
             state: flow.state,
             local: flow.tuple.local,
             remote: flow.tuple.remote,
-            sent_bytes: flow.sent_bytes,
-            received_bytes: flow.received_bytes,
+            sent_bytes: flow.meter.sent_bytes,
+            received_bytes: flow.meter.received_bytes,
+            resent_bytes: flow.meter.resent_bytes,
+            sent_segments: flow.meter.sent_segments,
+            received_segments: flow.meter.received_segments,
+            resent_segments: flow.meter.resent_segments,
+            retries: flow.meter.repeats(),
+            probes: flow.keep_alive.map_or(0, |keep_alive| keep_alive.unanswered()),
+            round_trip: flow.meter.round_trip(),
+            mtu: self.paths.get(flow.path).map_or(0, |path| flow.wire(path.wire).mtu),
             send_queue: flow.connection.send_queue(),
-            receive_queue: flow.connection.recv_queue(),
+            receive_queue: flow.unread(),
         })
     }
 
-    pub(crate) fn stream_readiness(&self, flow: FlowId, receive_shut: bool) -> Readiness {
+    pub(crate) fn stream_readiness(&self, flow: FlowId, options: &Options, receive_shut: bool) -> Readiness {
         let Some(flow) = self.flows.get(flow) else {
             return Readiness::HANG_UP | Readiness::READABLE | Readiness::WRITABLE;
         };
@@ -357,13 +416,14 @@ impl Stack {
             return Readiness::NONE.with(Readiness::ERROR, failed);
         }
         let connection = &flow.connection;
-        let read_closed = receive_shut || (!connection.may_recv() && connection.recv_queue() == 0);
+        let (unread, enough) = (flow.unread(), options.receive_low_water.min(connection.receive_capacity() / 2).max(1));
+        let read_closed = receive_shut || (!connection.may_recv() && unread == 0);
         // As Linux: writable from a third of the buffer on, so that writers are not woken for crumbs.
         let free = connection.send_capacity() - connection.send_queue();
         let writable = !connection.may_send() || free >= connection.send_capacity() / 3;
         Readiness::NONE
             .with(Readiness::ERROR, failed)
-            .with(Readiness::READABLE, connection.recv_queue() > 0 || read_closed || failed)
+            .with(Readiness::READABLE, unread >= enough || !flow.may_hear_more() || read_closed || failed)
             .with(Readiness::READ_CLOSED, read_closed)
             .with(Readiness::WRITABLE, writable || failed)
             .with(Readiness::HANG_UP, matches!(flow.state, State::Closed | State::TimeWait))

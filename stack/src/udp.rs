@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::checksum;
 use crate::errno::Error;
 use crate::limits;
 use crate::packet::{self, DropReason, Header, Packet};
@@ -60,6 +61,9 @@ impl Datagram {
 impl Stack {
     pub(crate) fn connect_datagram(&mut self, socket: SocketId, remote: SocketAddr) -> Result<(), Error> {
         let source = self.source_for(remote.ip())?;
+        if self.is_broadcast(remote.ip()) && !self.socket_ref(socket)?.options.broadcast {
+            return Err(Error::AccessDenied);
+        }
         self.autobind(socket)?;
         let entry = self.socket_mut(socket)?;
         if let Some(bound) = &mut entry.bound
@@ -76,12 +80,13 @@ impl Stack {
     /// Sends one datagram (`sendto(2)`); without a destination, to the connected peer.
     ///
     /// # Errors
+    /// [`Error::AccessDenied`] to a broadcast address without [`crate::SocketOption::Broadcast`],
     /// [`Error::MessageSize`] above 65,507 bytes, [`Error::DestinationRequired`], [`Error::Again`] while the
     /// path's queue is full, [`Error::NetworkUnreachable`], the pending error of the socket once,
     /// [`Error::NotSupported`] on TCP.
     pub fn send_to(
         &mut self,
-        now: Instant,
+        _now: Instant,
         socket: SocketId,
         data: &[u8],
         destination: Option<SocketAddr>,
@@ -102,10 +107,11 @@ impl Stack {
             return Err(Error::Invalid);
         }
         self.autobind(socket)?;
-        let entry = self.socket_mut(socket)?;
-        let (kind, hop_limit) = (entry.kind, entry.options.hop_limit);
+        let entry = self.socket_ref(socket)?;
+        let (kind, options) = (entry.kind, entry.options);
         let bound = entry.bound.ok_or(Error::Invalid)?;
-        let ip = if bound.ip().is_unspecified() { self.source_for(destination.ip())? } else { bound.ip() };
+        let is_source = !bound.ip().is_unspecified() && !self.is_for_many(bound.ip());
+        let ip = if is_source { bound.ip() } else { self.source_for(destination.ip())? };
         if ip.is_ipv4() != destination.is_ipv4() {
             return Err(Error::AddressFamily);
         }
@@ -115,24 +121,44 @@ impl Stack {
             Kind::Echo => crate::icmp::echo_request(source, destination, data)?,
             Kind::Tcp => return Err(Error::NotSupported),
         };
+        let to_group = destination.ip().is_multicast();
+        let hop_limit = if to_group { options.multicast_hop_limit } else { options.hop_limit };
         let header = Header { hop_limit, ..Header::new(ip, destination.ip(), protocol) };
-        self.queue_datagram(now, socket, header, &payload)?;
+        if self.is_for_many(destination.ip()) {
+            if !to_group && !options.broadcast {
+                return Err(Error::AccessDenied);
+            }
+            self.queue_for_many(header, &payload, !to_group || options.multicast_loop);
+        } else {
+            self.queue_datagram(socket, header, &payload)?;
+        }
         if let Role::Datagram(datagram) = &mut self.socket_mut(socket)?.role {
             datagram.last_destination = Some(destination.ip());
         }
         Ok(data.len())
     }
 
-    fn queue_datagram(&mut self, _now: Instant, socket: SocketId, header: Header, payload: &[u8]) -> Result<(), Error> {
+    /// Queues a datagram; a socket that finds no room is told when there is some.
+    fn queue_datagram(&mut self, socket: SocketId, header: Header, payload: &[u8]) -> Result<(), Error> {
         let path = self.path_to(header.destination)?;
+        let result = self.queue_packets(path, header, payload);
+        if result == Err(Error::Again)
+            && let Some(entry) = self.paths.get_mut(path)
+            && !entry.waiters.contains(&socket)
+        {
+            entry.waiters.push(socket);
+        }
+        result
+    }
+
+    /// Queues a datagram on a path, in as many fragments as it needs there.
+    pub(crate) fn queue_packets(&mut self, path: PathId, header: Header, payload: &[u8]) -> Result<(), Error> {
         let id = self.random() as u32;
         let entry = self.paths.get_mut(path).ok_or(Error::HostUnreachable)?;
-        let packets = header.packets(payload, entry.wire.mtu, id);
+        let mtu = self.learnt_mtus.limit(header.destination, entry.wire.mtu);
+        let packets = header.packets(payload, mtu, id);
         let len: usize = packets.iter().map(Vec::len).sum();
         if !entry.fits(len) {
-            if !entry.waiters.contains(&socket) {
-                entry.waiters.push(socket);
-            }
             return Err(Error::Again);
         }
         entry.datagram_bytes += len;
@@ -193,21 +219,24 @@ impl Stack {
         if absent && packet.source.is_ipv6() {
             return Err(DropReason::Checksum);
         }
-        let sum = || packet::transport_checksum(packet.source, packet.destination, packet.protocol, payload);
+        let sum = || checksum::transport_checksum(packet.source, packet.destination, packet.protocol, payload);
         if verify && !absent && sum() != 0 {
             return Err(DropReason::Checksum);
         }
         let source = SocketAddr::new(packet.source, source);
         let destination = SocketAddr::new(packet.destination, destination);
-        let Some(socket) = self.datagram_socket(Space::Udp, destination, source) else {
-            self.answer_port_unreachable(path, packet);
-            return Err(DropReason::NoSocket);
-        };
         let received = Received {
             source,
             destination: packet.destination,
             hop_limit: packet.hop_limit,
             data: payload[packet::UDP_HEADER_LEN..].to_vec(),
+        };
+        if self.is_for_many(packet.destination) {
+            return self.deliver_to_many(packet, &received);
+        }
+        let Some(socket) = self.datagram_socket(Space::Udp, destination, source) else {
+            self.answer_port_unreachable(path, packet);
+            return Err(DropReason::NoSocket);
         };
         self.deliver(socket, received)
     }

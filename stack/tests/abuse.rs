@@ -5,7 +5,7 @@ mod wire;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use unisockets_stack::{Error, Family, Kind, PathConfig, Readiness, SocketOption};
+use unisockets_stack::{DropReason, Error, Family, Kind, PathConfig, Prefix, Readiness, SocketOption, Stack};
 use wire::{Wire, pattern};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -199,4 +199,57 @@ fn idle_connections_give_their_memory_back_and_go_on() {
     }
     assert_eq!(wire.transfer((0, client), (1, server), &data, 10 * SECOND), data);
     assert_eq!(wire.transfer((1, server), (0, client), &data, 10 * SECOND), data);
+}
+
+/// A peer that opened connections faster than they were accepted kept every other one out (threat T4).
+#[test]
+fn a_peer_that_floods_a_listener_keeps_nobody_out_but_itself() {
+    let mut wire = Wire::new(1_500);
+    let listener = wire.listen(1, 80, 64);
+    let to = SocketAddr::new(wire.nodes[1].v4, 80);
+    let flood: Vec<_> = (0..1_000).map(|_| wire.start(0, to)).collect();
+    wire.settle();
+    let stack = &wire.nodes[1].stack;
+    let (held, memory) = (stack.connection_count(), stack.committed_bytes());
+    assert_eq!(held, 64, "the backlog holds for the peer that fills it");
+    assert!(wire.drops(1, DropReason::BacklogFull) > 0);
+
+    // Another peer, over a path of its own, finds its places: the SYN is answered at once.
+    let (now, config) = (wire.now, PathConfig { mtu: 1_500, verify_checksums: true });
+    let stack = &mut wire.nodes[1].stack;
+    let other = stack.open_path(config).unwrap();
+    stack.add_route(now, "10.80.0.3".parse().unwrap(), other);
+    stack.path_up(now, other, config);
+    let mut third = Stack::new(77);
+    third.set_addresses(&["10.80.0.3".parse().unwrap()], &[Prefix { address: "10.80.0.0".parse().unwrap(), len: 16 }]);
+    let path = third.open_path(config).unwrap();
+    third.add_route(now, to.ip(), path);
+    third.path_up(now, path, config);
+    let client = third.socket(Kind::Tcp, Family::V4).unwrap();
+    let _ = third.connect(now, client, to);
+    for _ in 0..3 {
+        let mut packet = Vec::new();
+        while third.poll_packet(now, path, wire::ROOM, &mut packet).is_some() {
+            wire.nodes[1].stack.handle_packet(now, other, &packet).unwrap();
+            packet.clear();
+        }
+        while wire.nodes[1].stack.poll_packet(now, other, wire::ROOM, &mut packet).is_some() {
+            third.handle_packet(now, path, &packet).unwrap();
+            packet.clear();
+        }
+    }
+    assert_eq!(third.take_error(client), Ok(None));
+    assert!(third.readiness(client).contains(Readiness::WRITABLE), "connected beside the flood");
+    assert!(wire.nodes[1].stack.committed_bytes() <= memory + 64 * 1024);
+
+    // And nothing of it is lost: as places come free, everybody who still waits is let in.
+    let mut accepted = 0;
+    for _ in 0..300 {
+        while wire.nodes[1].stack.accept(wire.now, listener).is_ok() {
+            accepted += 1;
+        }
+        wire.run(SECOND / 2);
+    }
+    assert_eq!(accepted, 1_001);
+    assert!(flood.iter().all(|client| wire.nodes[0].stack.take_error(*client) == Ok(None)));
 }

@@ -127,6 +127,7 @@ scripts! {
     rfc1122_4_2_2_18_closing_a_full_listener_refuses_who_waits
     rfc1122_4_2_3_10_a_syn_from_a_group_is_dropped
     rfc1122_4_2_3_5_syns_are_repeated_for_three_minutes
+    rfc1122_4_2_3_6_keep_alives_without_an_answer_end
     rfc1122_4_2_3_9_a_hard_error_ends_an_opening
     rfc1122_4_2_3_9_a_soft_error_does_not_end_a_connection
     rfc1122_4_2_3_9_source_quench_is_ignored
@@ -149,6 +150,7 @@ scripts! {
     rfc5681_4_2_out_of_order_data_is_acknowledged_at_once
     rfc5927_4_1_an_error_about_what_was_not_sent_is_ignored
     rfc5927_5_2_a_hard_error_does_not_end_an_open_connection
+    rfc5927_7_2_a_too_big_error_about_what_is_not_in_flight
     rfc5961_3_2_a_reset_beyond_the_announced_window
     rfc5961_3_2_only_the_exact_reset_ends_a_connection
     rfc5961_4_2_a_restarted_peer_ends_the_old_connection
@@ -174,6 +176,8 @@ scripts! {
     rfc7323_2_2_window_scale_is_offered
     rfc7323_2_3_a_shift_above_14_means_14
     rfc7323_3_2_timestamps_are_not_sent_unless_offered_back
+    rfc8201_4_a_too_big_error_lowers_the_mtu
+    rfc8201_4_no_mtu_below_the_least_of_ipv6
     rfc9293_3_10_4_close_in_syn_received
     rfc9293_3_10_4_close_in_syn_sent
     rfc9293_3_10_4_close_of_a_listener
@@ -268,6 +272,8 @@ scripts! {
     rfc9293_3_8_4_keep_alive_begins_after_its_interval
     rfc9293_3_8_4_keep_alive_is_off_by_default
     rfc9293_3_8_4_keep_alive_probes_an_idle_connection
+    rfc9293_3_8_4_keep_alive_waits_two_hours_by_default
+    rfc9293_3_8_4_keep_alive_waits_while_data_is_outstanding
     rfc9293_3_8_4_one_lost_keep_alive_ends_nothing
     rfc9293_3_8_6_1_a_peer_that_answers_probes_keeps_its_connection
     rfc9293_3_8_6_1_a_probe_of_our_zero_window_is_answered

@@ -334,7 +334,7 @@ fn an_idle_connection_sends_nothing_and_arms_no_timer() {
 }
 
 #[test]
-fn keep_alive_finds_a_dead_peer_within_the_user_timeout() {
+fn unanswered_data_ends_a_connection_at_the_user_timeout() {
     let mut wire = Wire::new(1_500);
     let (client, _) = wire.pair();
     let stack = &mut wire.nodes[0].stack;
@@ -395,4 +395,62 @@ fn an_orphan_whose_peer_never_closes_ends_after_a_minute() {
     assert_eq!(wire.nodes[0].stack.orphan_count(), 1);
     wire.run(2 * SECOND);
     assert_eq!(wire.nodes[0].stack.connection_count(), 0);
+}
+
+/// A program that looked for a whole header saw only the part before the turn of the ring, for ever.
+#[test]
+fn a_look_at_received_bytes_sees_them_all_wherever_the_ring_turns() {
+    let mut wire = Wire::new(1_500);
+    let listener = wire.listen(1, 80, 8);
+    wire.nodes[1].stack.set_option(listener, SocketOption::ReceiveBuffer(4_096)).unwrap();
+    let client = wire.start(0, SocketAddr::new(wire.nodes[1].v4, 80));
+    wire.settle();
+    let (server, _) = wire.nodes[1].stack.accept(wire.now, listener).unwrap();
+    let data = pattern(100_000);
+    let (mut sent, mut received) = (0, Vec::new());
+    let until = wire.now + 60 * SECOND;
+    while received.len() < data.len() {
+        if let Ok(n) = wire.nodes[0].stack.send(wire.now, client, &data[sent..]) {
+            sent += n;
+        }
+        wire.step(until);
+        let unread = wire.nodes[1].stack.stream_info(server).unwrap().receive_queue;
+        let mut seen = vec![0; unread];
+        if unread == 0 {
+            continue;
+        }
+        assert_eq!(wire.nodes[1].stack.peek(server, &mut seen), Ok(unread.min(4_096)));
+        let whole = unread.min(4_096);
+        assert_eq!(seen[..whole], data[received.len()..received.len() + whole]);
+        // Looking again, with a shorter buffer, and reading in odd pieces shows the same bytes.
+        let mut short = vec![0; whole.div_ceil(3)];
+        assert_eq!(wire.nodes[1].stack.peek(server, &mut short), Ok(short.len()));
+        assert_eq!(short, seen[..short.len()]);
+        let mut piece = vec![0; whole.div_ceil(2) + 1];
+        let n = wire.nodes[1].stack.recv(server, &mut piece).unwrap();
+        received.extend_from_slice(&piece[..n]);
+    }
+    assert_eq!(received, data);
+}
+
+#[test]
+fn a_low_water_mark_holds_readiness_back_until_enough_has_come_or_no_more_can() {
+    let mut wire = Wire::new(1_500);
+    let (client, server) = wire.pair();
+    wire.nodes[1].stack.set_option(server, SocketOption::ReceiveLowWater(5_000)).unwrap();
+    wire.nodes[0].stack.send(wire.now, client, &pattern(4_999)).unwrap();
+    wire.settle();
+    let mut buffer = vec![0; 8_000];
+    assert!(!wire.nodes[1].stack.readiness(server).contains(Readiness::READABLE));
+    assert_eq!(wire.nodes[1].stack.recv_at_least(server, &mut buffer, 5_000), Err(Error::Again));
+    wire.nodes[0].stack.send(wire.now, client, b"!").unwrap();
+    wire.settle();
+    assert!(wire.nodes[1].stack.readiness(server).contains(Readiness::READABLE));
+    assert_eq!(wire.nodes[1].stack.recv_at_least(server, &mut buffer, 5_000), Ok(5_000));
+    wire.nodes[0].stack.send(wire.now, client, b"end").unwrap();
+    wire.nodes[0].stack.close(wire.now, client);
+    wire.settle();
+    assert!(wire.nodes[1].stack.readiness(server).contains(Readiness::READABLE));
+    assert_eq!(wire.nodes[1].stack.recv_at_least(server, &mut buffer, 8_000), Ok(3));
+    assert_eq!(wire.nodes[1].stack.recv_at_least(server, &mut buffer, 8_000), Ok(0));
 }

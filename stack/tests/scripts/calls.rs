@@ -210,7 +210,10 @@ fn socket_option(name: &str, value: &str) -> Result<SocketOption, String> {
     let number = || value.parse::<usize>().map_err(|error| error.to_string());
     Ok(match name {
         "no-delay" => SocketOption::NoDelay(switch()?),
-        "keep-alive" => SocketOption::KeepAlive(time()?),
+        "keep-alive" => SocketOption::KeepAlive(switch()?),
+        "keep-idle" => SocketOption::KeepIdle(time()?.ok_or("a time is wanted")?),
+        "keep-interval" => SocketOption::KeepInterval(time()?.ok_or("a time is wanted")?),
+        "keep-count" => SocketOption::KeepCount(u8::try_from(number()?).map_err(|error| error.to_string())?),
         "linger" => SocketOption::Linger(time()?),
         "reuse-address" => SocketOption::ReuseAddress(switch()?),
         "receive-buffer" => SocketOption::ReceiveBuffer(number()?),

@@ -347,8 +347,10 @@ impl<'a> World<'a> {
         let pair = self.pair(icmp.port);
         let seq = pair.own_isn.unwrap_or(0).wrapping_add(icmp.seq);
         let (source, destination) = (SocketAddr::new(own, pair.own_port), SocketAddr::new(peer, pair.peer_port));
-        let tcp = Tcp { flags: ACK, seq, ..Tcp::default() };
-        let about = bytes::tcp(source, destination, &tcp, Damage::default());
+        let tcp = Tcp { flags: ACK, seq, payload: stream(icmp.seq, icmp.len), ..Tcp::default() };
+        let mut about = bytes::tcp(source, destination, &tcp, Damage::default());
+        // As much as fits into the smallest MTU of the family (RFC 1812, 4.3.2.3; RFC 4443, 2.4).
+        about.truncate(if v4 { 576 - 28 } else { 1_280 - 48 });
         let packet = bytes::icmp(peer, own, kind, u32::from(icmp.mtu), &about);
         let time = self.now.as_micros() as f64 / 1e6 - 1.0;
         self.trace.push(format!("{time:.6} < ICMP {} seq {}", icmp.kind, icmp.seq));

@@ -227,6 +227,41 @@ fn sum(bytes: &[u8], start: u32) -> u16 {
     total as u16
 }
 
+/// The error of a router that could not pass a packet of IPv4 or IPv6 on over a link of `mtu` bytes; it comes from
+/// `router`.
+pub fn too_big(packet: &[u8], router: IpAddr, mtu: u32) -> Vec<u8> {
+    let (mut message, quote) = match router {
+        IpAddr::V4(_) => (vec![3, 4, 0, 0], 28),
+        IpAddr::V6(_) => (vec![2, 0, 0, 0], 1_232),
+    };
+    message.extend_from_slice(&mtu.to_be_bytes());
+    message.extend_from_slice(&packet[..packet.len().min(quote)]);
+    let len = message.len() as u16;
+    match router {
+        IpAddr::V4(router) => {
+            let checksum = !sum(&message, 0);
+            message[2..4].copy_from_slice(&checksum.to_be_bytes());
+            let mut header = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0];
+            header[2..4].copy_from_slice(&(len + 20).to_be_bytes());
+            header.extend_from_slice(&router.octets());
+            header.extend_from_slice(&packet[12..16]);
+            let checksum = !sum(&header, 0);
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            [header, message].concat()
+        }
+        IpAddr::V6(router) => {
+            let mut header = vec![0x60, 0, 0, 0, 0, 0, 58, 64];
+            header[4..6].copy_from_slice(&len.to_be_bytes());
+            header.extend_from_slice(&router.octets());
+            header.extend_from_slice(&packet[8..24]);
+            let pseudo = sum(&header[8..], u32::from(len) + 58);
+            let checksum = !sum(&message, u32::from(pseudo));
+            message[2..4].copy_from_slice(&checksum.to_be_bytes());
+            [header, message].concat()
+        }
+    }
+}
+
 /// A bare acknowledgement of the same side after a segment with a FIN.
 pub fn bare_after(fin: &[u8]) -> Vec<u8> {
     const ACK: u8 = 16;
