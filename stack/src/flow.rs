@@ -1,7 +1,7 @@
 //! A flow: one TCP connection with its 4-tuple, its path, its timers and its owner.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use crate::keep_alive::KeepAlive;
 use crate::limits;
 use crate::meter::Meter;
 use crate::options::Options;
-use crate::packet::{self, Segment};
+use crate::packet::{self, Numbers, Segment};
 use crate::path::{Class, PathId};
-use crate::shard::{KeyedHash, SocketId, Stack};
+use crate::shard::{SocketId, Stack};
 use crate::slab::key;
 use crate::tcp::{Connection, State};
 use crate::time::Instant;
+use crate::time_wait::Rest;
 
 key! {
     /// Names a flow; stale names are recognised.
@@ -67,11 +68,11 @@ pub(crate) struct Flow {
     /// The next sequence numbers in both directions; what is received is known once it was acknowledged.
     pub(crate) send_next: u32,
     pub(crate) receive_next: Option<u32>,
+    pub(crate) acknowledged: Acknowledged,
     /// The window last told to the peer, as written.
     pub(crate) window_said: u16,
     /// When anything was last heard of the peer.
     pub(crate) heard_at: Instant,
-    pub(crate) acknowledged: Acknowledged,
     /// When the peer last answered, or when there began to be something to answer.
     pub(crate) progress_at: Instant,
     /// When the peer last took a byte, or when there began to be one to take.
@@ -116,9 +117,9 @@ impl Flow {
             peeked: VecDeque::new(),
             send_next: 0,
             receive_next: None,
+            acknowledged: Acknowledged::default(),
             window_said: 0,
             heard_at: now,
-            acknowledged: Acknowledged::default(),
             progress_at: now,
             taken_at: now,
             user_timeout: None,
@@ -283,85 +284,6 @@ impl Flow {
     }
 }
 
-/// What is left of a connection in TIME-WAIT: 40 bytes or so, no socket (RFC 9293, section 3.6).
-struct Rest {
-    send_next: u32,
-    receive_next: u32,
-    ends_at: Instant,
-}
-
-/// The connections in TIME-WAIT.
-pub(crate) struct TimeWait {
-    rests: HashMap<Tuple, Rest, KeyedHash>,
-    order: VecDeque<(Instant, Tuple)>,
-}
-
-impl TimeWait {
-    pub(crate) fn new(hash: KeyedHash) -> Self {
-        Self { rests: HashMap::with_hasher(hash), order: VecDeque::new() }
-    }
-
-    fn insert(&mut self, tuple: Tuple, rest: Rest) {
-        if self.order.len() >= limits::TIME_WAIT_MAX
-            && let Some((_, oldest)) = self.order.pop_front()
-        {
-            self.rests.remove(&oldest);
-        }
-        self.order.push_back((rest.ends_at, tuple));
-        self.rests.insert(tuple, rest);
-    }
-
-    pub(crate) fn contains(&self, tuple: &Tuple) -> bool {
-        self.rests.contains_key(tuple)
-    }
-
-    /// Returns the sequence numbers that answer a late segment.
-    pub(crate) fn numbers(&self, tuple: &Tuple) -> Option<(u32, u32)> {
-        self.rests.get(tuple).map(|rest| (rest.send_next, rest.receive_next))
-    }
-
-    pub(crate) fn remove(&mut self, tuple: &Tuple) {
-        self.rests.remove(tuple);
-    }
-
-    /// Begins the wait anew: the peer has repeated its FIN (RFC 9293, section 3.10.7.4).
-    pub(crate) fn restart(&mut self, now: Instant, tuple: &Tuple) {
-        if let Some(rest) = self.rests.get_mut(tuple) {
-            rest.ends_at = now + limits::TIME_WAIT;
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        while let Some((at, tuple)) = self.order.front().copied()
-            && at <= now
-        {
-            self.order.pop_front();
-            match self.rests.get(&tuple).map(|rest| rest.ends_at) {
-                Some(ends_at) if ends_at <= now => {
-                    self.rests.remove(&tuple);
-                }
-                // The wait began anew, or the same ports were used again; one entry of the order is enough.
-                Some(ends_at) => {
-                    let place = self.order.partition_point(|(at, _)| *at <= ends_at);
-                    let known = place.checked_sub(1).and_then(|last| self.order.get(last));
-                    if known != Some(&(ends_at, tuple)) {
-                        self.order.insert(place, (ends_at, tuple));
-                    }
-                }
-                None => {}
-            }
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.order.front().map(|(at, _)| *at)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rests.len()
-    }
-}
-
 impl Stack {
     pub(crate) fn insert_flow(&mut self, mut flow: Flow) -> FlowId {
         let (tuple, path) = (flow.tuple, flow.path);
@@ -513,8 +435,10 @@ impl Stack {
             // Its SYN ACK is due once more at this moment, for which the engine takes its number back. A reset with
             // that would be no acceptable one (RFC 9293, section 3.10.5: SND.NXT).
             Some(flow) if flow.state == State::SynReceived => {
-                let (tuple, path, sequence) = (flow.tuple, flow.path, flow.send_next);
-                let reset = packet::reset(tuple.local, tuple.remote, sequence, flow.receive_next.unwrap_or(0));
+                let (tuple, path) = (flow.tuple, flow.path);
+                let acknowledgement = flow.receive_next.unwrap_or(0);
+                let numbers = Numbers { sequence: flow.send_next, acknowledgement, window: 0 };
+                let reset = packet::reset(tuple.local, tuple.remote, numbers);
                 self.reply(path, Class::Interactive, reset);
                 self.fail_flow(now, id, Error::TimedOut);
             }

@@ -134,8 +134,16 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_ages_by_what_can_be_in_flight() {
-        let segment =
-            |acknowledgement, payload_len| Segment { acknowledgement, ack: true, payload_len, ..Segment::default() };
+        let segment = |acknowledgement, payload_len| Segment {
+            sequence: 0,
+            acknowledgement,
+            syn: false,
+            fin: false,
+            rst: false,
+            ack: true,
+            window: 0,
+            payload_len,
+        };
         let mut acknowledged = Acknowledged::default();
         assert_eq!(acknowledged.age(&segment(5, 1)), Age::Fresh);
         acknowledged.note(&segment(1_000, 0), 1_000);

@@ -125,12 +125,8 @@ impl Stack {
         }
         if let Some(opening) = flow.crossed(segment) {
             let (local, remote) = (flow.tuple.local, flow.tuple.remote);
-            let bytes = {
-                let Segment { sequence, acknowledgement, .. } = opening;
-                // The window of a SYN is not scaled and that of an acknowledgement is: a little, until the next one.
-                let window = opening.window.min(1);
-                packet::acknowledgement(remote, local, Numbers { sequence, acknowledgement, window })
-            };
+            let numbers = Numbers { sequence: opening.sequence, acknowledgement: opening.acknowledgement, window: 0 };
+            let bytes = packet::acknowledgement(remote, local, numbers);
             return self.take_accepted(now, path, id, &bytes, &opening);
         }
         let expected =
@@ -156,10 +152,8 @@ impl Stack {
         // The engine answers a probe with what it knows.
         let sequence = flow.receive_next.unwrap_or(0).wrapping_sub(1);
         let acknowledgement = flow.send_next;
-        let probe = {
-            let numbers = Numbers { sequence, acknowledgement, window: 0 };
-            packet::acknowledgement(flow.tuple.remote, flow.tuple.local, numbers)
-        };
+        let numbers = Numbers { sequence, acknowledgement, window: 0 };
+        let probe = packet::acknowledgement(flow.tuple.remote, flow.tuple.local, numbers);
         let judged = Segment { sequence, syn: false, rst: false, fin: false, ack: false, payload_len: 0, ..*segment };
         self.take_accepted(now, path, id, &probe, &judged)?;
         Err(DropReason::OutOfWindow)

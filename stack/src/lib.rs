@@ -72,6 +72,7 @@ mod slab;
 mod stream;
 mod tcp;
 mod time;
+mod time_wait;
 mod udp;
 
 pub use errno::Error;

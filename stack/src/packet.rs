@@ -410,8 +410,8 @@ pub(crate) struct Numbers {
 }
 
 /// Writes the reset that aborts a connection (RFC 9293, section 3.10.5).
-pub(crate) fn reset(local: SocketAddr, remote: SocketAddr, sequence: u32, acknowledgement: u32) -> Vec<u8> {
-    tcp(local, remote, Numbers { sequence, acknowledgement, window: 0 }, 4 | 16)
+pub(crate) fn reset(local: SocketAddr, remote: SocketAddr, numbers: Numbers) -> Vec<u8> {
+    tcp(local, remote, numbers, 4 | 16)
 }
 
 /// Writes a bare acknowledgement, as TIME-WAIT answers a repeated FIN (RFC 9293, section 3.10.7.4).

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::buffers::Pool;
 use crate::errno::Error;
-use crate::flow::{Flow, FlowId, TimeWait, Tuple};
+use crate::flow::{Flow, FlowId, Tuple};
 use crate::fragments::Reassembly;
 use crate::group::Groups;
 use crate::limits;
@@ -23,6 +23,7 @@ use crate::slab::{Slab, key};
 use crate::stream::Role;
 use crate::tcp::Engine;
 use crate::time::Instant;
+use crate::time_wait::TimeWait;
 
 key! {
     /// Names a socket; stale names are recognised.

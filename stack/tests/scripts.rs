@@ -6,6 +6,8 @@
 
 #[path = "scripts/bytes.rs"]
 mod bytes;
+#[path = "scripts/calls.rs"]
+mod calls;
 #[path = "scripts/language.rs"]
 mod language;
 #[path = "scripts/run.rs"]
@@ -121,10 +123,11 @@ macro_rules! scripts {
 
 scripts! {
     rfc1122_3_2_1_2_bad_checksum_of_the_header
+    rfc1122_4_2_2_18_a_syn_beyond_the_backlog_waits
     rfc1122_4_2_2_18_closing_a_full_listener_refuses_who_waits
     rfc1122_4_2_3_10_a_syn_from_a_group_is_dropped
-    rfc1122_4_2_3_4_a_syn_beyond_the_backlog_waits
     rfc1122_4_2_3_5_syns_are_repeated_for_three_minutes
+    rfc1122_4_2_3_6_keep_alives_without_an_answer_end
     rfc1122_4_2_3_9_a_hard_error_ends_an_opening
     rfc1122_4_2_3_9_a_soft_error_does_not_end_a_connection
     rfc1122_4_2_3_9_source_quench_is_ignored
@@ -148,14 +151,15 @@ scripts! {
     rfc5681_4_2_out_of_order_data_is_acknowledged_at_once
     rfc5927_4_1_an_error_about_what_was_not_sent_is_ignored
     rfc5927_5_2_a_hard_error_does_not_end_an_open_connection
+    rfc5927_7_2_a_too_big_error_about_what_is_not_in_flight
     rfc5961_3_2_a_reset_beyond_the_announced_window
     rfc5961_3_2_only_the_exact_reset_ends_a_connection
     rfc5961_4_2_a_restarted_peer_ends_the_old_connection
     rfc5961_4_2_a_syn_in_a_connection_is_challenged
     rfc5961_5_2_an_ack_older_than_the_window_is_answered
     rfc5961_7_challenges_are_rationed
-    rfc6093_3_4_an_urgent_pointer_without_data_is_harmless
-    rfc6093_3_4_urgent_bytes_stay_in_the_stream
+    rfc6093_2_1_an_urgent_pointer_without_data_is_harmless
+    rfc6093_2_1_urgent_bytes_stay_in_the_stream
     rfc6298_2_a_slow_handshake_is_a_sample
     rfc6298_2_the_first_timeout_is_a_second
     rfc6298_2_the_timeout_follows_the_round_trip
@@ -173,6 +177,8 @@ scripts! {
     rfc7323_2_2_window_scale_is_offered
     rfc7323_2_3_a_shift_above_14_means_14
     rfc7323_3_2_timestamps_are_not_sent_unless_offered_back
+    rfc8201_4_a_too_big_error_lowers_the_mtu
+    rfc8201_4_no_mtu_below_the_least_of_ipv6
     rfc9293_3_10_4_close_in_syn_received
     rfc9293_3_10_4_close_in_syn_sent
     rfc9293_3_10_4_close_of_a_listener
@@ -180,11 +186,11 @@ scripts! {
     rfc9293_3_10_7_1_a_reset_to_a_closed_port_is_not_answered
     rfc9293_3_10_7_1_a_syn_to_a_closed_port_is_reset
     rfc9293_3_10_7_1_an_ack_to_a_closed_port_is_reset
+    rfc9293_3_10_7_2_a_fin_with_a_syn_is_not_taken
     rfc9293_3_10_7_2_data_on_a_syn_is_not_lost
     rfc9293_3_10_7_2_listen_drops_what_is_neither_syn_nor_ack
     rfc9293_3_10_7_2_listen_ignores_a_reset
     rfc9293_3_10_7_2_listen_resets_an_ack
-    rfc9293_3_10_7_3_a_fin_with_a_syn_is_not_taken
     rfc9293_3_10_7_3_data_on_a_syn_ack_is_not_lost
     rfc9293_3_10_7_3_syn_sent_an_acknowledging_reset_refuses
     rfc9293_3_10_7_3_syn_sent_ignores_an_ack_without_syn
@@ -254,11 +260,11 @@ scripts! {
     rfc9293_3_7_1_mss_option_on_ipv4
     rfc9293_3_7_1_mss_option_on_ipv6
     rfc9293_3_7_1_the_smaller_mss_counts
+    rfc9293_3_7_2_a_smaller_mtu_of_the_path_is_used
     rfc9293_3_7_4_a_fin_ends_the_waiting
     rfc9293_3_7_4_nagle_can_be_switched_off
     rfc9293_3_7_4_nagle_holds_back_a_small_segment
     rfc9293_3_7_4_nagle_lets_full_segments_go
-    rfc9293_3_7_5_a_smaller_mtu_of_the_path_is_used
     rfc9293_3_8_3_a_user_timeout_of_an_orphan
     rfc9293_3_8_3_probes_without_an_answer_end
     rfc9293_3_8_3_r2_is_at_least_a_hundred_seconds
@@ -268,6 +274,8 @@ scripts! {
     rfc9293_3_8_4_keep_alive_begins_after_its_interval
     rfc9293_3_8_4_keep_alive_is_off_by_default
     rfc9293_3_8_4_keep_alive_probes_an_idle_connection
+    rfc9293_3_8_4_keep_alive_waits_two_hours_by_default
+    rfc9293_3_8_4_keep_alive_waits_while_data_is_outstanding
     rfc9293_3_8_4_one_lost_keep_alive_ends_nothing
     rfc9293_3_8_6_1_a_peer_that_answers_probes_keeps_its_connection
     rfc9293_3_8_6_1_a_probe_of_our_zero_window_is_answered

@@ -21,7 +21,7 @@
 //! < SYN ACK seq 0 ack 1 mss 1460    # the peer sends: flags, then fields in any order
 //! > ACK seq 1 ack 1                 # we send: fields that are not named are not compared
 //! < ACK seq 1 ack 1 len 100 @2      # of the peer's second port
-//! < ICMP host-unreachable seq 0     # an error about our segment with that number
+//! < ICMP too-big seq 1 len 1460 mtu 1300   # an error about our segment with that number and length
 //! nothing 500ms                     # nothing leaves for so long
 //! ignore 10s                        # whatever leaves for so long
 //! path mtu 1280                     # the path comes up again with another MTU
@@ -162,9 +162,8 @@ pub struct Segment {
 pub struct Icmp {
     pub port: usize,
     pub kind: String,
-    /// The number of our segment that it quotes.
+    /// The number of our segment that it quotes, and how many bytes that had.
     pub seq: u32,
-    /// How many bytes that segment carried.
     pub len: usize,
     pub mtu: u16,
 }

@@ -4,22 +4,21 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use unisockets_stack::{
-    Error, Family, Instant, Kind, PathConfig, PathId, Prefix, Readiness, Room, Shutdown, SocketId, SocketOption, Stack,
-};
+use unisockets_stack::{Family, Instant, PathConfig, PathId, Prefix, Room, Stack};
 
 use super::bytes::{self, Damage, Read, Tcp};
-use super::language::{self, ACK, Call, Event, FIN, FLAGS, Icmp, Line, PSH, SYN, Script, Segment};
+use super::calls::Named;
+use super::language::{ACK, Event, FIN, FLAGS, Icmp, Line, PSH, SYN, Script, Segment};
 
 /// How much earlier or later than a line says a packet may leave.
 const TOLERANCE: Duration = Duration::from_millis(1);
 /// Our port where a line does not follow from a call.
 const OWN_PORT: u16 = 80;
 /// The ports of the peer count from here.
-const PEER_PORT: u16 = 50_000;
+pub(super) const PEER_PORT: u16 = 50_000;
 const ROOM: Room = Room { stream: 1 << 24, datagram: 1 << 24 };
 /// Turns of the clock without progress in one line: more is a stack that never rests.
-const TURNS_MAX: usize = 1_000_000;
+pub(super) const TURNS_MAX: usize = 1_000_000;
 
 /// Why a script failed.
 #[derive(Debug)]
@@ -50,37 +49,29 @@ pub enum Follow {
 }
 
 /// One pair of ports, with what its relative numbers count from.
-struct Pair {
+pub(super) struct Pair {
     own_port: u16,
     peer_port: u16,
-    own_isn: Option<u32>,
-    peer_isn: u32,
+    pub(super) own_isn: Option<u32>,
+    pub(super) peer_isn: u32,
     /// The highest number of ours that the peer has seen.
-    seen: u32,
+    pub(super) seen: u32,
 }
 
-struct World<'a> {
+pub(super) struct World<'a> {
     script: &'a Script,
-    stack: Stack,
+    pub(super) stack: Stack,
     path: PathId,
     mtu: usize,
-    now: Instant,
-    own: IpAddr,
-    peer: IpAddr,
-    family: Family,
-    sent: VecDeque<(Instant, Vec<u8>)>,
+    pub(super) now: Instant,
+    pub(super) own: IpAddr,
+    pub(super) peer: IpAddr,
+    pub(super) family: Family,
+    pub(super) sent: VecDeque<(Instant, Vec<u8>)>,
     pairs: HashMap<usize, Pair>,
-    sockets: HashMap<String, Named>,
-    trace: Vec<String>,
+    pub(super) sockets: HashMap<String, Named>,
+    pub(super) trace: Vec<String>,
     other_seed: bool,
-}
-
-/// A socket of a script, with its place in both streams.
-#[derive(Clone, Copy)]
-struct Named {
-    id: SocketId,
-    sent: u32,
-    received: u32,
 }
 
 /// The byte of a stream with this relative sequence number.
@@ -88,7 +79,7 @@ fn byte(number: u32) -> u8 {
     (number.wrapping_mul(2_654_435_761) >> 24) as u8
 }
 
-fn stream(from: u32, len: usize) -> Vec<u8> {
+pub(super) fn stream(from: u32, len: usize) -> Vec<u8> {
     (0..len as u32).map(|n| byte(from.wrapping_add(n))).collect()
 }
 
@@ -161,7 +152,7 @@ impl<'a> World<'a> {
         Failure { line: line.number, text: line.text.clone(), what, trace }
     }
 
-    fn pair(&mut self, number: usize) -> &mut Pair {
+    pub(super) fn pair(&mut self, number: usize) -> &mut Pair {
         let peer_isn = self.script.peer_isn;
         self.pairs.entry(number).or_insert_with(|| Pair {
             own_port: OWN_PORT,
@@ -173,7 +164,7 @@ impl<'a> World<'a> {
     }
 
     /// Takes out what leaves now.
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         while let Some(path) = self.stack.poll_path() {
             let mut packet = Vec::new();
             while self.stack.poll_packet(self.now, path, ROOM, &mut packet).is_some() {
@@ -258,7 +249,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn describe(&mut self, at: Instant, packet: &[u8]) -> String {
+    pub(super) fn describe(&mut self, at: Instant, packet: &[u8]) -> String {
         let time = at.as_micros() as f64 / 1e6 - 1.0;
         match bytes::read(packet) {
             Ok(read) => {
@@ -285,7 +276,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn inject(&mut self, segment: &Segment) -> Result<(), String> {
+    pub(super) fn inject(&mut self, segment: &Segment) -> Result<(), String> {
         let (own, peer) = (self.own, self.peer);
         let pair = self.pair(segment.port);
         let ends = (SocketAddr::new(peer, pair.peer_port), SocketAddr::new(own, pair.own_port));
@@ -356,8 +347,10 @@ impl<'a> World<'a> {
         let pair = self.pair(icmp.port);
         let seq = pair.own_isn.unwrap_or(0).wrapping_add(icmp.seq);
         let (source, destination) = (SocketAddr::new(own, pair.own_port), SocketAddr::new(peer, pair.peer_port));
-        let tcp = Tcp { flags: ACK, seq, payload: vec![0; icmp.len], ..Tcp::default() };
-        let about = bytes::tcp(source, destination, &tcp, Damage::default());
+        let tcp = Tcp { flags: ACK, seq, payload: stream(icmp.seq, icmp.len), ..Tcp::default() };
+        let mut about = bytes::tcp(source, destination, &tcp, Damage::default());
+        // As much as fits into the smallest MTU of the family (RFC 1812, 4.3.2.3; RFC 4443, 2.4).
+        about.truncate(if v4 { 576 - 28 } else { 1_280 - 48 });
         let packet = bytes::icmp(peer, own, kind, u32::from(icmp.mtu), &about);
         let time = self.now.as_micros() as f64 / 1e6 - 1.0;
         self.trace.push(format!("{time:.6} < ICMP {} seq {}", icmp.kind, icmp.seq));
@@ -412,7 +405,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn compare(&mut self, expected: &Segment, read: &Read, len: usize) -> Result<(), String> {
+    pub(super) fn compare(&mut self, expected: &Segment, read: &Read, len: usize) -> Result<(), String> {
         let mtu = self.mtu;
         let pair = self.pair(expected.port);
         let (own, peer) = (pair.own_isn.unwrap_or(0), pair.peer_isn);
@@ -490,222 +483,16 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
-
-    fn socket(&self, name: &str) -> Result<Named, String> {
-        self.sockets.get(name).copied().ok_or_else(|| format!("no socket has the name {name}"))
-    }
-
-    fn call(&mut self, name: &str, call: &Call, result: Option<&str>) -> Result<(), String> {
-        let outcome = match call {
-            Call::Socket => {
-                let id = self.stack.socket(Kind::Tcp, self.family).map_err(|error| format!("{error:?}"))?;
-                self.sockets.insert(name.to_owned(), Named { id, sent: 0, received: 0 });
-                "ok".to_owned()
-            }
-            _ => self.call_on(name, call)?,
-        };
-        let wanted = match (result, call) {
-            (Some(result), _) => result,
-            (None, Call::State(_) | Call::Ready(_) | Call::Pump(_) | Call::PumpToWrap(_)) => return Ok(()),
-            (None, _) => "ok",
-        };
-        self.trace.push(format!("{:.6} {name}: {call:?} = {outcome}", self.now.as_micros() as f64 / 1e6 - 1.0));
-        compare_as("result", wanted, outcome.as_str())
-    }
-
-    fn call_on(&mut self, name: &str, call: &Call) -> Result<String, String> {
-        let socket = self.socket(name)?;
-        let (now, own, peer) = (self.now, self.own, self.peer);
-        let stack = &mut self.stack;
-        let done = |result: Result<(), Error>| result.map_or_else(|error| format!("{error:?}"), |()| "ok".to_owned());
-        Ok(match call {
-            Call::Socket => unreachable!("it needs no name yet"),
-            Call::Bind(port) => done(stack.bind(socket.id, SocketAddr::new(own, *port)).map(|_| ())),
-            Call::Listen(backlog) => done(stack.listen(socket.id, *backlog)),
-            Call::Connect(number) => {
-                let remote = SocketAddr::new(peer, PEER_PORT + *number as u16);
-                done(stack.connect(now, socket.id, remote))
-            }
-            Call::Accept(accepted) => match stack.accept(now, socket.id) {
-                Ok((id, _)) => {
-                    let name = accepted.clone().ok_or("a connection was there")?;
-                    self.sockets.insert(name, Named { id, sent: 0, received: 0 });
-                    "ok".to_owned()
-                }
-                Err(error) => format!("{error:?}"),
-            },
-            Call::Send(len) => return self.send(name, *len),
-            Call::Recv(len) | Call::Peek(len) => return self.recv(name, *len, matches!(call, Call::Peek(_))),
-            Call::Pump(len) => return self.pump(name, *len),
-            Call::PumpToWrap(left) => return self.pump_to_wrap(name, *left),
-            Call::Shutdown(how) => {
-                let how = match how.as_str() {
-                    "read" => Shutdown::Read,
-                    "write" => Shutdown::Write,
-                    _ => Shutdown::Both,
-                };
-                done(stack.shutdown(now, socket.id, how))
-            }
-            Call::Close => {
-                stack.close(now, socket.id);
-                self.sockets.remove(name);
-                "ok".to_owned()
-            }
-            Call::Set(option, value) => done(stack.set_option(socket.id, socket_option(option, value)?)),
-            Call::State(state) => {
-                let info = stack.stream_info(socket.id).map_err(|error| format!("{error:?}"))?;
-                compare_as("state", state.as_str(), info.state.name())?;
-                "ok".to_owned()
-            }
-            Call::Ready(wanted) => {
-                compare_as("readiness", wanted, &ready(stack.readiness(socket.id)))?;
-                "ok".to_owned()
-            }
-            Call::TakeError => match stack.take_error(socket.id).map_err(|error| format!("{error:?}"))? {
-                Some(error) => format!("{error:?}"),
-                None => "none".to_owned(),
-            },
-        })
-    }
-
-    fn send(&mut self, name: &str, len: usize) -> Result<String, String> {
-        let socket = self.socket(name)?;
-        let data = stream(socket.sent.wrapping_add(1), len);
-        match self.stack.send(self.now, socket.id, &data) {
-            Ok(taken) => {
-                if let Some(socket) = self.sockets.get_mut(name) {
-                    socket.sent += taken as u32;
-                }
-                Ok(taken.to_string())
-            }
-            Err(error) => Ok(format!("{error:?}")),
-        }
-    }
-
-    fn recv(&mut self, name: &str, len: usize, keep: bool) -> Result<String, String> {
-        let socket = self.socket(name)?;
-        let mut buffer = vec![0; len];
-        let result = match keep {
-            true => self.stack.peek(socket.id, &mut buffer),
-            false => self.stack.recv(socket.id, &mut buffer),
-        };
-        match result {
-            Ok(taken) => {
-                if buffer[..taken] != stream(socket.received.wrapping_add(1), taken) {
-                    return Err("the bytes read are not those of the stream".to_owned());
-                }
-                if let Some(socket) = self.sockets.get_mut(name)
-                    && !keep
-                {
-                    socket.received += taken as u32;
-                }
-                Ok(taken.to_string())
-            }
-            Err(error) => Ok(format!("{error:?}")),
-        }
-    }
-
-    /// Sends until `left` bytes remain before our numbers wrap, and counts from there.
-    fn pump_to_wrap(&mut self, name: &str, left: u32) -> Result<String, String> {
-        let socket = self.socket(name)?;
-        let own = self.pair(1).own_isn.ok_or("nothing was sent yet")?;
-        let next = own.wrapping_add(socket.sent).wrapping_add(1);
-        let len = (u32::MAX - next).checked_sub(left - 1).ok_or("the wrap is nearer")?;
-        self.pump(name, len as usize)?;
-        let pair = self.pair(1);
-        pair.own_isn = Some(next.wrapping_add(len).wrapping_sub(1));
-        pair.seen = 1;
-        if let Some(socket) = self.sockets.get_mut(name) {
-            socket.sent = 0;
-        }
-        Ok("ok".to_owned())
-    }
-
-    /// Sends bytes of a socket to the first port of a peer that acknowledges each segment at once.
-    fn pump(&mut self, name: &str, len: usize) -> Result<String, String> {
-        let mut left = len;
-        let goal = self.socket(name)?.sent.wrapping_add(len as u32).wrapping_add(1);
-        for _ in 0..TURNS_MAX {
-            if left > 0
-                && let Ok(taken) = self.send(name, left)?.parse::<usize>()
-            {
-                left -= taken;
-            }
-            self.flush();
-            let Some((at, packet)) = self.sent.pop_front() else {
-                return Err(format!("{left} bytes are left, and nothing leaves"));
-            };
-            let read = bytes::read(&packet)?;
-            let text = self.describe(at, &packet);
-            self.trace.push(text);
-            let expected = Segment {
-                port: 1,
-                flags: ACK,
-                seq: self.pair(1).seen.max(1),
-                ack: None,
-                len: read.tcp.payload.len(),
-                ..Segment::default()
-            };
-            self.compare(&expected, &read, packet.len())?;
-            let (seen, ack) = (self.pair(1).seen, read.tcp.ack.wrapping_sub(self.pair(1).peer_isn));
-            let answer = Segment { port: 1, flags: ACK, seq: ack, ack: Some(seen), ..Segment::default() };
-            self.inject(&answer)?;
-            if seen == goal {
-                return Ok("ok".to_owned());
-            }
-        }
-        Err("the stream never ends".to_owned())
-    }
 }
 
 fn compare<N: Copy + PartialEq + std::fmt::Display>(what: &str, wanted: N, actual: N) -> Result<(), String> {
     if wanted == actual { Ok(()) } else { Err(format!("{what} is {actual}, not {wanted}")) }
 }
 
-fn compare_as<N: PartialEq<M> + std::fmt::Debug + ?Sized, M: std::fmt::Debug + ?Sized>(
+pub(super) fn compare_as<N: PartialEq<M> + std::fmt::Debug + ?Sized, M: std::fmt::Debug + ?Sized>(
     what: &str,
     wanted: &N,
     actual: &M,
 ) -> Result<(), String> {
     if wanted == actual { Ok(()) } else { Err(format!("{what} is {actual:?}, not {wanted:?}")) }
-}
-
-fn ready(readiness: Readiness) -> Vec<String> {
-    let all = [
-        (Readiness::READABLE, "readable"),
-        (Readiness::WRITABLE, "writable"),
-        (Readiness::READ_CLOSED, "read-closed"),
-        (Readiness::HANG_UP, "hang-up"),
-        (Readiness::ERROR, "error"),
-    ];
-    let names = all.iter().filter(|(condition, _)| readiness.contains(*condition)).map(|(_, name)| (*name).to_owned());
-    let names: Vec<String> = names.collect();
-    if names.is_empty() { vec!["nothing".to_owned()] } else { names }
-}
-
-fn socket_option(name: &str, value: &str) -> Result<SocketOption, String> {
-    let time = || match value {
-        "off" => Ok(None),
-        _ => language::duration(value).map(Some).ok_or(format!("{value} is no time")),
-    };
-    let switch = || match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(format!("{value} is neither on nor off")),
-    };
-    let number = || value.parse::<usize>().map_err(|error| error.to_string());
-    Ok(match name {
-        "no-delay" => SocketOption::NoDelay(switch()?),
-        "keep-alive" => SocketOption::KeepAlive(switch()?),
-        "keep-idle" => SocketOption::KeepIdle(time()?.ok_or("no idle time")?),
-        "keep-interval" => SocketOption::KeepInterval(time()?.ok_or("no interval")?),
-        "keep-count" => SocketOption::KeepCount(u8::try_from(number()?).map_err(|error| error.to_string())?),
-        "linger" => SocketOption::Linger(time()?),
-        "reuse-address" => SocketOption::ReuseAddress(switch()?),
-        "receive-buffer" => SocketOption::ReceiveBuffer(number()?),
-        "send-buffer" => SocketOption::SendBuffer(number()?),
-        "user-timeout" => SocketOption::UserTimeout(time()?),
-        "hop-limit" => SocketOption::HopLimit(u8::try_from(number()?).map_err(|error| error.to_string())?),
-        other => return Err(format!("no option has the name {other}")),
-    })
 }
