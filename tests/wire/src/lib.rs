@@ -25,7 +25,7 @@ mod tun;
 mod wire;
 
 pub use namespace::Namespace;
-pub use pump::Counts;
+pub use pump::{Counts, readable};
 pub use root::{as_root, obstacle};
 pub use stream::{Goodput, Stream};
 pub use tun::{Batch, Tun};

@@ -2,6 +2,7 @@
 
 use std::io::PipeReader;
 use std::num::NonZeroU64;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +28,15 @@ pub struct Counts {
     pub lost: u64,
     /// Packets that the other kernel refused, such as corrupted ones.
     pub refused: u64,
+}
+
+/// Waits until a file can be read or its other end is closed, at most for `wait` and as precisely as the kernel can;
+/// says which. An interrupted wait is as good as one that ended.
+pub fn readable<const N: usize>(files: [BorrowedFd<'_>; N], wait: Option<Duration>) -> [bool; N] {
+    let wait = wait.map(|wait| Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() });
+    let mut fds = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
+    let _ = poll(&mut fds, wait.as_ref());
+    fds.map(|fd| !fd.revents().is_empty())
 }
 
 /// One direction.
@@ -87,17 +97,13 @@ impl Pump {
         loop {
             let next_us = self.fault().poll_timeout_us();
             let wait = next_us.map(|at| Duration::from_micros(at).saturating_sub(self.epoch.elapsed()));
-            let wait = wait.map(|wait| Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() });
-            let mut fds = [PollFd::new(from, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-            // An interrupted wait is as good as one that ended.
-            let _ = poll(&mut fds, wait.as_ref());
-            let [packets, ended] = fds.map(|fd| fd.revents());
-            if !ended.is_empty() {
+            let [packets, ended] = readable([from.as_fd(), stop.as_fd()], wait);
+            if ended {
                 return;
             }
             let now_us = self.now_us();
             let mut fault = self.fault();
-            if packets.contains(PollFlags::IN) {
+            if packets {
                 let mut bytes = 0;
                 let taken = batch.take(from, BATCH_LEN, |packet| {
                     bytes += packet.len() as u64;
