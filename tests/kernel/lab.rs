@@ -38,9 +38,9 @@ pub struct Lab {
     peers: [&'static str; 2],
 }
 
-fn addresses(device: &str, own: [&str; 2]) -> String {
-    let [v4, v6] = own;
-    format!("address add {v4}/24 dev {device}\naddress add {v6}/64 dev {device} nodad\n")
+/// Gives a kernel's device its addresses.
+fn add_addresses(kernel: &Namespace, device: &str, [v4, v6]: [&str; 2]) {
+    kernel.add_addresses(device, &[&format!("{v4}/24"), &format!("{v6}/64")]).unwrap();
 }
 
 impl Lab {
@@ -48,7 +48,7 @@ impl Lab {
     pub fn new(conditions: &str) -> Lab {
         let kernel = Namespace::new().unwrap();
         let tun = Tun::new(&kernel, "tun", MTU).unwrap();
-        kernel.ip(&addresses("tun", KERNEL)).unwrap();
+        add_addresses(&kernel, "tun", KERNEL);
         let member = Member::new(tun, OURS.map(address), &KERNEL.map(address), MTU);
         if !conditions.is_empty() {
             member.set_conditions(conditions.parse::<Conditions>().unwrap());
@@ -60,10 +60,12 @@ impl Lab {
     pub fn routed() -> Lab {
         let (router, kernel) = (Namespace::new().unwrap(), Namespace::new().unwrap());
         let tun = Tun::new(&router, "tun", MTU).unwrap();
-        router.ip(&addresses("tun", KERNEL)).unwrap();
+        add_addresses(&router, "tun", KERNEL);
         router.ip(&format!("link add far type veth peer name near netns {}", kernel.name())).unwrap();
-        router.ip(&format!("{}link set far up", addresses("far", ROUTER))).unwrap();
-        kernel.ip(&format!("{}link set near up", addresses("near", FAR))).unwrap();
+        router.ip("link set far up").unwrap();
+        kernel.ip("link set near up").unwrap();
+        add_addresses(&router, "far", ROUTER);
+        add_addresses(&kernel, "near", FAR);
         let [v4, v6] = ROUTER;
         kernel.ip(&format!("route add 0.0.0.0/0 via {v4}\nroute add ::/0 via {v6}")).unwrap();
         for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {

@@ -73,7 +73,7 @@ impl State {
     }
 
     /// Lets everything happen that is due.
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         let now_us = self.now_us();
         let now = Instant::from_micros(now_us);
         while let Some(packet) = self.inward.poll_packet(now_us) {

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -15,6 +17,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 const FOLDER: &str = "/run/netns";
 /// How the names of this crate begin; the process's number follows.
 const PREFIX: &str = "uswire-";
+/// How long the kernel may take to admit an address.
+const ADMITTED: Duration = Duration::from_secs(20);
 
 /// A network namespace, removed at the end.
 #[derive(Debug)]
@@ -98,6 +102,31 @@ impl Namespace {
     pub fn sysctl(&self, key: &str, value: &str) -> io::Result<()> {
         let (path, value) = (Path::new("/proc/sys/net").join(key), value.to_owned());
         self.run(move || std::fs::write(path, value))
+    }
+
+    /// Gives a device its addresses, written like `198.18.0.1/30`, and returns once packets for them are taken: the
+    /// kernel admits those of IPv6 a little later than `ip` returns.
+    ///
+    /// # Errors
+    /// What `ip` says, and [`io::ErrorKind::TimedOut`].
+    pub fn add_addresses(&self, device: &str, addresses: &[&str]) -> io::Result<()> {
+        for address in addresses {
+            let option = if address.contains(':') { " nodad" } else { "" };
+            self.ip(&format!("address add {address} dev {device}{option}"))?;
+        }
+        let v6 = addresses.iter().filter_map(|address| address.split('/').next()?.parse().ok());
+        let wanted: Vec<String> = v6.map(|address: Ipv6Addr| format!("{:032x} 80 ", u128::from(address))).collect();
+        let deadline = Instant::now() + ADMITTED;
+        loop {
+            let routes = self.run(|| std::fs::read_to_string("/proc/thread-self/net/ipv6_route"))?;
+            if wanted.iter().all(|wanted| routes.lines().any(|route| route.starts_with(wanted))) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{device} does not take {addresses:?}")));
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Returns the words that start a program inside: put them before its own.

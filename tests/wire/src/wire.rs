@@ -50,11 +50,8 @@ impl Wire {
             let namespace: &Namespace = &namespaces[end];
             let tun = Tun::new(namespace, DEVICE, mtu)?;
             // A default route, so that programs which ask for the way to the world find this one.
-            namespace.ip(&format!(
-                "address add {}/30 dev {DEVICE}\naddress add {}/64 dev {DEVICE} nodad\n\
-                 route add 0.0.0.0/0 dev {DEVICE}\nroute add ::/0 dev {DEVICE}",
-                V4[end], V6[end]
-            ))?;
+            namespace.ip(&format!("route add 0.0.0.0/0 dev {DEVICE}\nroute add ::/0 dev {DEVICE}"))?;
+            namespace.add_addresses(DEVICE, &[&format!("{}/30", V4[end]), &format!("{}/64", V6[end])])?;
             Ok::<Arc<Tun>, io::Error>(Arc::new(tun))
         };
         let tuns = [tun(0)?, tun(1)?];
