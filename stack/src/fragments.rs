@@ -32,7 +32,8 @@ pub(crate) struct Reassembly {
 impl Reassembly {
     /// Adds a fragment; returns the whole payload once nothing is missing.
     ///
-    /// Overlapping fragments end the datagram, in IPv4 as RFC 8200, section 4.5 wants for IPv6.
+    /// Overlapping fragments end the datagram, in IPv4 as RFC 8200, section 4.5 wants for IPv6; an exact duplicate,
+    /// which a network may make, is ignored as it allows and as Linux does.
     pub(crate) fn add(&mut self, now: Instant, packet: &Packet<'_>) -> Result<Option<Vec<u8>>, DropReason> {
         let fragment = packet.fragment.ok_or(DropReason::Malformed)?;
         let data = packet.payload;
@@ -43,6 +44,10 @@ impl Reassembly {
         let key =
             Key { source: packet.source, destination: packet.destination, protocol: packet.protocol, id: fragment.id };
         let key = if planted!(FragmentIdIgnored) { Key { id: 0, ..key } } else { key };
+        let known = self.datagrams.get(&key).and_then(|datagram| datagram.pieces.get(&fragment.offset));
+        if known.is_some_and(|known| known == data) {
+            return Ok(None);
+        }
         if !self.datagrams.contains_key(&key) && self.datagrams.len() >= limits::REASSEMBLY_LEN_MAX {
             return Err(DropReason::Reassembly);
         }
@@ -172,7 +177,22 @@ mod tests {
         let mut reassembly = Reassembly::default();
         let first = &pieces(1, 9_000)[0];
         assert_eq!(add(&mut reassembly, first), Ok(None));
-        assert_eq!(add(&mut reassembly, first), Err(DropReason::Reassembly));
+        let mut other = first.clone();
+        *other.last_mut().unwrap() ^= 1;
+        assert_eq!(add(&mut reassembly, &other), Err(DropReason::Reassembly));
+        assert_eq!(reassembly.bytes, 0);
+    }
+
+    /// A wire that duplicated one packet of many lost the whole datagram.
+    #[test]
+    fn a_piece_that_comes_twice_is_taken_once() {
+        let mut reassembly = Reassembly::default();
+        let pieces = pieces(1, 9_000);
+        let (last, rest) = pieces.split_last().unwrap();
+        for piece in rest.iter().chain(rest) {
+            assert_eq!(add(&mut reassembly, piece), Ok(None));
+        }
+        assert_eq!(add(&mut reassembly, last).unwrap().unwrap().len(), 9_000);
         assert_eq!(reassembly.bytes, 0);
     }
 }
