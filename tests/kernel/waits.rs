@@ -101,6 +101,9 @@ fn lives(lab: &Lab, stream: &mut TcpStream, socket: SocketId) {
     lab.member.call(|stack, now| stack.send(now, socket, b"too")).unwrap();
     stream.read_exact(&mut buffer[..3]).unwrap();
     assert_eq!(&buffer[..3], b"too");
+    // Bytes that are on their way would be repeated, and no probe would be sent.
+    let taken = |queue: usize| (queue == 0).then_some(());
+    lab.member.wait("the last answer", |stack, _| taken(stack.stream_info(socket).unwrap().send_queue));
 }
 
 /// The error that ends a connection of ours.
@@ -144,7 +147,12 @@ fn the_kernel_answers_our_probes_and_we_notice_that_it_is_gone() {
     let lab = Lab::new("");
     let mut connections: Vec<(TcpStream, SocketId)> = FAMILIES.map(|family| lab.connected(family)).into();
     for (_, socket) in &connections {
-        lab.member.call(|stack, _| stack.set_option(*socket, SocketOption::KeepAlive(Some(INTERVAL)))).unwrap();
+        lab.member.call(|stack, _| {
+            stack.set_option(*socket, SocketOption::KeepIdle(INTERVAL)).unwrap();
+            stack.set_option(*socket, SocketOption::KeepInterval(INTERVAL)).unwrap();
+            stack.set_option(*socket, SocketOption::KeepCount(2)).unwrap();
+            stack.set_option(*socket, SocketOption::KeepAlive(true)).unwrap();
+        });
     }
     for (stream, socket) in &mut connections {
         probed(&lab.member, "our probes and the kernel's answers");
