@@ -44,6 +44,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 const SIGNALS_MAX: usize = 2 * signal::CANDIDATES_MAX;
 /// How long a direct path may take to be found before one through a relay is good enough.
 const RELAY_WAIT: Duration = Duration::from_secs(1);
+/// How often an allocation on a TURN server is refreshed at least. The library does not repeat a refresh that failed
+/// because the server wants a new nonce (RFC 8489, section 9.2.5), but waits for the next: at half of the allocation's
+/// lifetime, which is its own, that one can come too late.
+const ALLOCATION_REFRESH: Duration = Duration::from_secs(60);
 /// SCTP receive window, in bytes: bounds the speed at distance.
 const RECEIVE_WINDOW: u32 = 4 * 1024 * 1024;
 /// How often the transport asks for consent (RFC 7675, section 5.1: every 4 to 6 s).
@@ -289,6 +293,7 @@ async fn connect(
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
         .with_srflx_acceptance_min_wait(Some(Duration::from_millis(100)))
         .with_prflx_acceptance_min_wait(Some(Duration::from_millis(100)))
+        .with_turn_allocation_refresh_interval_cap(ALLOCATION_REFRESH)
         .with_relay_acceptance_min_wait(Some(if config.relay_only { Duration::ZERO } else { RELAY_WAIT }))
         .build();
     let addresses = if config.bind.is_empty() {
