@@ -163,7 +163,7 @@ impl Lanes {
             queue.deficit = if queue.messages.is_empty() { 0 } else { queue.deficit.min(lane.quantum()) };
             self.turn = (self.turn + 1) % Lane::ALL.len();
             let next = &mut self.queues[self.turn];
-            if !next.messages.is_empty() && !(planted!(DeficitNotRefilled) && next.deficit > 0) {
+            if !next.messages.is_empty() && (next.deficit == 0 || !planted!(DeficitNotRefilled)) {
                 next.deficit += Lane::ALL[self.turn].quantum();
             }
         }
