@@ -4,7 +4,7 @@
 //! [`Sink`]. The real link is `native`: four WebRTC data channels (feature `webrtc`, on by default). [`memory`] joins two ends in one
 //! process, [`fault`] is a bad wire in virtual time, [`pcapng`] writes what passed.
 //!
-//! The cores, [`budget`], [`frame`], [`lanes`], [`liveness`], [`fault`] and [`pcapng`], do no I/O.
+//! The cores, [`budget`], [`frame`], [`lanes`], [`liveness`], [`fault`], [`repair`] and [`pcapng`], do no I/O.
 
 #[cfg(planted_bugs)]
 #[macro_use]
@@ -25,6 +25,7 @@ pub mod memory;
 #[cfg(all(feature = "webrtc", not(target_family = "wasm")))]
 pub mod native;
 pub mod pcapng;
+pub mod repair;
 pub mod signal;
 #[cfg(all(feature = "webrtc", not(target_family = "wasm")))]
 mod sockets;

@@ -6,6 +6,7 @@
 mod bad_wire;
 mod drain;
 mod outgoing;
+mod repaired;
 mod route;
 
 use std::net::SocketAddr;
@@ -26,9 +27,11 @@ use webrtc::peer_connection::{
     RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState, RTCSessionDescription,
     SettingEngineBuilder,
 };
+use webrtc::runtime::AsyncUdpSocket;
 
 use self::bad_wire::BadWire;
 use self::outgoing::Outgoing;
+use self::repaired::Repaired;
 use crate::budget::BUDGET_MAX;
 use crate::fault::Conditions;
 use crate::frame::{self, Probe};
@@ -107,6 +110,8 @@ struct Shared {
     closed: Notify,
     route: AtomicU8,
     ended: AtomicBool,
+    /// Whether the peer repairs single losses, as this end does.
+    repairs: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -172,6 +177,7 @@ impl NativeLink {
             closed: Notify::new(),
             route: AtomicU8::new(0),
             ended: AtomicBool::new(false),
+            repairs: Arc::default(),
         });
         let (signals, inbox) = mpsc::channel(SIGNALS_MAX);
         let task = negotiate(Arc::clone(&shared), config, role, inbox);
@@ -270,7 +276,7 @@ impl PeerConnectionEventHandler for Reporter {
 /// Makes the connection with its negotiated channels.
 async fn connect(
     config: &Config,
-    activity: Arc<Activity>,
+    shared: &Shared,
     notices: mpsc::Sender<Notice>,
 ) -> Result<(Arc<dyn PeerConnection>, Channels), RtcError> {
     let servers = config.ice_servers.iter().map(|server| RTCIceServer {
@@ -301,11 +307,16 @@ async fn connect(
     } else {
         config.bind.clone()
     };
-    activity.relays(route::has_relay(&config.ice_servers));
-    let mut runtime = TunedRuntime::new(config.socket_buffer_max, activity);
-    if let Some(conditions) = config.conditions {
-        runtime = runtime.wrapped(Box::new(move |socket| Arc::new(BadWire::new(socket, conditions))));
-    }
+    shared.activity.relays(route::has_relay(&config.ice_servers));
+    let (conditions, repairs) = (config.conditions, Arc::clone(&shared.repairs));
+    let wrap = move |socket: Arc<dyn AsyncUdpSocket>| -> Arc<dyn AsyncUdpSocket> {
+        let socket = match conditions {
+            Some(conditions) => Arc::new(BadWire::new(socket, conditions)),
+            None => socket,
+        };
+        Arc::new(Repaired::new(socket, Arc::clone(&repairs)))
+    };
+    let runtime = TunedRuntime::new(config.socket_buffer_max, Arc::clone(&shared.activity)).wrapped(Box::new(wrap));
     let connection = PeerConnectionBuilder::<SocketAddr>::new()
         .with_configuration(configuration)
         .with_setting_engine(settings)
@@ -336,7 +347,7 @@ async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: m
     if config.relay_only && !route::has_relay(&config.ice_servers) {
         return shared.lose(Lost::NoRelay);
     }
-    let (connection, channels) = match connect(&config, Arc::clone(&shared.activity), notices).await {
+    let (connection, channels) = match connect(&config, &shared, notices).await {
         Ok(made) => made,
         Err(error) => {
             debug!(%error, "a connection could not be made");
@@ -405,7 +416,8 @@ impl Negotiation<'_> {
 
     /// Returns a description as the peer may see it.
     fn shown(&self, description: &RTCSessionDescription) -> String {
-        if self.relay_only { route::conceal_all(&description.sdp) } else { description.sdp.clone() }
+        let sdp = repaired::offered(&description.sdp);
+        if self.relay_only { route::conceal_all(&sdp) } else { sdp }
     }
 
     async fn follow(
@@ -444,6 +456,9 @@ impl Negotiation<'_> {
     }
 
     async fn take(&mut self, signal: Signal) -> Result<(), Lost> {
+        if let Signal::Offer { sdp } | Signal::Answer { sdp } = &signal {
+            self.shared.repairs.store(repaired::is_offered(sdp), Ordering::Relaxed);
+        }
         match signal {
             Signal::Offer { sdp } => {
                 let description = RTCSessionDescription::offer(sdp).map_err(|error| setup(&error))?;

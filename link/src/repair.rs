@@ -328,6 +328,8 @@ impl Repairer {
         if !(1..=GROUP_MAX).contains(&count) || first.checked_add(count).is_none() {
             return;
         }
+        // The parity of what came before has come, or is lost.
+        self.give_up_before(first);
         let mut sum = parity[PARITY_HEADER_LEN..].to_vec();
         let mut missing = None;
         for number in first..first + count {
@@ -352,15 +354,13 @@ impl Repairer {
         }
     }
 
-    /// Hands on what is held back below a number.
+    /// Waits no longer for anything below a number.
     fn give_up_before(&mut self, end: u64) {
         while self.held.front().is_some_and(|(number, _)| *number < end) {
             self.release_first_gap();
         }
-        // What follows the group may wait for its last datagram, which will not be repaired either.
-        if self.next.is_some_and(|next| next < end) && !self.held.is_empty() {
-            self.release_first_gap();
-        }
+        self.next = self.next.map(|next| next.max(end));
+        self.release_ready();
     }
 
     /// Returns the next datagram to hand on.
