@@ -229,6 +229,9 @@ impl Repairer {
 
     /// Notes a datagram that is handed on by the caller.
     pub fn note(&mut self, datagram: &[u8]) {
+        // No parity comes any more: what was kept for it is of no use.
+        self.kept = VecDeque::new();
+        self.next = None;
         if let Some(number) = number_of(datagram) {
             self.arrivals.note(number);
         }
