@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 use unisockets_stack::{Error, SocketId, SocketOption, State};
@@ -15,6 +15,8 @@ use crate::talk::{Talk, talk};
 
 /// Bytes of an answer that comes after the question's direction was shut.
 const ANSWER_LEN: u64 = 300_000;
+/// How long a closed connection waits for its peer's end at most.
+const FIN_WAIT_2: Duration = Duration::from_secs(60);
 
 /// Waits until a connection of ours is reset and returns the error that the program sees.
 fn reset(lab: &Lab, socket: SocketId) -> Error {
@@ -146,11 +148,13 @@ fn our_resets_are_seen_by_programs_on_the_kernel() {
             lab.member.close(socket);
             assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "an end, not a reset");
             stream.write_all(b"is anybody there?").unwrap();
+            let start = Instant::now();
             let ended = loop {
                 if let Err(error) = stream.write_all(b"?") {
                     break error.kind();
                 }
             };
+            assert!(start.elapsed() < FIN_WAIT_2 / 2, "told at once, not when the orphan is given up");
             assert!(matches!(ended, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{ended}");
         }
         assert_eq!(lab.member.call(|stack, _| stack.connection_count()), 0);

@@ -1,9 +1,10 @@
 //! A kernel in a namespace of its own, and our stack on a TUN device in it.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use unisockets_wire::{Conditions, Namespace, Tun};
 
@@ -34,7 +35,7 @@ pub struct Lab {
     /// The kernel that the programs below run on.
     pub kernel: Namespace,
     /// The kernel in between, if there is one.
-    pub router: Option<Namespace>,
+    router: Option<Namespace>,
     peers: [&'static str; 2],
 }
 
@@ -72,7 +73,34 @@ impl Lab {
             router.sysctl(key, "1").unwrap();
         }
         let member = Member::new(tun, OURS.map(address), &FAR.map(address), MTU);
-        Lab { member, kernel, router: Some(router), peers: FAR }
+        let lab = Lab { member, kernel, router: Some(router), peers: FAR };
+        FAMILIES.into_iter().for_each(|family| lab.settle(family));
+        lab
+    }
+
+    /// Waits until our refusals come through to the kernel: links and routes become usable a little after `ip` says so.
+    fn settle(&self, family: usize) {
+        let nobody = SocketAddr::new(self.ours(family), 9);
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let answer = self.kernel.run(move || TcpStream::connect_timeout(&nobody, Duration::from_secs(1)));
+            match answer.map_err(|error| error.kind()) {
+                Err(ErrorKind::ConnectionRefused) => return,
+                other => assert!(Instant::now() < deadline, "the kernel does not reach us: {other:?}"),
+            }
+        }
+    }
+
+    /// Makes the link behind the router smaller, at both its ends: a virtual one drops, without a word, what is longer
+    /// than the receiving end's MTU in bytes.
+    pub fn shrink_far(&self, mtu: usize) {
+        self.router.as_ref().unwrap().ip(&format!("link set far mtu {mtu}")).unwrap();
+        self.kernel.ip(&format!("link set near mtu {mtu}")).unwrap();
+    }
+
+    /// Makes our device smaller for the kernel that routes.
+    pub fn shrink_near(&self, mtu: usize) {
+        self.router.as_ref().unwrap().ip(&format!("link set tun mtu {mtu}")).unwrap();
     }
 
     pub fn ours(&self, family: usize) -> IpAddr {

@@ -13,7 +13,7 @@ const SMALL_MTU: usize = 1_300;
 const LEN: u64 = 1 << 20;
 
 /// Transfers both ways, makes the link behind the router smaller, and transfers again over the same connection.
-fn shrink(far: bool) {
+fn transfer_around(shrink: fn(&Lab, usize)) {
     for family in FAMILIES {
         let lab = Lab::routed();
         let (there, back) = (lab.connected(family), lab.accepted(family));
@@ -23,9 +23,7 @@ fn shrink(far: bool) {
             threads.into_iter().for_each(|thread| thread.join().unwrap());
         };
         whole(&there, 10);
-        let router = lab.router.as_ref().unwrap();
-        let device = if far { "far" } else { "tun" };
-        router.ip(&format!("link set {device} mtu {SMALL_MTU}")).unwrap();
+        shrink(&lab, SMALL_MTU);
         // Made while packets of 1,500 bytes still passed: it has to learn.
         whole(&back, 20);
         let (stream, socket) = lab.connected(family);
@@ -36,14 +34,14 @@ fn shrink(far: bool) {
 #[test]
 fn transfers_to_a_network_whose_mtu_became_smaller_arrive() {
     if as_root() {
-        shrink(true);
+        transfer_around(Lab::shrink_far);
     }
 }
 
 #[test]
 fn transfers_from_a_network_whose_mtu_became_smaller_arrive() {
     if as_root() {
-        shrink(false);
+        transfer_around(Lab::shrink_near);
     }
 }
 
@@ -56,14 +54,13 @@ fn a_transfer_goes_on_while_the_mtu_becomes_smaller() {
         let lab = Lab::routed();
         let (stream, socket) = lab.connected(family);
         let threads = [writes(&stream, 1, 8 * LEN), reads(&stream, 2, 8 * LEN)];
-        let router = lab.router.as_ref().unwrap();
         std::thread::scope(|scope| {
             let transfer = || talk(&lab.member, HashMap::from([(socket, Talk::new(2, 8 * LEN, 1, 8 * LEN))]));
             let transfer = scope.spawn(transfer);
             let underway = |len: u64| (len > LEN).then_some(());
             lab.member.wait("a part of it", |stack, _| underway(stack.stream_info(socket).unwrap().received_bytes));
             assert!(!transfer.is_finished(), "the change comes while bytes are on their way");
-            router.ip(&format!("link set far mtu {SMALL_MTU}")).unwrap();
+            lab.shrink_far(SMALL_MTU);
         });
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         const { assert!(SMALL_MTU < MTU) };
