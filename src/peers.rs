@@ -196,6 +196,7 @@ pub(crate) fn sum(a: Counters, b: Counters) -> Counters {
         received_packets: a.received_packets + b.received_packets,
         received_bytes: a.received_bytes + b.received_bytes,
         malformed: a.malformed + b.malformed,
+        repaired: a.repaired + b.repaired,
     }
 }
 

@@ -71,6 +71,9 @@ pub struct Counters {
     pub received_bytes: u64,
     /// Messages that were no legal frames.
     pub malformed: u64,
+    /// Datagrams of the transport that were lost, and put together again from parity.
+    #[serde(default)]
+    pub repaired: u64,
 }
 
 /// Why a link ended.

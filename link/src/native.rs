@@ -31,7 +31,7 @@ use webrtc::runtime::AsyncUdpSocket;
 
 use self::bad_wire::BadWire;
 use self::outgoing::Outgoing;
-use self::repaired::Repaired;
+use self::repaired::{Repaired, Repairs};
 use crate::budget::BUDGET_MAX;
 use crate::fault::Conditions;
 use crate::frame::{self, Probe};
@@ -110,8 +110,7 @@ struct Shared {
     closed: Notify,
     route: AtomicU8,
     ended: AtomicBool,
-    /// Whether the peer repairs single losses, as this end does.
-    repairs: Arc<AtomicBool>,
+    repairs: Arc<Repairs>,
 }
 
 impl Shared {
@@ -221,6 +220,7 @@ impl Link for NativeLink {
             received_packets: counters.received_packets.load(Ordering::Relaxed),
             received_bytes: counters.received_bytes.load(Ordering::Relaxed),
             malformed: counters.malformed.load(Ordering::Relaxed),
+            repaired: self.shared.repairs.count(),
         }
     }
 
@@ -364,6 +364,7 @@ async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: m
         connection: &*connection,
         relay_only: config.relay_only,
         early: Vec::new(),
+        candidates: 0,
         described: false,
     };
     let opened = async {
@@ -402,6 +403,8 @@ struct Negotiation<'a> {
     relay_only: bool,
     /// Candidates that came before the description.
     early: Vec<RTCIceCandidateInit>,
+    /// Candidates of the peer that were taken in all: each is an address that checks are sent to (threat T8).
+    candidates: usize,
     described: bool,
 }
 
@@ -457,7 +460,7 @@ impl Negotiation<'_> {
 
     async fn take(&mut self, signal: Signal) -> Result<(), Lost> {
         if let Signal::Offer { sdp } | Signal::Answer { sdp } = &signal {
-            self.shared.repairs.store(repaired::is_offered(sdp), Ordering::Relaxed);
+            self.shared.repairs.agree(repaired::is_offered(sdp));
         }
         match signal {
             Signal::Offer { sdp } => {
@@ -475,11 +478,16 @@ impl Negotiation<'_> {
                 self.described().await;
                 Ok(())
             }
+            Signal::Candidate { .. } if self.candidates >= signal::CANDIDATES_MAX => {
+                debug!("a candidate of the peer was dropped: too many");
+                Ok(())
+            }
             Signal::Candidate { candidate, mid } => {
+                self.candidates += 1;
                 let init = RTCIceCandidateInit { candidate, sdp_mid: mid, ..RTCIceCandidateInit::default() };
                 if self.described {
                     self.try_candidate(init).await;
-                } else if self.early.len() < signal::CANDIDATES_MAX {
+                } else {
                     self.early.push(init);
                 }
                 Ok(())

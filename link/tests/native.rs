@@ -56,14 +56,18 @@ fn config() -> Config {
 }
 
 async fn pair() -> Pair {
+    pair_with(config()).await
+}
+
+async fn pair_with(config: Config) -> Pair {
     let (a_seen, a_inbox) = mpsc::unbounded_channel();
     let (b_seen, b_inbox) = mpsc::unbounded_channel();
     let end = |seen| Arc::new(End { peer: OnceLock::new(), seen, writable: Mutex::default() });
     let (a, b) = (end(a_seen), end(b_seen));
-    let b_link = NativeLink::open(config(), Role::Answer, b.clone());
+    let b_link = NativeLink::open(config.clone(), Role::Answer, b.clone());
     a.peer.set(b_link.clone()).ok().unwrap();
     // The offering end signals at once, and the answers need somewhere to go: it is made last.
-    let a_link = NativeLink::open(config(), Role::Offer, a.clone());
+    let a_link = NativeLink::open(config, Role::Offer, a.clone());
     b.peer.set(a_link.clone()).ok().unwrap();
     let mut pair = Pair { links: [a_link, b_link], ends: [a, b], seen: [a_inbox, b_inbox] };
     for end in 0..2 {
@@ -152,4 +156,19 @@ async fn nonsense_from_the_other_end_is_a_setup_error_not_a_panic() {
     link.handle_signal(unisockets_link::Signal::Candidate { candidate: "candidate:\0nonsense".into(), mid: None });
     link.handle_signal(unisockets_link::Signal::Offer { sdp: "v=0\r\nnonsense".into() });
     assert_eq!(next(&mut inbox).await, Seen::Lost(Lost::Setup));
+}
+
+/// At one percent of loss the transport alone halves its rate again and again; parity hides what is lost singly.
+#[tokio::test]
+async fn a_lossy_way_is_repaired_and_everything_arrives_in_order() {
+    const COUNT: u32 = 250;
+    let conditions = "loss=2%,delay=2ms,reorder=0.1%".parse().unwrap();
+    let mut pair = pair_with(Config { conditions: Some(conditions), ..config() }).await;
+    for number in 0..COUNT {
+        send(&pair, 0, Lane::Bulk, &packet(MTU, number)).await;
+    }
+    for number in 0..COUNT {
+        assert_eq!(next(&mut pair.seen[1]).await, Seen::Packet(packet(MTU, number)));
+    }
+    assert!(pair.links[1].counters().repaired > 0, "{:?}", pair.links[1].counters());
 }

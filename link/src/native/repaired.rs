@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -35,6 +35,29 @@ pub(super) fn offered(sdp: &str) -> String {
 /// Whether a peer's session description says that it repairs.
 pub(super) fn is_offered(sdp: &str) -> bool {
     sdp.lines().any(|line| line.trim_end() == ATTRIBUTE)
+}
+
+/// What the sockets of a link know of its peer's repair, and the link of theirs.
+#[derive(Debug, Default)]
+pub(super) struct Repairs {
+    /// Whether the peer understands parity.
+    agreed: AtomicBool,
+    /// Datagrams put together again.
+    count: AtomicU64,
+}
+
+impl Repairs {
+    pub(super) fn agree(&self, agreed: bool) {
+        self.agreed.store(agreed, Ordering::Relaxed);
+    }
+
+    fn agreed(&self) -> bool {
+        self.agreed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -88,15 +111,14 @@ fn push(waiting: &mut VecDeque<(SocketAddr, Vec<u8>)>, address: SocketAddr, data
 #[derive(Debug)]
 pub(super) struct Repaired {
     inner: Arc<dyn AsyncUdpSocket>,
-    /// Whether the peer understands parity.
-    agreed: Arc<AtomicBool>,
+    repairs: Arc<Repairs>,
     origin: Instant,
     state: Mutex<State>,
 }
 
 impl Repaired {
-    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, agreed: Arc<AtomicBool>) -> Repaired {
-        Repaired { inner, agreed, origin: Instant::now(), state: Mutex::default() }
+    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, repairs: Arc<Repairs>) -> Repaired {
+        Repaired { inner, repairs, origin: Instant::now(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -140,10 +162,12 @@ impl Repaired {
             let Some(peer) = state.peers.get_mut(&meta.addr) else {
                 continue;
             };
+            let before = peer.repairer.repaired();
             for datagram in datagrams(at) {
                 peer.protector.handle_report(datagram);
                 peer.repairer.handle(now_us, datagram);
             }
+            self.repairs.count.fetch_add(peer.repairer.repaired() - before, Ordering::Relaxed);
         }
         false
     }
@@ -174,7 +198,7 @@ impl AsyncUdpSocket for Repaired {
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
         let result = self.inner.poll_send(cx, transmit);
-        if matches!(result, Poll::Ready(Ok(_))) && self.agreed.load(Ordering::Relaxed) {
+        if matches!(result, Poll::Ready(Ok(_))) && self.repairs.agreed() {
             let mut state = self.state();
             let now_us = self.now_us();
             if state.peers.len() < PEERS_MAX || state.peers.contains_key(&transmit.destination) {
@@ -197,7 +221,7 @@ impl AsyncUdpSocket for Repaired {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        if !self.agreed.load(Ordering::Relaxed) {
+        if !self.repairs.agreed() {
             return self.inner.poll_recv(cx, bufs, meta);
         }
         let mut state = self.state();
