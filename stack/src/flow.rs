@@ -60,11 +60,12 @@ pub(crate) struct Flow {
     /// Whether the peer has said all that it will say; it stays said when the connection fails afterwards.
     pub(crate) fin_heard: bool,
     pub(crate) meter: Meter,
-    pub(crate) keep_alive: Option<KeepAlive>,
+    /// Most connections have none of these two: a pointer is all that they cost then.
+    pub(crate) keep_alive: Option<Box<KeepAlive>>,
     /// The largest packet, in bytes, where less than the path's was learnt.
     pub(crate) mtu: Option<usize>,
     /// Received bytes that were taken out of the ring for somebody who only looked, and are still unread.
-    pub(crate) peeked: VecDeque<u8>,
+    pub(crate) peeked: Option<Box<VecDeque<u8>>>,
     /// The next sequence numbers in both directions; what is received is known once it was acknowledged.
     pub(crate) send_next: u32,
     pub(crate) receive_next: Option<u32>,
@@ -114,7 +115,7 @@ impl Flow {
             meter: Meter::default(),
             keep_alive: None,
             mtu: None,
-            peeked: VecDeque::new(),
+            peeked: None,
             send_next: 0,
             receive_next: None,
             acknowledged: Acknowledged::default(),
@@ -223,7 +224,7 @@ impl Flow {
 
     /// Bytes received and not yet read.
     pub(crate) fn unread(&self) -> usize {
-        self.peeked.len() + self.connection.recv_queue()
+        self.peeked.as_ref().map_or(0, |peeked| peeked.len()) + self.connection.recv_queue()
     }
 
     /// Bytes that the connection's rings have committed.
@@ -338,7 +339,7 @@ impl Stack {
     pub(crate) fn apply_options(&mut self, id: FlowId, options: &Options) {
         if let Some(flow) = self.flows.get_mut(id) {
             flow.connection.set_nagle(!options.no_delay);
-            flow.keep_alive = KeepAlive::new(options, flow.keep_alive);
+            flow.keep_alive = KeepAlive::new(options, flow.keep_alive.as_deref());
             flow.connection.set_hop_limit(options.hop_limit);
             flow.user_timeout = options.user_timeout;
             if options.keep_alive {

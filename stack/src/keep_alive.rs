@@ -24,10 +24,10 @@ pub(crate) struct KeepAlive {
 
 impl KeepAlive {
     /// What the options ask for; probes that are under way count on.
-    pub(crate) fn new(options: &Options, before: Option<KeepAlive>) -> Option<KeepAlive> {
+    pub(crate) fn new(options: &Options, before: Option<&KeepAlive>) -> Option<Box<KeepAlive>> {
         let (sent, sent_at) = before.map_or((0, Instant::ZERO), |before| (before.sent, before.sent_at));
         let Options { keep_idle: idle, keep_interval: interval, keep_count: count, .. } = *options;
-        options.keep_alive.then_some(KeepAlive { idle, interval, count, sent, sent_at })
+        options.keep_alive.then(|| Box::new(KeepAlive { idle, interval, count, sent, sent_at }))
     }
 
     /// Notes a sign of life.
@@ -70,14 +70,16 @@ impl Stack {
         let Some(flow) = self.flows.get_mut(id) else {
             return false;
         };
-        let (Some(keep_alive), true) = (flow.keep_alive, flow.keep_alive_due().is_some_and(|due| due <= now)) else {
+        let (Some(keep_alive), true) =
+            (flow.keep_alive.as_deref().copied(), flow.keep_alive_due().is_some_and(|due| due <= now))
+        else {
             return false;
         };
         if flow.is_dead(now, &keep_alive) {
             return true;
         }
         let sent = keep_alive.sent.saturating_add(1);
-        flow.keep_alive = Some(KeepAlive { sent, sent_at: now, ..keep_alive });
+        flow.keep_alive = Some(Box::new(KeepAlive { sent, sent_at: now, ..keep_alive }));
         // An old number, so that the peer has to say what it expects (RFC 1122, section 4.2.3.6).
         let numbers = packet::Numbers {
             sequence: flow.send_next.wrapping_sub(1),

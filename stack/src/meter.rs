@@ -19,11 +19,17 @@ pub(crate) struct Meter {
     pub(crate) resent_segments: u64,
     /// The segment being timed: the number that acknowledges it, and when it left.
     timed: Option<(u32, Instant)>,
-    smoothed: Option<Duration>,
-    variation: Duration,
-    least: Option<Duration>,
+    /// The estimate, in microseconds: there may be 65,536 of these.
+    round_trip_us: Option<RoundTripUs>,
     /// The oldest segment that was repeated, and how often in a row.
     repeated: Option<(u32, u32)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RoundTripUs {
+    smoothed: u32,
+    variation: u32,
+    least: u32,
 }
 
 /// What is known of a connection's round trip time (RFC 6298, section 2).
@@ -85,23 +91,24 @@ impl Meter {
 
     /// Takes a measured round trip into the estimate (RFC 6298, sections 2.2 and 2.3).
     fn sample(&mut self, measured: Duration) {
-        self.least = Some(self.least.map_or(measured, |least| least.min(measured)));
-        match self.smoothed {
-            None => {
-                self.variation = measured / 2;
-                self.smoothed = Some(measured);
-            }
-            Some(smoothed) => {
-                self.variation = (self.variation * 3 + smoothed.abs_diff(measured)) / 4;
-                self.smoothed = Some((smoothed * 7 + measured) / 8);
-            }
-        }
+        let us = u32::try_from(measured.as_micros()).unwrap_or(u32::MAX);
+        // Weighed in 64 bits, so that no weight overflows; the mean of what fits 32 bits fits them as well.
+        let mean = |old: u32, new: u32, parts: u64| ((u64::from(old) * (parts - 1) + u64::from(new)) / parts) as u32;
+        self.round_trip_us = Some(match self.round_trip_us {
+            None => RoundTripUs { smoothed: us, variation: us / 2, least: us },
+            Some(known) => RoundTripUs {
+                variation: mean(known.variation, known.smoothed.abs_diff(us), 4),
+                smoothed: mean(known.smoothed, us, 8),
+                least: known.least.min(us),
+            },
+        });
     }
 
     /// Returns what is known of the round trip, once one was measured.
     pub(crate) fn round_trip(&self) -> Option<RoundTrip> {
-        let (smoothed, least) = (self.smoothed?, self.least?);
-        Some(RoundTrip { smoothed, variation: self.variation, least })
+        let RoundTripUs { smoothed, variation, least } = self.round_trip_us?;
+        let time = |us| Duration::from_micros(u64::from(us));
+        Some(RoundTrip { smoothed: time(smoothed), variation: time(variation), least: time(least) })
     }
 
     /// Returns how often in a row the oldest unacknowledged segment was repeated.

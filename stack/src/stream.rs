@@ -233,9 +233,13 @@ impl Stack {
         let shut = self.socket_ref(socket)?.receive_shut;
         let id = self.flow_of(socket)?;
         let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
-        let mut received = data.len().min(flow.peeked.len());
-        for (place, byte) in data.iter_mut().zip(flow.peeked.drain(..received)) {
-            *place = byte;
+        let mut received = 0;
+        if let Some(mut peeked) = flow.peeked.take() {
+            received = data.len().min(peeked.len());
+            for (place, byte) in data.iter_mut().zip(peeked.drain(..received)) {
+                *place = byte;
+            }
+            flow.peeked = Some(peeked).filter(|peeked| !peeked.is_empty());
         }
         received += flow.connection.recv(&mut data[received..]);
         if received > 0 {
@@ -288,14 +292,15 @@ impl Stack {
         if wanted == 0 {
             return self.recv(socket, data);
         }
-        if flow.peeked.is_empty() && flow.connection.peek(&mut data[..wanted]) == wanted {
+        if flow.peeked.is_none() && flow.connection.peek(&mut data[..wanted]) == wanted {
             return Ok(wanted);
         }
         // The engine shows only what lies in one piece. Whoever waits for a whole header must get it, wherever the
         // ring turns.
-        let known = flow.peeked.len().min(wanted);
-        flow.peeked.resize(wanted.max(flow.peeked.len()), 0);
-        let bytes = flow.peeked.make_contiguous();
+        let peeked = flow.peeked.get_or_insert_default();
+        let known = peeked.len().min(wanted);
+        peeked.resize(wanted.max(peeked.len()), 0);
+        let bytes = peeked.make_contiguous();
         let taken = flow.connection.recv(&mut bytes[known..wanted]);
         debug_assert_eq!(known + taken, wanted, "what is unread can be read");
         data[..wanted].copy_from_slice(&bytes[..wanted]);
@@ -399,7 +404,7 @@ impl Stack {
             received_segments: flow.meter.received_segments,
             resent_segments: flow.meter.resent_segments,
             retries: flow.meter.repeats(),
-            probes: flow.keep_alive.map_or(0, |keep_alive| keep_alive.unanswered()),
+            probes: flow.keep_alive.as_ref().map_or(0, |keep_alive| keep_alive.unanswered()),
             round_trip: flow.meter.round_trip(),
             mtu: self.paths.get(flow.path).map_or(0, |path| flow.wire(path.wire).mtu),
             send_queue: flow.connection.send_queue(),
