@@ -60,12 +60,12 @@ pub(crate) struct Flow {
     /// Whether the peer has said all that it will say; it stays said when the connection fails afterwards.
     pub(crate) fin_heard: bool,
     pub(crate) meter: Meter,
-    /// Most connections have none of these two: a pointer is all that they cost then.
+    /// Most connections have none: a pointer is all that it costs then.
     pub(crate) keep_alive: Option<Box<KeepAlive>>,
     /// The largest packet, in bytes, where less than the path's was learnt.
     pub(crate) mtu: Option<usize>,
     /// Received bytes that were taken out of the ring for somebody who only looked, and are still unread.
-    pub(crate) peeked: Option<Box<VecDeque<u8>>>,
+    pub(crate) peeked: VecDeque<u8>,
     /// The next sequence numbers in both directions; what is received is known once it was acknowledged.
     pub(crate) send_next: u32,
     pub(crate) receive_next: Option<u32>,
@@ -115,7 +115,7 @@ impl Flow {
             meter: Meter::default(),
             keep_alive: None,
             mtu: None,
-            peeked: None,
+            peeked: VecDeque::new(),
             send_next: 0,
             receive_next: None,
             acknowledged: Acknowledged::default(),
@@ -224,7 +224,7 @@ impl Flow {
 
     /// Bytes received and not yet read.
     pub(crate) fn unread(&self) -> usize {
-        self.peeked.as_ref().map_or(0, |peeked| peeked.len()) + self.connection.recv_queue()
+        self.peeked.len() + self.connection.recv_queue()
     }
 
     /// Bytes that the connection's rings have committed.

@@ -11,6 +11,7 @@ use crate::path::{Class, PathId};
 use crate::ports::Space;
 use crate::shard::Stack;
 use crate::stream::Role;
+use crate::tcp::State;
 use crate::time::Instant;
 
 impl Stack {
@@ -137,9 +138,9 @@ impl Stack {
             Verdict::Pass => match age {
                 Age::Late(acknowledgement) => {
                     let bytes = packet.with_acknowledgement(acknowledgement).ok_or(DropReason::Malformed)?;
-                    self.take_accepted(now, path, id, &bytes, &Segment { acknowledgement, ..*segment })
+                    self.take_with_fin(now, path, id, &bytes, &Segment { acknowledgement, ..*segment })
                 }
-                Age::Fresh | Age::Old => self.take_accepted(now, path, id, packet.bytes, segment),
+                Age::Fresh | Age::Old => self.take_with_fin(now, path, id, packet.bytes, segment),
             },
             Verdict::Drop => Err(DropReason::OutOfWindow),
             Verdict::Challenge => self.challenge(now, path, id, segment),
@@ -157,6 +158,36 @@ impl Stack {
         let judged = Segment { sequence, syn: false, rst: false, fin: false, ack: false, payload_len: 0, ..*segment };
         self.take_accepted(now, path, id, &probe, &judged)?;
         Err(DropReason::OutOfWindow)
+    }
+
+    /// Hands a segment to its connection, its FIN only when all that precedes it has come (RFC 9293, section
+    /// 3.10.7.4). The engine cuts off what lies beyond the window, whose edge moves back by a few bytes where its scale
+    /// rounds it, and would take the FIN for the next number all the same: the stream would end short.
+    fn take_with_fin(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        id: FlowId,
+        bytes: &[u8],
+        segment: &Segment,
+    ) -> Result<(), DropReason> {
+        if !segment.fin || segment.payload_len == 0 || segment.rst {
+            return self.take_accepted(now, path, id, bytes, segment);
+        }
+        let data = packet::without_fin(bytes).ok_or(DropReason::Malformed)?;
+        self.take_accepted(now, path, id, &data, &Segment { fin: false, ..*segment })?;
+        let Some(flow) = self.flows.get(id).filter(|flow| flow.state != State::Closed) else {
+            return Ok(());
+        };
+        let sequence = segment.sequence.wrapping_add(segment.payload_len as u32);
+        if flow.receive_next != Some(sequence) {
+            // Its data waits behind a hole, or did not fit: the peer repeats the FIN.
+            return Ok(());
+        }
+        let (local, remote) = (flow.tuple.local, flow.tuple.remote);
+        let numbers = Numbers { sequence, acknowledgement: segment.acknowledgement, window: segment.window };
+        let fin = packet::fin(remote, local, numbers);
+        self.take_accepted(now, path, id, &fin, &Segment { sequence, payload_len: 0, ..*segment })
     }
 
     /// Hands a segment to its connection.

@@ -414,6 +414,20 @@ pub(crate) fn reset(local: SocketAddr, remote: SocketAddr, numbers: Numbers) -> 
     tcp(local, remote, numbers, 4 | 16)
 }
 
+/// Writes a bare FIN.
+pub(crate) fn fin(local: SocketAddr, remote: SocketAddr, numbers: Numbers) -> Vec<u8> {
+    tcp(local, remote, numbers, 1 | 16)
+}
+
+/// Copies a TCP packet without its FIN, for the engine, which asks for no checksum.
+pub(crate) fn without_fin(packet: &[u8]) -> Option<Vec<u8>> {
+    let parsed = Packet::parse(packet, false).ok()?;
+    let at = packet.len() - parsed.payload.len() + 13;
+    let mut copy = packet.to_vec();
+    *copy.get_mut(at)? &= !1;
+    Some(copy)
+}
+
 /// Writes a bare acknowledgement, as TIME-WAIT answers a repeated FIN (RFC 9293, section 3.10.7.4).
 pub(crate) fn acknowledgement(local: SocketAddr, remote: SocketAddr, numbers: Numbers) -> Vec<u8> {
     tcp(local, remote, numbers, 16)

@@ -1,5 +1,6 @@
 //! The calls of `socket(7)` on TCP.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::errno::Error;
@@ -233,13 +234,13 @@ impl Stack {
         let shut = self.socket_ref(socket)?.receive_shut;
         let id = self.flow_of(socket)?;
         let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
-        let mut received = 0;
-        if let Some(mut peeked) = flow.peeked.take() {
-            received = data.len().min(peeked.len());
-            for (place, byte) in data.iter_mut().zip(peeked.drain(..received)) {
-                *place = byte;
-            }
-            flow.peeked = Some(peeked).filter(|peeked| !peeked.is_empty());
+        let mut received = data.len().min(flow.peeked.len());
+        for (place, byte) in data.iter_mut().zip(flow.peeked.drain(..received)) {
+            *place = byte;
+        }
+        if flow.peeked.is_empty() {
+            // It is seldom needed twice.
+            flow.peeked = VecDeque::new();
         }
         received += flow.connection.recv(&mut data[received..]);
         if received > 0 {
@@ -292,15 +293,14 @@ impl Stack {
         if wanted == 0 {
             return self.recv(socket, data);
         }
-        if flow.peeked.is_none() && flow.connection.peek(&mut data[..wanted]) == wanted {
+        if flow.peeked.is_empty() && flow.connection.peek(&mut data[..wanted]) == wanted {
             return Ok(wanted);
         }
         // The engine shows only what lies in one piece. Whoever waits for a whole header must get it, wherever the
         // ring turns.
-        let peeked = flow.peeked.get_or_insert_default();
-        let known = peeked.len().min(wanted);
-        peeked.resize(wanted.max(peeked.len()), 0);
-        let bytes = peeked.make_contiguous();
+        let known = flow.peeked.len().min(wanted);
+        flow.peeked.resize(wanted.max(flow.peeked.len()), 0);
+        let bytes = flow.peeked.make_contiguous();
         let taken = flow.connection.recv(&mut bytes[known..wanted]);
         debug_assert_eq!(known + taken, wanted, "what is unread can be read");
         data[..wanted].copy_from_slice(&bytes[..wanted]);
