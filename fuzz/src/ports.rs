@@ -1,7 +1,7 @@
 //! Who holds which port, and who gets which packet: one stack against a model that knows sets of addresses only.
 //!
 //! The model lists every address that a socket takes packets for. Two sockets are in each other's way if they share
-//! one; a datagram comes to the one whose list says most, that is, is shortest.
+//! one.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -280,11 +280,11 @@ impl World {
             let joined = ip == broadcast() || self.models.iter().any(|model| model.groups.contains(&ip));
             return candidates.iter().filter(|_| joined).map(|model| model.socket).collect();
         }
-        // A connected socket before the others, then the closest address, then, as on Linux, a socket of IPv4 for any
-        // address before one of IPv6, then the newest.
+        // A connected socket before the others; then one address before any; then, as on Linux, any address of one
+        // family before that of a socket for both; then the newest.
         let rank = |model: &&&Model| {
-            let covered = model.claim.as_ref().map_or(0, |(covered, _)| covered.len());
-            (model.peer.is_some(), std::cmp::Reverse(covered), covered == 1 || !model.six)
+            let one = model.claim.as_ref().is_some_and(|(covered, _)| covered.len() == 1);
+            (model.peer.is_some(), one, one || !model.six || model.only_six)
         };
         candidates.iter().max_by_key(rank).map(|model| model.socket).into_iter().collect()
     }
