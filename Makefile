@@ -7,7 +7,7 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 PREFIX ?= /usr/local
 
-.PHONY: help demo test prove bench fuzz dist setup setup-demo
+.PHONY: help demo test prove bench fuzz dist accept-api setup setup-demo
 
 help:
 	@echo "make demo    build, then see two processes on one virtual network"
@@ -15,6 +15,7 @@ help:
 	@echo "make prove   the long suites and matrices"
 	@echo "make bench   measure; writes bench/results.json"
 	@echo "make fuzz    fuzz every target for a minute"
+	@echo "make accept-api  write down what has changed in the public API"
 	@echo "make dist    a tarball that runs on a bare Debian 12"
 
 setup-demo:
@@ -37,7 +38,10 @@ bench: setup-demo
 	@bench/run
 
 fuzz: setup-demo
-	@for target in frame signal protocol packet; do fuzz/run $$target 60; done
+	@for target in frame signal protocol packet ports wire decoders; do fuzz/run $$target 60; done
+
+accept-api: setup-demo
+	UNISOCKETS_ACCEPT_API=1 cargo test --locked -p unisockets-api
 
 dist: setup-demo
 	@packaging/dist

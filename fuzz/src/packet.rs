@@ -13,8 +13,8 @@ use unisockets_stack::{
     Prefix, Room, Shutdown, SocketId, SocketOption, Stack,
 };
 
+use crate::headers::{self, Segment};
 use crate::script::Script;
-use crate::wire::{self, Segment};
 
 /// Steps of one script.
 const STEPS_MAX: usize = 400;
@@ -28,7 +28,11 @@ const PACKETS_MAX: usize = 50_000;
 const TIMERS_MAX: usize = 50_000;
 /// Events in one go: one for each socket and each path.
 const EVENTS_MAX: usize = 4_096;
-const ROOM: Room = Room { stream: 1 << 20, datagram: 1 << 20 };
+/// What the rings of all connections may commit, in bytes, and connections in TIME-WAIT.
+const MEMORY_MAX: usize = 512 << 20;
+/// See [`MEMORY_MAX`].
+const TIME_WAIT_MAX: usize = 16_384;
+pub(crate) const ROOM: Room = Room { stream: 1 << 20, datagram: 1 << 20 };
 
 /// What one step does; the numbers are part of the corpus.
 pub(crate) mod op {
@@ -44,14 +48,14 @@ struct Passed {
     received: usize,
 }
 
-struct Side {
-    stack: Stack,
-    path: PathId,
+pub(crate) struct Side {
+    pub(crate) stack: Stack,
+    pub(crate) path: PathId,
     config: PathConfig,
     sockets: Vec<(SocketId, Passed)>,
     drops: u64,
     /// The last segment that the stack sent: what a peer knows of its connections.
-    last: Option<(wire::Seen, Vec<u8>)>,
+    last: Option<(headers::Seen, Vec<u8>)>,
 }
 
 struct World {
@@ -62,15 +66,15 @@ struct World {
     tampered: bool,
 }
 
-fn v4(side: usize) -> IpAddr {
+pub(crate) fn v4(side: usize) -> IpAddr {
     IpAddr::from([10, 80, 0, 1 + side as u8])
 }
 
-fn v6(side: usize) -> IpAddr {
+pub(crate) fn v6(side: usize) -> IpAddr {
     IpAddr::from([0xfd75, 0x6e69, 1, 0, 0, 0, 0, 1 + side as u16])
 }
 
-fn prefixes() -> [Prefix; 2] {
+pub(crate) fn prefixes() -> [Prefix; 2] {
     [Prefix { address: v4(0), len: 16 }, Prefix { address: v6(0), len: 48 }]
 }
 
@@ -94,7 +98,7 @@ pub fn run(data: &[u8]) {
 }
 
 impl Side {
-    fn new(own: usize, config: PathConfig) -> Side {
+    pub(crate) fn new(own: usize, config: PathConfig) -> Side {
         let mut stack = Stack::new(((own as u128 + 1) << 64) | 0x5eed);
         stack.set_addresses(&[v4(own), v6(own)], &prefixes());
         let path = stack.open_path(config).expect("the first path has a place");
@@ -116,7 +120,7 @@ impl Side {
     }
 
     /// Hands a packet over and checks that a drop is counted under its reason.
-    fn take(&mut self, now: Instant, path: PathId, packet: &[u8]) {
+    pub(crate) fn take(&mut self, now: Instant, path: PathId, packet: &[u8]) {
         let before: Vec<(DropReason, u64)> = self.stack.drops().collect();
         if let Err(reason) = self.stack.handle_packet(now, path, packet) {
             let counted = before
@@ -128,7 +132,7 @@ impl Side {
     }
 
     /// Takes out what the stack wants to send over its links; what it sends to itself goes round at once.
-    fn flush(&mut self, now: Instant, room: Room, mut carry: impl FnMut(Vec<u8>)) -> usize {
+    pub(crate) fn flush(&mut self, now: Instant, room: Room, mut carry: impl FnMut(Vec<u8>)) -> usize {
         let (mut count, mut packet) = (0, Vec::new());
         while let Some(path) = self.stack.poll_path() {
             while let Some(class) = self.stack.poll_packet(now, path, room, &mut packet) {
@@ -136,14 +140,14 @@ impl Side {
                 assert!(count <= PACKETS_MAX, "a stack that never falls silent");
                 let free = if class == Class::Datagram { room.datagram } else { room.stream };
                 assert!(packet.len() <= free, "{} bytes of {class:?} into room for {free}", packet.len());
-                assert_eq!(wire::check(&packet), Ok(()), "a stack writes legal packets: {packet:02x?}");
+                assert_eq!(headers::check(&packet), Ok(()), "a stack writes legal packets: {packet:02x?}");
                 if path == self.stack.loopback() {
                     self.take(now, path, &packet);
                 } else {
                     if path == self.path {
                         assert!(packet.len() <= self.config.mtu.max(MTU_MIN), "a packet above the link's MTU");
                     }
-                    if let Some(seen) = wire::seen(&packet) {
+                    if let Some(seen) = headers::seen(&packet) {
                         self.last = Some((seen, packet.clone()));
                     }
                     carry(packet.clone());
@@ -155,7 +159,7 @@ impl Side {
         count
     }
 
-    fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         self.stack.handle_timeout(now);
         let due = self.stack.poll_timeout();
         assert!(due.is_none_or(|due| due > now), "what was due is done");
@@ -389,7 +393,7 @@ impl World {
                     let place = usize::from(script.u8()) % packet.len();
                     packet[place] ^= script.u8();
                     if script.flag() {
-                        wire::mend(&mut packet);
+                        headers::mend(&mut packet);
                     }
                     self.tampered = true;
                     self.deliver(to, &packet);
@@ -455,7 +459,7 @@ impl World {
                 let (mends, len) = (script.flag(), usize::from(script.u8()));
                 let mut packet = script.bytes(len).to_vec();
                 if mends {
-                    wire::mend(&mut packet);
+                    headers::mend(&mut packet);
                 }
                 let side = &mut self.sides[at];
                 let path = if script.flag() { side.stack.loopback() } else { side.path };
@@ -479,25 +483,26 @@ impl World {
                 let six = script.flag();
                 let (from, to) = if six { (v6(peer), v6(at)) } else { (v4(peer), v4(at)) };
                 let data = vec![9; usize::from(script.u16()) % 4_000];
-                let whole = wire::udp_payload(SocketAddr::new(from, 9), SocketAddr::new(to, script.pick(PORTS)), &data);
+                let whole =
+                    headers::udp_payload(SocketAddr::new(from, 9), SocketAddr::new(to, script.pick(PORTS)), &data);
                 let (id, step, skipped) = (u16::from(script.u8()), usize::from(script.u8() | 1) * 8, script.u8());
                 for (index, piece) in whole.chunks(step).enumerate() {
                     let more = (index + 1) * step < whole.len();
                     if index != usize::from(skipped) {
-                        let packet = wire::fragment((from, to), id, (index * step) as u16, more, piece);
+                        let packet = headers::fragment((from, to), id, (index * step) as u16, more, piece);
                         self.deliver(at, &packet);
                     }
                 }
             }
             op::FLOOD => {
                 let (port, first, count) = (script.pick(PORTS), script.u16(), script.u8());
-                let flags = script.pick(&[wire::SYN, wire::SYN | wire::ACK, wire::ACK, wire::FIN, 63]);
+                let flags = script.pick(&[headers::SYN, headers::SYN | headers::ACK, headers::ACK, headers::FIN, 63]);
                 for n in 0..u16::from(count) {
                     let from = SocketAddr::new(v4(peer), first.wrapping_add(n).max(1));
                     let window = 1_000;
                     let segment =
                         Segment { sequence: 7, acknowledgement: 0, flags, window, options: &[], payload: &[] };
-                    let packet = wire::tcp(from, SocketAddr::new(v4(at), port), segment);
+                    let packet = headers::tcp(from, SocketAddr::new(v4(at), port), segment);
                     self.deliver(at, &packet);
                 }
             }
@@ -512,6 +517,8 @@ impl World {
             assert!(ready.count() <= EVENTS_MAX, "events never end");
             assert!(side.stack.socket_count() <= side.sockets.len(), "no socket comes from nowhere");
             assert!(side.stack.orphan_count() <= side.stack.connection_count(), "an orphan is a connection");
+            assert!(side.stack.committed_bytes() <= MEMORY_MAX, "the ledger holds");
+            assert!(side.stack.time_wait_count() <= TIME_WAIT_MAX, "the oldest makes room");
             let drops: u64 = side.stack.drops().map(|(_, count)| count).sum();
             assert!(drops >= side.drops, "counters grow");
             side.drops = drops;
@@ -546,6 +553,7 @@ impl World {
             }
             assert_eq!(side.stack.connection_count(), 0, "no connection outlives its program for ever");
             assert_eq!((side.stack.orphan_count(), side.stack.time_wait_count()), (0, 0));
+            assert_eq!(side.stack.committed_bytes(), 0, "no connection, no memory");
         }
     }
 }
@@ -569,7 +577,7 @@ fn address(script: &mut Script<'_>, own: usize) -> SocketAddr {
 }
 
 /// Makes a segment that answers the last one that a stack sent, almost.
-fn segment(script: &mut Script<'_>, seen: wire::Seen) -> Vec<u8> {
+fn segment(script: &mut Script<'_>, seen: headers::Seen) -> Vec<u8> {
     let near = |script: &mut Script<'_>, number: u32| match script.u8() {
         n @ 0..=200 => number.wrapping_add(u32::from(n % 16)),
         n @ 201..=230 => number.wrapping_sub(u32::from(n - 200)),
@@ -595,7 +603,7 @@ fn segment(script: &mut Script<'_>, seen: wire::Seen) -> Vec<u8> {
     ]);
     let payload = vec![5; usize::from(script.u16()) % 3_000];
     let segment = Segment { sequence, acknowledgement, flags, window, options, payload: &payload };
-    wire::tcp(seen.destination, seen.source, segment)
+    headers::tcp(seen.destination, seen.source, segment)
 }
 
 /// Makes an ICMP error that quotes what a stack sent.
@@ -605,7 +613,7 @@ fn quote(script: &mut Script<'_>, at: usize, packet: &[u8]) -> Vec<u8> {
     let kind = if script.flag() { script.u8() } else { kind };
     let (code, len) = (script.u8() % 6, usize::from(script.u8()));
     let rest = [&[0; 4], &packet[..packet.len().min(len)]].concat();
-    wire::icmp(from, to, kind, code, &rest)
+    headers::icmp(from, to, kind, code, &rest)
 }
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ use unisockets_signaling::protocol::{
     Code, FromMember, FromServer, GoneReason, Hello, Lease, Nonce, Query, SignedLease, VERSION, emit,
 };
 
+use crate::headers::{self, Segment};
 use crate::script::write;
-use crate::wire::{self, Segment};
-use crate::{member, packet, room};
+use crate::{decoders, member, packet, ports, room, wire};
 
 /// Returns the seeds of a target, each with the name of its file.
 ///
@@ -25,6 +25,9 @@ pub fn seeds(target: &str) -> Vec<(&'static str, Vec<u8>)> {
         "signal" => signal(),
         "protocol" => protocol(),
         "packet" => packets(),
+        "ports" => ports(),
+        "wire" => wire(),
+        "decoders" => decoders(),
         _ => panic!("there is no target {target}"),
     }
 }
@@ -37,18 +40,19 @@ fn ends(six: bool) -> (SocketAddr, SocketAddr) {
 fn syn(six: bool) -> Vec<u8> {
     let (from, to) = ends(six);
     let options = &[2, 4, 5, 180, 1, 3, 3, 7, 4, 2, 1, 1];
-    let segment = Segment { sequence: 7, acknowledgement: 0, flags: wire::SYN, window: 9_000, options, payload: &[] };
-    wire::tcp(from, SocketAddr::new(to.ip(), 80), segment)
+    let segment =
+        Segment { sequence: 7, acknowledgement: 0, flags: headers::SYN, window: 9_000, options, payload: &[] };
+    headers::tcp(from, SocketAddr::new(to.ip(), 80), segment)
 }
 
 fn datagram(six: bool) -> Vec<u8> {
     let (from, to) = ends(six);
-    wire::udp(from, to, b"hello")
+    headers::udp(from, to, b"hello")
 }
 
 fn echo(six: bool) -> Vec<u8> {
     let (from, to) = ends(six);
-    wire::icmp(from.ip(), to.ip(), if six { 128 } else { 8 }, 0, &[0, 5, 0, 1, 7, 7, 7])
+    headers::icmp(from.ip(), to.ip(), if six { 128 } else { 8 }, 0, &[0, 5, 0, 1, 7, 7, 7])
 }
 
 fn frame() -> Vec<(&'static str, Vec<u8>)> {
@@ -242,5 +246,86 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
         ("fragments", play(&["1 0", datagrams, pieces])),
         ("raw_v4", raw(false)),
         ("raw_v6", raw(true)),
+    ]
+}
+
+fn ports() -> Vec<(&'static str, Vec<u8>)> {
+    let play = |script: &str| write(ports::op::NAMES, script);
+    // Addresses: 0 own v4, 1 own v6, 2 and 3 groups, 4 broadcast, 5 and 6 loopback, 7 and 8 any, 9 the peer's.
+    vec![
+        ("conflicts", play("SOCKET 0 0 BIND 0 7 0 SOCKET 0 1 BIND 1 8 0 SOCKET 0 0 BIND 2 0 0 SOCKET 0 0 BIND 3 9 1")),
+        ("shared", play("SOCKET 0 0 REUSE 0 1 BIND 0 7 0 SOCKET 0 0 REUSE 1 1 BIND 1 7 0 DATAGRAM 0 0")),
+        ("closest", play("SOCKET 0 1 REUSE 0 1 BIND 0 8 0 SOCKET 0 0 REUSE 1 1 BIND 1 0 0 DATAGRAM 0 0 DATAGRAM 1 0")),
+        ("connected", play("SOCKET 0 0 BIND 0 7 1 CONNECT 0 0 DATAGRAM 0 1 CLOSE 0 DATAGRAM 0 1")),
+        ("group", play("SOCKET 0 0 BIND 0 7 1 DATAGRAM 2 1 JOIN 0 0 DATAGRAM 2 1 LEAVE 0 0 DATAGRAM 2 1 DATAGRAM 4 1")),
+        (
+            "listeners",
+            play("SOCKET 1 1 ONLY_V6 0 1 BIND 0 8 0 LISTEN 0 SYN 1 0 SYN 0 0 SOCKET 1 0 BIND 1 7 0 LISTEN 1 SYN 0 0"),
+        ),
+        (
+            "two_listeners",
+            play("SOCKET 1 0 REUSE 0 1 BIND 0 7 0 SOCKET 1 0 REUSE 1 1 BIND 1 7 0 LISTEN 0 LISTEN 1 SYN 0 0"),
+        ),
+        ("echo", play("SOCKET 2 0 BIND 0 7 2 ECHO 0 2 ECHO 1 2 SOCKET 0 0 BIND 1 7 3")),
+    ]
+}
+
+fn wire() -> Vec<(&'static str, Vec<u8>)> {
+    let play = |scripts: &[&str]| scripts.iter().flat_map(|script| write(wire::op::NAMES, script)).collect::<Vec<u8>>();
+    let dial = |host: u8| format!("~SOCKET 0 1 ~BIND 0 1 0 ~LISTEN 0 9 SOCKET 0 1 CONNECT 0 {host} 0 SETTLE ~ACCEPT 0");
+    let (four, six) = (dial(0), dial(3));
+    let talk = "SEND 0 30 0 ~SEND 1 60 0 SETTLE ~RECV 1 0 99 0 RECV 0 1 99 0 RECV 0 2 99 0 0 9";
+    let close = "SHUTDOWN 0 0 RUN 1 9 ~CLOSE 1 SETTLE";
+    let bad = "CONDITIONS 2 20 40 2 1 1 0 ~CONDITIONS 2 20 40 2 1 1 0 SEND 0 60 0 RUN 2 200 ~RECV 1 0 255 0 \
+        SEND 0 60 0 RUN 2 200 CUT 9 ~CUT 2 SEND 0 9 9 RUN 3 9 ~SEND 1 9 9";
+    let forged = "SEND 0 9 0 RUN 1 2 ~FORGE 0 0 9 1 ~FORGE 0 1 9 0 ~FORGE 1 2 9 2 ~FORGE 0 3 0 0 ~FORGE 0 4 5 0 \
+        ~FORGE 0 5 0 0 ~FORGE 0 6 0 1 FORGE 0 7 2 0 ~REPLAY 0 ~REPLAY 1 SETTLE ~RECV 1 0 99 0";
+    let options = "OPTION 0 1 1 OPTION 0 8 1 OPTION 0 9 1 OPTION 0 10 3 ~OPTION 1 11 0 200 SEND 0 1 0 SETTLE RUN 3 20 \
+        ~RECV 1 2 1 0 0 250 ~CUT 200 RUN 3 200 QUERY 0";
+    let datagrams = "~SOCKET 1 1 ~BIND 0 1 1 ~GROUP 0 0 SOCKET 1 0 SEND_TO 0 255 0 0 0 1 SEND_TO 0 0 9 1 0 1 \
+        OPTION 0 12 1 SETTLE ~RECV_FROM 0 ~RECV_FROM 0 CONDITIONS 2 9 9 2 2 2 0 SEND_TO 0 99 0 0 0 1 SETTLE ~RECV_FROM 0";
+    let loopback = "SOCKET 0 1 BIND 0 1 0 LISTEN 0 9 SOCKET 0 0 CONNECT 1 7 0 SETTLE ACCEPT 0 SEND 1 50 0 SETTLE \
+        RECV 2 0 99 0 CLOSE 2 SETTLE";
+    vec![
+        ("dialled", play(&["1", &four])),
+        ("stream_v4", play(&["1", &four, talk])),
+        ("stream_v6", play(&["0", &six, talk, talk, close])),
+        ("bad_conditions", play(&["1", &four, bad, talk])),
+        ("forged", play(&["0", &four, talk, forged, talk])),
+        ("options", play(&["1", &six, talk, options])),
+        ("datagrams", play(&["1", datagrams])),
+        ("loopback", play(&["2", loopback])),
+    ]
+}
+
+fn decoders() -> Vec<(&'static str, Vec<u8>)> {
+    let with = |name: &str, rest: &[u8]| [&write(decoders::op::NAMES, name), rest].concat();
+    let key = KeyPair::from_seed(&[1; 32]).public().to_string();
+    let stun = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+    let hello = serde_json::json!({
+        "type": "hello", "version": 1, "stage": "opened", "incarnation": 7, "acquaintance": 8, "mtu": 16_384,
+        "session": format!("{:032x}", 5), "lease": lease(), "signature": Signature::from_bytes([0; 64]),
+    });
+    let record = serde_json::json!({ "network": "home", "key": key, "ipv4": "10.80.0.7", "name": "alpha", "epoch": 1, "seen_s": 9 });
+    let reservation =
+        serde_json::json!({ "network": "home", "resource": { "name": "alpha" }, "key": key, "until_s": 9 });
+    let pins = serde_json::json!({ "name alpha in home": key, "server 127.0.0.1:7080": key });
+    let all = "loss=1%,delay=20ms,jitter=5ms,reorder=1%,duplicate=1%,corrupt=1%,rate=100mbit";
+    let named = |name: &str| [&[name.len() as u8], name.as_bytes(), name.as_bytes()].concat();
+    vec![
+        ("conditions", with("CONDITIONS", all.as_bytes())),
+        ("conditions_at_their_ends", with("CONDITIONS", b"loss=100%,delay=60s,jitter=60000ms,rate=8kbit")),
+        ("host", with("HOST 0", &named("signal.example:8443"))),
+        ("host_v6", with("HOST 1", &named("[2001:db8::1]"))),
+        ("key", with("KEY", key.as_bytes())),
+        ("name", with("NAME", b"alpha-1")),
+        ("network", with("NAME", b"home~86561d2a815fcacab4a430d9a9366698")),
+        ("pins", with("PINS", pins.to_string().as_bytes())),
+        ("record", with("RECORD", record.to_string().as_bytes())),
+        ("reservation", with("RECORD", reservation.to_string().as_bytes())),
+        ("stun", with("STUN", &stun)),
+        ("hello", with("CONTROL", hello.to_string().as_bytes())),
+        ("bye", with("CONTROL", br#"{"type":"bye","reason":"idle"}"#)),
+        ("capture", with("CAPTURE 1 0 4 =beta 0 0 3 =why 1 0 0 0 0 0 0 0 9", &datagram(false))),
     ]
 }

@@ -114,6 +114,21 @@ fn packets_calls_and_time() {
 }
 
 #[test]
+fn ports_and_their_model() {
+    replay("ports");
+}
+
+#[test]
+fn two_stacks_and_a_hostile_wire() {
+    replay("wire");
+}
+
+#[test]
+fn every_other_decoder() {
+    replay("decoders");
+}
+
+#[test]
 fn the_corpus_is_small_and_holds_every_seed() {
     for target in &TARGETS {
         let corpus = corpus(target);

@@ -317,6 +317,9 @@ impl Stack {
             path.flow_count -= 1;
             path.committed -= committed;
         }
+        if self.flows.len() == 0 {
+            self.timers.clear();
+        }
     }
 
     /// Puts a flow into its path's queue of flows to be served.
@@ -371,8 +374,22 @@ impl Stack {
             && flow.wake.is_none_or(|known| wake < known && !planted!(EarlierTimerIgnored))
         {
             flow.wake = Some(wake);
-            self.timers.push(Reverse((wake, id)));
+            self.push_timer(wake, id);
         }
+    }
+
+    /// Sets a timer. What the flow's earlier timers have become, and those of flows that are gone, stay in the heap
+    /// until they are due, which may be hours for a keep-alive: they are thrown out when they are the greater part.
+    fn push_timer(&mut self, at: Instant, id: FlowId) {
+        if self.timers.len() >= 2 * self.flows.len() + limits::TIMERS_SPARE {
+            let flows = &self.flows;
+            let mut meant = std::mem::take(&mut self.timers).into_vec();
+            meant.retain(|Reverse((at, id))| flows.get(*id).is_some_and(|flow| flow.wake == Some(*at)));
+            meant.sort_unstable();
+            meant.dedup();
+            self.timers = meant.into();
+        }
+        self.timers.push(Reverse((at, id)));
     }
 
     /// Returns when [`Stack::handle_timeout`] has to be called; it may be called earlier.
@@ -424,7 +441,7 @@ impl Stack {
         if let Some(deadline) = [flow.deadline(), flow.keep_alive_due()].into_iter().flatten().min() {
             let wake = deadline.max(now + limits::ACK_DELAY);
             flow.wake = Some(wake);
-            self.timers.push(Reverse((wake, id)));
+            self.push_timer(wake, id);
         }
     }
 
@@ -561,5 +578,63 @@ impl Stack {
             flow.clock_offset += at - clock;
         }
         self.mark_dirty(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::SocketOption;
+    use crate::path::Room;
+    use crate::shard::{Family, Kind};
+
+    const ROOM: Room = Room { stream: 1 << 20, datagram: 1 << 20 };
+
+    /// Carries what the node says to itself, until it falls silent.
+    fn settle(stack: &mut Stack, now: Instant) {
+        let mut packet = Vec::new();
+        while let Some(path) = stack.poll_path() {
+            while stack.poll_packet(now, path, ROOM, &mut packet).is_some() {
+                let _ = stack.handle_packet(now, path, &packet);
+                packet.clear();
+            }
+        }
+    }
+
+    /// A program that asked for keep-alive left a timer of two hours behind with every answer, and the stack of all
+    /// of them grew for as long.
+    #[test]
+    fn timers_that_are_not_meant_any_more_are_thrown_out() {
+        let mut now = Instant::from_millis(1);
+        let mut stack = Stack::new(7);
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        let listener = stack.socket(Kind::Tcp, Family::V4).unwrap();
+        stack.bind(listener, address).unwrap();
+        stack.listen(listener, 8).unwrap();
+        let client = stack.socket(Kind::Tcp, Family::V4).unwrap();
+        stack.set_option(client, SocketOption::KeepAlive(true)).unwrap();
+        assert_eq!(stack.connect(now, client, address), Err(Error::InProgress));
+        settle(&mut stack, now);
+        let server = stack.accept(now, listener).unwrap().0;
+        for _ in 0..2_000 {
+            stack.send(now, client, b"ping").unwrap();
+            settle(&mut stack, now);
+            while let Some(due) = stack.poll_timeout().filter(|due| *due < now + Duration::from_secs(1)) {
+                now = due;
+                stack.handle_timeout(now);
+                settle(&mut stack, now);
+            }
+            assert_eq!(stack.recv(server, &mut [0; 8]), Ok(4));
+            now = now + Duration::from_secs(1);
+        }
+        assert!(stack.timers.len() <= 2 * stack.flows.len() + limits::TIMERS_SPARE, "{}", stack.timers.len());
+        for socket in [client, server, listener] {
+            stack.close(now, socket);
+        }
+        settle(&mut stack, now);
+        now = now + 2 * limits::TIME_WAIT;
+        stack.handle_timeout(now);
+        settle(&mut stack, now);
+        assert_eq!(stack.poll_timeout(), None, "nothing is left to wait for");
     }
 }

@@ -52,6 +52,8 @@ pub(crate) const FLOWS_PEER_MAX: usize = FLOWS_MAX / 8 * 7;
 pub(crate) const ORPHANS_MAX: usize = 8_192;
 /// Connections in TIME-WAIT; the oldest makes room.
 pub(crate) const TIME_WAIT_MAX: usize = 16_384;
+/// Timers in the heap above two for each connection: those that are not meant any more.
+pub(crate) const TIMERS_SPARE: usize = 64;
 /// Largest backlog of a listener (SOMAXCONN of Linux).
 pub(crate) const BACKLOG_MAX: usize = 4_096;
 /// Paths per stack.

@@ -8,7 +8,7 @@ use crate::flow::FlowId;
 use crate::limits;
 use crate::packet::{self, DropReason};
 use crate::path::{Path, PathConfig, PathId, PathState};
-use crate::shard::Stack;
+use crate::shard::{SocketId, Stack};
 use crate::stream::Role;
 use crate::tcp::State;
 use crate::time::Instant;
@@ -75,9 +75,7 @@ impl Stack {
                 self.count_drop(DropReason::PathLost);
             }
         }
-        for socket in waiters {
-            self.mark_ready(socket);
-        }
+        self.wake(waiters);
         self.drop_oversized(path);
         if !self.routes.values().any(|used| *used == before) {
             self.end_path(now, before, PathEnd::Unreachable);
@@ -188,9 +186,7 @@ impl Stack {
             for _ in 0..entry.replies.len() + entry.datagrams.len() {
                 self.count_drop(DropReason::PathLost);
             }
-            for socket in entry.waiters {
-                self.mark_ready(socket);
-            }
+            self.wake(entry.waiters);
         }
         if end == PathEnd::Idle {
             return;
@@ -218,7 +214,15 @@ impl Stack {
 
     pub(crate) fn wake_waiters(&mut self, path: PathId) {
         let waiters = self.paths.get_mut(path).map(|path| std::mem::take(&mut path.waiters)).unwrap_or_default();
+        self.wake(waiters);
+    }
+
+    /// Tells sockets that found no room to try again.
+    fn wake(&mut self, waiters: Vec<SocketId>) {
         for socket in waiters {
+            if let Some(Role::Datagram(datagram)) = self.sockets.get_mut(socket).map(|entry| &mut entry.role) {
+                datagram.waits = false;
+            }
             self.mark_ready(socket);
         }
     }

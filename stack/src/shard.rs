@@ -377,7 +377,7 @@ impl Stack {
             Role::Idle => base | Readiness::HANG_UP | Readiness::WRITABLE,
             Role::Listening(listener) => base.with(Readiness::READABLE, listener.is_readable()),
             Role::Stream(flow) => base | self.stream_readiness(*flow, &entry.options, entry.receive_shut),
-            Role::Datagram(datagram) => base | self.datagram_readiness(datagram),
+            Role::Datagram(datagram) => base | datagram.readiness(),
         }
     }
 

@@ -35,6 +35,9 @@ pub(crate) struct Datagram {
     queued_bytes: usize,
     /// The destination last sent to, so that errors on the way find the socket.
     last_destination: Option<IpAddr>,
+    /// Whether a path had no room for its last datagram and has not told it yet that there is some: only then is it
+    /// not writable. What other sockets send is not its business, for nobody would tell it when that has left.
+    pub(crate) waits: bool,
 }
 
 impl Datagram {
@@ -44,6 +47,10 @@ impl Datagram {
         let asked = self.last_destination.filter(|_| kind == Kind::Echo);
         let peer = self.peer.map(|peer| peer.ip()).or(asked);
         peer.is_some_and(|peer| addresses.contains(&peer))
+    }
+
+    pub(crate) fn readiness(&self) -> Readiness {
+        Readiness::NONE.with(Readiness::READABLE, !self.queue.is_empty()).with(Readiness::WRITABLE, !self.waits)
     }
 
     /// Queues a datagram, or refuses it at the limit of the receive buffer.
@@ -144,9 +151,12 @@ impl Stack {
         let result = self.queue_packets(path, header, payload);
         if result == Err(Error::Again)
             && let Some(entry) = self.paths.get_mut(path)
-            && !entry.waiters.contains(&socket)
+            && let Some(Role::Datagram(datagram)) = self.sockets.get_mut(socket).map(|entry| &mut entry.role)
         {
-            entry.waiters.push(socket);
+            datagram.waits = true;
+            if !entry.waiters.contains(&socket) {
+                entry.waiters.push(socket);
+            }
         }
         result
     }
@@ -197,13 +207,6 @@ impl Stack {
             Some(received) => Ok(received),
             None => Err(entry.error.take().unwrap_or(Error::Again)),
         }
-    }
-
-    pub(crate) fn datagram_readiness(&self, datagram: &Datagram) -> Readiness {
-        let destination = datagram.peer.map(|peer| peer.ip()).or(datagram.last_destination);
-        let path = destination.and_then(|address| self.routes.get(&address)).and_then(|path| self.paths.get(*path));
-        let writable = path.is_none_or(|path| path.is_writable());
-        Readiness::NONE.with(Readiness::READABLE, !datagram.queue.is_empty()).with(Readiness::WRITABLE, writable)
     }
 
     pub(crate) fn take_udp(&mut self, path: PathId, packet: &Packet<'_>) -> Result<(), DropReason> {

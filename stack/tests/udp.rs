@@ -155,3 +155,29 @@ fn packets_from_martians_and_for_others_are_dropped_and_counted() {
     assert_eq!(wire.nodes[0].stack.handle_packet(wire.now, path, &[]), Err(DropReason::Malformed));
     assert_eq!(wire.drops(0, DropReason::NotOurs), 1);
 }
+
+/// A socket stopped being writable when another one had filled the queue to the same peer, and nobody told it when
+/// that had left: a program that waited for it waited for ever.
+#[test]
+fn a_socket_that_others_kept_from_sending_is_told_when_it_can() {
+    let mut wire = Wire::new(1_500);
+    let (greedy, modest) = (udp(&mut wire, 0, "0.0.0.0:0"), udp(&mut wire, 0, "0.0.0.0:0"));
+    let (to, now) = (SocketAddr::new(wire.nodes[1].v4, 53), wire.now);
+    let stack = &mut wire.nodes[0].stack;
+    for socket in [greedy, modest] {
+        assert_eq!(stack.send_to(now, socket, b"x", Some(to)), Ok(1));
+    }
+    let data = pattern(40_000);
+    while stack.send_to(now, greedy, &data, Some(to)).is_ok() {}
+    let writable = |stack: &unisockets_stack::Stack, socket| stack.readiness(socket).contains(Readiness::WRITABLE);
+    assert!(!writable(stack, greedy) && writable(stack, modest), "who has not been refused may try");
+    assert_eq!(stack.send_to(now, modest, &data, Some(to)), Err(Error::Again));
+    assert!(!writable(stack, modest), "who was refused waits");
+    while stack.poll_event().is_some() {}
+    wire.settle();
+    let stack = &mut wire.nodes[0].stack;
+    let events: Vec<Event> = std::iter::from_fn(|| stack.poll_event()).collect();
+    for socket in [greedy, modest] {
+        assert!(events.contains(&Event::Ready(socket)) && writable(stack, socket), "and is told");
+    }
+}

@@ -1,0 +1,4 @@
+//! `fuzz/run wire SECONDS`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| unisockets_fuzz::wire::run(data));
