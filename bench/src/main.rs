@@ -2,10 +2,14 @@
 //!
 //! Ratios come from runs that alternate in one go, and are medians: the machine may be shared and noisy.
 
+mod load;
 mod members;
+mod node;
+mod peers;
 mod processes;
 mod rows;
 mod stack;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -44,6 +48,11 @@ fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.first().is_some_and(|first| first == "unix-echo") {
         return processes::unix_echo(&wanted[1]);
+    }
+    if let [first, url, name] = &wanted[..]
+        && first == "node"
+    {
+        return node::run(url, name);
     }
     if wanted.first().is_some_and(|first| first == "idle-connections") {
         return if stack::print_idle_bytes().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
