@@ -57,7 +57,7 @@ pub(crate) fn ping() -> Result<Vec<Row>, Failure> {
     let place = Place::loopback()?;
     let mut worst = Vec::new();
     for round in 0..ROUNDS {
-        let (mut from, mut to) = place.pair(round)?;
+        let (mut from, mut to) = place.pair()?;
         let (quiet, _) = node_ping(&mut from, &to.name)?;
         from.stream(&to)?;
         let speed = to.measure(WARM_UP, Duration::from_secs(1))?.mb_per_s();
@@ -80,7 +80,7 @@ pub(crate) fn flood() -> Result<Vec<Row>, Failure> {
     let place = Place::loopback()?;
     let mut ratios = Vec::new();
     for round in 0..ROUNDS {
-        let (mut from, mut to) = place.pair(round)?;
+        let (mut from, mut to) = place.pair()?;
         from.stream(&to)?;
         let alone = to.measure(WARM_UP, MEASURED)?.mb_per_s();
         from.flood(&to, DATAGRAM_LEN, 0)?;
@@ -106,8 +106,8 @@ pub(crate) fn fairness() -> Result<Vec<Row>, Failure> {
     let place = Place::loopback()?;
     let mut indices = Vec::new();
     for round in 0..ROUNDS {
-        let mut from = place.peer(0, &format!("from{round}"))?;
-        let mut to = [place.peer(1, &format!("one{round}"))?, place.peer(1, &format!("two{round}"))?];
+        let mut from = place.peer(0)?;
+        let mut to = [place.peer(1)?, place.peer(1)?];
         for flow in 0..FLOWS {
             from.stream(&to[flow % 2])?;
         }
@@ -130,8 +130,8 @@ pub(crate) fn fairness() -> Result<Vec<Row>, Failure> {
 }
 
 /// One flood at a rate: datagrams received a second, and the share lost of all that were sent.
-fn datagrams_at(place: &Place<'_>, number: usize, rate: u64) -> Result<(f64, f64), Failure> {
-    let (mut from, mut to) = place.pair(number)?;
+fn datagrams_at(place: &Place<'_>, rate: u64) -> Result<(f64, f64), Failure> {
+    let (mut from, mut to) = place.pair()?;
     from.flood(&to, DATAGRAM_LEN, rate)?;
     sleep(WARM_UP);
     let before = to.counts()?;
@@ -158,8 +158,8 @@ pub(crate) fn datagrams() -> Result<Vec<Row>, Failure> {
     let mut best = Vec::new();
     for round in 0..ROUNDS {
         let (mut rate, mut reached) = (0, 0.0);
-        for attempt in 0..RATES_MAX {
-            let (received, loss) = datagrams_at(&place, round * RATES_MAX + attempt, rate)?;
+        for _ in 0..RATES_MAX {
+            let (received, loss) = datagrams_at(&place, rate)?;
             let offered = if rate == 0 { "as many as go".to_owned() } else { format!("{rate}/s") };
             eprintln!(
                 "  round {}: {received:.0} datagrams/s received, {:.2} % lost, offered {offered}; {}",

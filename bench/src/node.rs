@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
+use tracing_subscriber::EnvFilter;
 use unisockets::{Config, Node, Ping, TcpListener, TcpStream, UdpSocket};
 
 use crate::processes::Failure;
@@ -47,6 +48,9 @@ struct Load {
 
 /// Runs until standard input ends.
 pub(crate) fn run(url: &str, name: &str) -> ExitCode {
+    // Says nothing unless UNISOCKETS_LOG asks for it.
+    let filter = EnvFilter::from_env("UNISOCKETS_LOG");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
     // One thread, as the command-line tool has.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the operating system gives a runtime its descriptors");

@@ -1,5 +1,6 @@
 //! Nodes of `node.rs` as the rows use them.
 
+use std::cell::Cell;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(crate) struct Place<'a> {
     wire: Option<&'a Wire>,
     url: String,
+    /// Nodes so far: a name is free again only when signaling has noticed the end of whoever had it.
+    nodes: Cell<usize>,
     _signal: Process,
 }
 
@@ -40,7 +43,7 @@ impl Place<'_> {
     /// A server on loopback.
     pub(crate) fn loopback() -> Result<Place<'static>, Failure> {
         let (signal, url) = signal()?;
-        Ok(Place { wire: None, url, _signal: signal })
+        Ok(Place { wire: None, url, nodes: Cell::new(0), _signal: signal })
     }
 
     /// A server at end 1 of a wire.
@@ -50,7 +53,7 @@ impl Place<'_> {
         command.args(["signal", "serve", "--open", "--listen", &format!("{}:0", wire.address(1))]);
         let mut signal = Process::of(&mut command)?;
         let url = signal.line()?;
-        Ok(Place { wire: Some(wire), url, _signal: signal })
+        Ok(Place { wire: Some(wire), url, nodes: Cell::new(0), _signal: signal })
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -58,20 +61,21 @@ impl Place<'_> {
     }
 
     /// Starts a node, on a wire at one of its ends.
-    pub(crate) fn peer(&self, end: usize, name: &str) -> Result<Peer, Failure> {
+    pub(crate) fn peer(&self, end: usize) -> Result<Peer, Failure> {
+        let name = format!("node{}", self.nodes.replace(self.nodes.get() + 1));
         let program = std::env::current_exe()?;
         let mut command = match self.wire {
             Some(wire) => wire.command(end, program.to_str().ok_or("a strange path")?),
             None => Command::new(program),
         };
-        let mut process = Process::of(command.args(["node", &self.url, name]))?;
+        let mut process = Process::of(command.args(["node", &self.url, &name]))?;
         process.line()?;
-        Ok(Peer { name: name.to_owned(), process })
+        Ok(Peer { name, process })
     }
 
     /// Starts a sender at end 0 and a receiver at end 1.
-    pub(crate) fn pair(&self, number: usize) -> Result<(Peer, Peer), Failure> {
-        Ok((self.peer(0, &format!("from{number}"))?, self.peer(1, &format!("to{number}"))?))
+    pub(crate) fn pair(&self) -> Result<(Peer, Peer), Failure> {
+        Ok((self.peer(0)?, self.peer(1)?))
     }
 }
 

@@ -48,7 +48,7 @@ fn kernel(wire: &Wire, congestion: &'static str) -> Option<f64> {
 
 /// The goodput of one stream between each of so many new pairs of nodes, in MB/s.
 fn ours(place: &Place<'_>, pairs: usize) -> Result<f64, Failure> {
-    let mut peers: Vec<(Peer, Peer)> = (0..pairs).map(|number| place.pair(number)).collect::<Result<_, _>>()?;
+    let mut peers: Vec<(Peer, Peer)> = (0..pairs).map(|_| place.pair()).collect::<Result<_, _>>()?;
     for (from, to) in &mut peers {
         from.stream(to)?;
     }
@@ -126,7 +126,7 @@ pub(crate) fn redial() -> Result<Vec<Row>, Failure> {
     let place = Place::wire(&wire)?;
     let mut gaps = Vec::new();
     for round in 0..ROUNDS {
-        let (mut from, mut to) = place.pair(round)?;
+        let (mut from, mut to) = place.pair()?;
         from.stream(&to)?;
         let speed = to.measure(Duration::ZERO, WARM_UP)?.mb_per_s();
         let over = Instant::now() + OUTAGE;
