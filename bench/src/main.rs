@@ -2,6 +2,7 @@
 //!
 //! Ratios come from runs that alternate in one go, and are medians: the machine may be shared and noisy.
 
+mod lanes;
 mod load;
 mod members;
 mod node;
@@ -56,6 +57,9 @@ fn main() -> ExitCode {
     }
     if wanted.first().is_some_and(|first| first == "idle-connections") {
         return if stack::print_idle_bytes().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if wanted.first().is_some_and(|first| first == "lanes") {
+        return lanes::run();
     }
     let wants = |id: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == id);
     let mut table = Vec::new();

@@ -12,6 +12,8 @@ use crate::processes::{Failure, Process, signal};
 
 /// How long a flow may take to bring its first byte.
 const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(30);
+/// How many times a first link is tried.
+const DIALS_MAX: usize = 3;
 /// How often counters are asked for when something is waited for.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -90,8 +92,14 @@ impl Peer {
         }
     }
 
-    /// Starts an endless stream.
+    /// Starts an endless stream. A link that could not be made is tried again, and told of.
     pub(crate) fn stream(&mut self, to: &Peer) -> Result<(), Failure> {
+        for _ in 1..DIALS_MAX {
+            match self.ask(&format!("stream {}", to.name)) {
+                Ok(_) => return Ok(()),
+                Err(error) => eprintln!("  {error}; {}", self.ask("status")?["incidents"]),
+            }
+        }
         self.ask(&format!("stream {}", to.name)).map(drop)
     }
 

@@ -10,9 +10,15 @@ use crate::processes::{Failure, machine, median};
 use crate::{Reach, Row};
 
 const ROUNDS: usize = 3;
+/// How long a stream runs before it is measured, and how long it is then.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) warm_up: Duration,
+    pub(crate) measured: Duration,
+}
+
 /// Long enough for a slow start to be over and for several hundred losses.
-const WARM_UP: Duration = Duration::from_secs(3);
-const MEASURED: Duration = Duration::from_secs(6);
+const TIMES: Times = Times { warm_up: Duration::from_secs(3), measured: Duration::from_secs(8) };
 const MTU: usize = 1_500;
 /// 20 ms round trip: half of it each way.
 const FAR: &str = "delay=10ms";
@@ -33,7 +39,7 @@ pub(crate) fn wire(conditions: &str) -> Result<Wire, Failure> {
     made.map_err(|error| format!("no wire can be made here, which needs root: {error}").into())
 }
 
-fn parse(conditions: &str) -> Result<Conditions, Failure> {
+pub(crate) fn parse(conditions: &str) -> Result<Conditions, Failure> {
     if conditions.is_empty() {
         return Ok(Conditions::default());
     }
@@ -41,23 +47,23 @@ fn parse(conditions: &str) -> Result<Conditions, Failure> {
 }
 
 /// The goodput of one stream of the kernel's, in MB/s; nothing if it does not have that congestion control.
-fn kernel(wire: &Wire, congestion: &'static str) -> Option<f64> {
-    let goodput = wire.goodput(Stream { congestion, warm_up: WARM_UP, duration: MEASURED });
+pub(crate) fn kernel(wire: &Wire, times: Times, congestion: &'static str) -> Option<f64> {
+    let goodput = wire.goodput(Stream { congestion, warm_up: times.warm_up, duration: times.measured });
     goodput.ok().map(|goodput| goodput.bytes_per_s() / 1e6)
 }
 
 /// The goodput of one stream between each of so many new pairs of nodes, in MB/s.
-fn ours(place: &Place<'_>, pairs: usize) -> Result<f64, Failure> {
+pub(crate) fn ours(place: &Place<'_>, times: Times, pairs: usize) -> Result<f64, Failure> {
     let mut peers: Vec<(Peer, Peer)> = (0..pairs).map(|_| place.pair()).collect::<Result<_, _>>()?;
     for (from, to) in &mut peers {
         from.stream(to)?;
     }
-    sleep(WARM_UP);
+    sleep(times.warm_up);
     let mut before = Vec::new();
     for (_, to) in &mut peers {
         before.push(to.counts()?);
     }
-    sleep(MEASURED);
+    sleep(times.measured);
     let mut sum = 0.0;
     for ((_, to), before) in peers.iter_mut().zip(before) {
         sum += crate::peers::Arrived { before, after: to.counts()? }.mb_per_s();
@@ -76,12 +82,12 @@ pub(crate) fn loss() -> Result<Vec<Row>, Failure> {
     let place = Place::wire(&wire)?;
     let mut ratios = Vec::new();
     for round in 0..ROUNDS {
-        let cubic = kernel(&wire, "cubic").ok_or("this kernel has no cubic")?;
-        let one = ours(&place, 1)?;
-        let bbr = kernel(&wire, "bbr");
+        let cubic = kernel(&wire, TIMES, "cubic").ok_or("this kernel has no cubic")?;
+        let one = ours(&place, TIMES, 1)?;
+        let bbr = kernel(&wire, TIMES, "bbr");
         let mut several = Vec::new();
         for pairs in PAIRS {
-            several.push(format!("{pairs}: {:.2}", ours(&place, pairs)?));
+            several.push(format!("{pairs}: {:.2}", ours(&place, TIMES, pairs)?));
         }
         eprintln!(
             "  round {}: ours {one:.2} MB/s, cubic {}, bbr {}; pairs of nodes at once: {} MB/s; {}",
@@ -105,7 +111,7 @@ pub(crate) fn delay() -> Result<Vec<Row>, Failure> {
         let mut figures = Vec::new();
         for conditions in [near, far] {
             wire.set_conditions(conditions, conditions);
-            figures.push((ours(&place, 1)?, kernel(&wire, "cubic").ok_or("this kernel has no cubic")?));
+            figures.push((ours(&place, TIMES, 1)?, kernel(&wire, TIMES, "cubic").ok_or("this kernel has no cubic")?));
         }
         eprintln!(
             "  round {}: ours {:.1} MB/s at 0 ms, {:.1} MB/s at 20 ms; the kernel's {:.1} and {:.1} MB/s; {}",
@@ -128,7 +134,7 @@ pub(crate) fn redial() -> Result<Vec<Row>, Failure> {
     for round in 0..ROUNDS {
         let (mut from, mut to) = place.pair()?;
         from.stream(&to)?;
-        let speed = to.measure(Duration::ZERO, WARM_UP)?.mb_per_s();
+        let speed = to.measure(Duration::ZERO, TIMES.warm_up)?.mb_per_s();
         let over = Instant::now() + OUTAGE;
         wire.black_out(OUTAGE);
         // What was on the wire has arrived long before half of the outage.
@@ -139,7 +145,7 @@ pub(crate) fn redial() -> Result<Vec<Row>, Failure> {
             return Err("bytes came through the outage".into());
         }
         let gap = to.next_byte(GAP_LIMIT)?.as_secs_f64() * 1e3;
-        let after = to.measure(Duration::ZERO, WARM_UP)?.mb_per_s();
+        let after = to.measure(Duration::ZERO, TIMES.warm_up)?.mb_per_s();
         eprintln!("  round {}: {gap:.0} ms; {speed:.1} MB/s before, {after:.1} MB/s after; {}", round + 1, machine());
         gaps.push(gap);
     }
