@@ -6,7 +6,7 @@
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
@@ -89,7 +89,7 @@ fn ends(wire: &Wire, words: [&[&str]; 2]) -> Result<[Process; 2], Failure> {
     let example = program("examples/lanes")?;
     let start = |end: usize, role: &str| {
         let mut command = wire.command(end, example.to_str().ok_or("a strange path")?);
-        Process::of(command.args([role, &wire.address(end).to_string()]).args(words[end]))
+        Process::of(command.args([role, &wire.address(end).to_string()]).args(words[end]), Stdio::inherit())
     };
     let [mut offer, mut answer] = [start(0, "offer")?, start(1, "answer")?];
     answer.say(&offer.line()?)?;

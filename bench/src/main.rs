@@ -45,6 +45,11 @@ impl Row {
     }
 }
 
+fn report(error: processes::Failure) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::FAILURE
+}
+
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.first().is_some_and(|first| first == "unix-echo") {
@@ -57,6 +62,12 @@ fn main() -> ExitCode {
     }
     if wanted.first().is_some_and(|first| first == "idle-connections") {
         return if stack::print_idle_bytes().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let [first, conditions, count] = &wanted[..]
+        && first == "dials"
+    {
+        let result = count.parse().map_err(processes::Failure::from).and_then(|count| wire::dials(conditions, count));
+        return result.map_or_else(report, |()| ExitCode::SUCCESS);
     }
     if wanted.first().is_some_and(|first| first == "lanes") {
         return lanes::run();

@@ -1,7 +1,7 @@
 //! Nodes of `node.rs` as the rows use them.
 
 use std::cell::Cell;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ impl Place<'_> {
         let tool = crate::processes::program("unisockets")?;
         let mut command = wire.command(1, tool.to_str().ok_or("a strange path")?);
         command.args(["signal", "serve", "--open", "--listen", &format!("{}:0", wire.address(1))]);
-        let mut signal = Process::of(&mut command)?;
+        let mut signal = Process::of(&command, Stdio::null())?;
         let url = signal.line()?;
         Ok(Place { wire: Some(wire), url, nodes: Cell::new(0), _signal: signal })
     }
@@ -70,7 +70,7 @@ impl Place<'_> {
             Some(wire) => wire.command(end, program.to_str().ok_or("a strange path")?),
             None => Command::new(program),
         };
-        let mut process = Process::of(command.args(["node", &self.url, &name]))?;
+        let mut process = Process::of(command.args(["node", &self.url, &name]), Stdio::inherit())?;
         process.line()?;
         Ok(Peer { name, process })
     }

@@ -22,12 +22,14 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(program: PathBuf, arguments: &[&str]) -> Result<Process, Failure> {
-        Self::of(Command::new(program).args(arguments).stderr(Stdio::null()))
+        Self::of(Command::new(program).args(arguments), Stdio::null())
     }
 
-    /// Starts what a command describes.
-    pub(crate) fn of(command: &mut Command) -> Result<Process, Failure> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    /// Starts what a command describes; it ends with the calling thread, however that ends.
+    pub(crate) fn of(described: &Command, errors: Stdio) -> Result<Process, Failure> {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(described.get_program()).args(described.get_args());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn()?;
         let output = BufReader::new(child.stdout.take().ok_or("no output")?);
         Ok(Process { child, output })
     }

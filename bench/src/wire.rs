@@ -151,3 +151,25 @@ pub(crate) fn redial() -> Result<Vec<Row>, Failure> {
     }
     Ok(vec![Row::new("redial_gap_ms", median(gaps), "ms", Reach::AtMost(2_000.0))])
 }
+
+/// Makes links one after the other on a bad wire and prints how long each took: `bench/run dials loss=5%,delay=10ms 20`.
+pub(crate) fn dials(conditions: &str, count: usize) -> Result<(), Failure> {
+    let wire = wire(conditions)?;
+    let place = Place::wire(&wire)?;
+    let (mut millis, mut failed) = (Vec::new(), 0);
+    for _ in 0..count {
+        let (mut from, to) = place.pair()?;
+        let started = Instant::now();
+        match from.ask(&format!("stream {}", to.name)) {
+            Ok(_) => millis.push(started.elapsed().as_secs_f64() * 1e3),
+            Err(error) => {
+                let seconds = started.elapsed().as_secs_f64();
+                eprintln!("  after {seconds:.1} s: {error}; {}", from.ask("status")?["incidents"]);
+                failed += 1;
+            }
+        }
+    }
+    let longest = millis.iter().copied().fold(0.0, f64::max);
+    println!("{conditions}: {failed} of {count} failed; p50 {:.0} ms, longest {longest:.0} ms", median(millis));
+    Ok(())
+}
