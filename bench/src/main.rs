@@ -2,10 +2,15 @@
 //!
 //! Ratios come from runs that alternate in one go, and are medians: the machine may be shared and noisy.
 
+mod lanes;
+mod load;
 mod members;
+mod node;
+mod peers;
 mod processes;
 mod rows;
 mod stack;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -40,13 +45,32 @@ impl Row {
     }
 }
 
+fn report(error: processes::Failure) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::FAILURE
+}
+
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.first().is_some_and(|first| first == "unix-echo") {
         return processes::unix_echo(&wanted[1]);
     }
+    if let [first, url, name] = &wanted[..]
+        && first == "node"
+    {
+        return node::run(url, name);
+    }
     if wanted.first().is_some_and(|first| first == "idle-connections") {
         return if stack::print_idle_bytes().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let [first, conditions, count] = &wanted[..]
+        && first == "dials"
+    {
+        let result = count.parse().map_err(processes::Failure::from).and_then(|count| wire::dials(conditions, count));
+        return result.map_or_else(report, |()| ExitCode::SUCCESS);
+    }
+    if wanted.first().is_some_and(|first| first == "lanes") {
+        return lanes::run();
     }
     let wants = |id: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == id);
     let mut table = Vec::new();

@@ -22,9 +22,14 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(program: PathBuf, arguments: &[&str]) -> Result<Process, Failure> {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn()?;
+        Self::of(Command::new(program).args(arguments), Stdio::null())
+    }
+
+    /// Starts what a command describes; it ends with the calling thread, however that ends.
+    pub(crate) fn of(described: &Command, errors: Stdio) -> Result<Process, Failure> {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(described.get_program()).args(described.get_args());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn()?;
         let output = BufReader::new(child.stdout.take().ok_or("no output")?);
         Ok(Process { child, output })
     }
@@ -171,6 +176,12 @@ pub(crate) fn unix_round_trip(count: usize) -> Result<f64, Failure> {
     }
     let _ = std::fs::remove_file(&path);
     Ok(median(micros))
+}
+
+/// What else the machine is doing, in words.
+pub(crate) fn machine() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!("load {}", text.split_whitespace().next().unwrap_or("unknown"))
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {

@@ -8,17 +8,24 @@ use tokio::io::AsyncWriteExt;
 use unisockets::{Config, Node, TcpListener, TcpStream};
 
 use crate::processes::{Failure, Process, Raw, median, raw, signal, unix_round_trip};
-use crate::{Reach, Row, members, stack};
+use crate::{Reach, Row, load, members, stack, wire};
 
 type Measure = fn() -> Result<Vec<Row>, Failure>;
 
 /// What can be measured, and by which function.
-pub(crate) const ALL: [(&[&str], Measure); 11] = [
+pub(crate) const ALL: [(&[&str], Measure); 18] = [
     (&["tcp_vs_raw", "tcp_mb_per_s"], throughput),
     (&["small_rmem_vs_full"], small_buffers),
     (&["echo_vs_unix"], echo),
     (&["join_first_byte_ms"], first_byte),
     (&["idle_cpu_percent"], idle),
+    (&["ping_under_load_ms"], load::ping),
+    (&["tcp_beside_udp_flood"], load::flood),
+    (&["fairness_jain"], load::fairness),
+    (&["udp_datagrams_per_s"], load::datagrams),
+    (&["loss_vs_kernel"], wire::loss),
+    (&["delay_vs_loopback"], wire::delay),
+    (&["redial_gap_ms"], wire::redial),
     (&["step_10k_vs_10", "step_50k_vs_10"], stack::steps),
     (&["burst_accepted"], stack::burst),
     (&["connects_per_s"], stack::connects),

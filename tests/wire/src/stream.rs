@@ -1,7 +1,7 @@
 //! One bulk stream of the kernels' TCP over the wire: what others are compared with.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
@@ -40,8 +40,8 @@ impl Goodput {
     }
 }
 
-pub(crate) fn measure(wire: &Wire, stream: Stream) -> io::Result<Goodput> {
-    let address = SocketAddr::new(wire.address(1), 0);
+pub(crate) fn measure(wire: &Wire, address: IpAddr, stream: Stream) -> io::Result<Goodput> {
+    let address = SocketAddr::new(address, 0);
     let listener = wire.namespace(1).run(move || TcpListener::bind(address))?;
     let to = listener.local_addr()?;
     let receiver = wire.namespace(1).spawn(move || receive(&listener, stream));

@@ -118,6 +118,14 @@ impl Wire {
     /// # Errors
     /// Those of the sockets; a congestion control that the kernel does not have.
     pub fn goodput(&self, stream: Stream) -> io::Result<Goodput> {
-        crate::stream::measure(self, stream)
+        self.goodput_to(self.address(1), stream)
+    }
+
+    /// The same to another address of end 1, such as one that a tunnel leads to.
+    ///
+    /// # Errors
+    /// Those of [`Wire::goodput`].
+    pub fn goodput_to(&self, address: IpAddr, stream: Stream) -> io::Result<Goodput> {
+        crate::stream::measure(self, address, stream)
     }
 }
