@@ -40,6 +40,21 @@ impl NodeCore {
         }
     }
 
+    /// Dials every lost peer at once: this node was cut off from signaling, and offers of that time have reached nobody.
+    pub(crate) fn dial_lost_peers(&mut self, now: Instant) {
+        let lost = self.peers.values().filter(|peer| peer.link.is_none() && peer.lost_at.is_some());
+        let keys: Vec<PublicKey> = lost.map(|peer| peer.key).collect();
+        for key in keys {
+            let Some(peer) = self.peers.get_mut(&key) else {
+                continue;
+            };
+            if let Some(stale) = peer.attempt.take_if(|attempt| attempt.role == Role::Offer && !attempt.answered) {
+                self.drop_link(stale.link);
+            }
+            self.dial(now, key);
+        }
+    }
+
     /// Links that are being made.
     fn attempts(&self) -> usize {
         self.peers.values().filter(|peer| peer.attempt.is_some()).count()
@@ -168,12 +183,17 @@ impl NodeCore {
         if let Some(attempt) = &peer.attempt {
             // Two offers crossed, or the peer has given its own up and begun again.
             let crossed = attempt.role == Role::Offer && !attempt.answered;
-            if crossed && signal::glare(self.key.as_bytes(), from.as_bytes()) == signal::Glare::Keep {
+            let keeps = crossed && signal::glare(self.key.as_bytes(), from.as_bytes()) == signal::Glare::Keep;
+            if keeps && attempt.age(now) < peers::CROSSING {
                 return;
             }
             let link = attempt.link;
             peer.attempt = None;
             self.drop_link(link);
+            if keeps {
+                // The own offer was lost with a connection to signaling: now that the peer is there, another finds it.
+                return self.dial(now, from);
+            }
         } else if peer.link.is_some() && peer.linked_at.is_some_and(|at| now < at + peers::REPLACE_INTERVAL) {
             return tracing::debug!(peer = %from.short(), "a working link is not replaced so soon");
         }
@@ -475,8 +495,9 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&to) else {
             return;
         };
-        // It is not connected to signaling: as good as the word that it is gone.
-        peer.is_gone(now, GoneReason::Closed);
+        // It is not connected to signaling: as good as the word that it is gone. One that fell silent before may be
+        // behind a wire that is cut.
+        peer.is_gone(now, peer.gone.unwrap_or(GoneReason::Closed));
         if let Some(link) = peer.attempt.as_ref().map(|attempt| attempt.link) {
             self.link_lost(now, link, Lost::NoPath);
         }

@@ -282,7 +282,10 @@ impl NodeCore {
             }
         }
         let before = self.lease.replace(welcome.lease.clone());
-        self.signaling = Signaling::Reachable;
+        let was_cut_off = std::mem::replace(&mut self.signaling, Signaling::Reachable) != Signaling::Reachable;
+        if was_cut_off {
+            self.dial_lost_peers(now);
+        }
         if before.is_some_and(|before| before.lease.ipv4 != welcome.lease.lease.ipv4) {
             self.introduce_again();
         }

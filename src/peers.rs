@@ -18,6 +18,8 @@ const REDIAL_MIN: Duration = Duration::from_millis(200);
 const REDIAL_MAX: Duration = Duration::from_secs(15);
 /// The peer with the higher key lets the other dial first.
 pub(crate) const YIELD: Duration = Duration::from_millis(400);
+/// Offers of two peers cross on their way through signaling: one that has had no answer for so long crosses none.
+pub(crate) const CROSSING: Duration = Duration::from_secs(1);
 /// A peer that is lost, and gone from signaling, is given up after this.
 pub(crate) const GONE_GRACE: Duration = Duration::from_secs(20);
 /// A link without connections is closed when nothing has passed for so long.
@@ -50,6 +52,13 @@ pub(crate) struct Attempt {
     pub(crate) proven: bool,
     pub(crate) counter: u32,
     pub(crate) deadline: Instant,
+}
+
+impl Attempt {
+    /// How long the link has been in the making.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        (now + ATTEMPT_TIMEOUT).saturating_since(self.deadline)
+    }
 }
 
 /// The addresses of a peer: its IPv6 address is derived from its key, its IPv4 address was leased to it.

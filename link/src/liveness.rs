@@ -1,9 +1,15 @@
 //! Whether a peer is still there, decided from what was heard and when. No I/O.
 
+use crate::lanes::Lane;
+
 /// An idle link is probed after this long, in microseconds.
 pub const PROBE_AFTER_US: u64 = 5_000_000;
 /// Sent bytes that make no progress for this long end the link, in microseconds.
 pub const STALL_US: u64 = 5_000_000;
+/// Bytes of one lane that make no progress for this long end the link even if the peer is heard, in microseconds: small
+/// packets may pass where large ones vanish, and the transport gives up without a word. Three losses in a row of one
+/// packet take less (7 s: RFC 9260, section 6.3.3).
+pub const STUCK_US: u64 = 10_000_000;
 /// While bytes are outstanding the round trip is measured this often, in microseconds.
 pub const MEASURE_AFTER_US: u64 = 1_000_000;
 /// Unanswered probes that end the link.
@@ -20,6 +26,13 @@ pub enum Action {
     Lost,
 }
 
+/// What a lane has outstanding, and since when that has not become less.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    outstanding: usize,
+    since_us: u64,
+}
+
 /// The memory of a link about its peer.
 #[derive(Debug)]
 pub struct Liveness {
@@ -29,6 +42,7 @@ pub struct Liveness {
     unanswered: u32,
     outstanding: usize,
     progress_us: u64,
+    lanes: [Progress; Lane::ALL.len()],
     round_trips: [u64; ROUND_TRIPS],
     samples: usize,
 }
@@ -43,6 +57,7 @@ impl Liveness {
             unanswered: 0,
             outstanding: 0,
             progress_us: now_us,
+            lanes: [Progress::default(); Lane::ALL.len()],
             round_trips: [0; ROUND_TRIPS],
             samples: 0,
         }
@@ -77,6 +92,21 @@ impl Liveness {
         self.outstanding = bytes;
     }
 
+    /// Notes how many bytes of a reliable lane the transport has not yet had acknowledged.
+    pub fn outstanding_in(&mut self, now_us: u64, lane: Lane, bytes: usize) {
+        let progress = &mut self.lanes[lane.index()];
+        if bytes < progress.outstanding || progress.outstanding == 0 {
+            progress.since_us = now_us;
+        }
+        progress.outstanding = bytes;
+    }
+
+    /// Returns when a lane is stuck, in microseconds.
+    fn stuck_us(&self) -> u64 {
+        let busy = self.lanes.iter().filter(|lane| lane.outstanding > 0);
+        busy.map(|lane| lane.since_us + STUCK_US).min().unwrap_or(u64::MAX)
+    }
+
     /// Returns the smallest of the last round trips, in microseconds.
     pub fn round_trip_us(&self) -> Option<u64> {
         self.round_trips.iter().take(self.samples).copied().min()
@@ -85,7 +115,7 @@ impl Liveness {
     /// Returns when to call [`Liveness::poll`] next, in microseconds.
     pub fn poll_timeout_us(&self) -> u64 {
         let since = self.probed_us.map_or(self.heard_us, |probed| probed.max(self.heard_us));
-        let probe = since + PROBE_AFTER_US;
+        let probe = (since + PROBE_AFTER_US).min(self.stuck_us());
         if self.outstanding > 0 { probe.min(self.progress_us + STALL_US) } else { probe }
     }
 
@@ -108,6 +138,9 @@ impl Liveness {
             return None;
         }
         if self.outstanding > 0 && now_us >= self.progress_us + STALL_US {
+            return Some(Action::Lost);
+        }
+        if self.stuck_us() <= now_us {
             return Some(Action::Lost);
         }
         if self.unanswered >= PROBES_MAX && !planted!(SilenceIgnored) {
@@ -164,5 +197,25 @@ mod tests {
         liveness.outstanding(3_000_000, 4_000);
         assert_eq!(liveness.poll(7_999_999), Some(Action::Ping(7_999_999)));
         assert_eq!(liveness.poll(8_000_000), Some(Action::Lost));
+    }
+
+    /// A channel that stalled while pings passed once stayed in use for ever.
+    #[test]
+    fn a_lane_without_progress_ends_a_link_whose_peer_is_heard() {
+        let mut liveness = Liveness::new(0);
+        liveness.outstanding_in(0, Lane::Interactive, 100);
+        liveness.outstanding_in(1_000_000, Lane::Bulk, 5_000);
+        liveness.outstanding_in(2_000_000, Lane::Bulk, 4_000);
+        let mut now = 2_000_000;
+        while now < 2_000_000 + STUCK_US {
+            liveness.outstanding(now, 4_100);
+            liveness.outstanding_in(now, Lane::Interactive, 100 * usize::from(now % 2_000_000 == 0));
+            liveness.outstanding_in(now, Lane::Bulk, 4_000);
+            liveness.pong(now, now - 700);
+            assert_eq!(liveness.poll(now), None, "at {now} us");
+            now += 500_000;
+        }
+        assert_eq!(liveness.poll_timeout_us(), now);
+        assert_eq!(liveness.poll(now), Some(Action::Lost));
     }
 }

@@ -171,6 +171,11 @@ impl Membership {
         self.state == State::Ended
     }
 
+    /// Returns whether the server has requests of this connection that it has not answered.
+    pub fn is_owed_an_answer(&self) -> bool {
+        self.is_joined() && !self.requests.is_empty()
+    }
+
     /// Returns the next frame to send.
     pub fn poll_frame(&mut self) -> Option<String> {
         self.frames.pop_front()

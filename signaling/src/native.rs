@@ -9,7 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use rustls::CertificateError;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -26,6 +26,9 @@ const COMMANDS_MAX: usize = 1_024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing comes, not even the server's ping, for so long is broken.
 const SILENCE: Duration = Duration::from_secs(60);
+/// One on which nothing comes for so long while an answer is due is broken, too: the system would go on sending into a
+/// wire that is cut, or from an address that is gone, for many minutes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last frame may take to leave.
 const LEAVE_GRACE: Duration = Duration::from_millis(500);
 
@@ -241,6 +244,9 @@ impl Shell {
     }
 
     async fn converse(&mut self, origin: tokio::time::Instant, mut socket: Socket) {
+        let mut heard = tokio::time::Instant::now();
+        // Since when an answer is due.
+        let mut asked = None;
         loop {
             while let Some(frame) = self.membership.poll_frame() {
                 if socket.send(Message::Text(frame.into())).await.is_err() {
@@ -253,15 +259,20 @@ impl Shell {
             }
             let due = self.membership.poll_timeout().unwrap_or(u64::MAX);
             let pause = Duration::from_millis(due.saturating_sub(now_ms(origin)));
+            asked = asked.or_else(|| Some(tokio::time::Instant::now())).filter(|_| self.membership.is_owed_an_answer());
             tokio::select! {
-                message = timeout(SILENCE, socket.next()) => match message {
-                    Ok(Some(Ok(Message::Text(frame)))) => {
-                        self.membership.handle_frame(now_ms(origin), &frame, Nonce::new(random()));
-                        self.report();
+                message = timeout_at(broken_at(heard, asked), socket.next()) => {
+                    heard = tokio::time::Instant::now();
+                    match message {
+                        Ok(Some(Ok(Message::Text(frame)))) => {
+                            self.membership.handle_frame(now_ms(origin), &frame, Nonce::new(random()));
+                            self.report();
+                        }
+                        Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) => return,
+                        Err(_) => return debug!("signaling is silent"),
+                        Ok(Some(Ok(_))) => {}
                     }
-                    Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) | Err(_) => return,
-                    Ok(Some(Ok(_))) => {}
-                },
+                }
                 command = self.inbox.recv() => self.take(command),
                 () = tokio::time::sleep(pause) => {
                     if self.membership.handle_timeout(now_ms(origin)) {
@@ -271,6 +282,12 @@ impl Shell {
             }
         }
     }
+}
+
+/// Returns when a connection is taken to be broken.
+fn broken_at(heard: tokio::time::Instant, asked: Option<tokio::time::Instant>) -> tokio::time::Instant {
+    let silence = heard + SILENCE;
+    asked.map_or(silence, |asked| silence.min(asked.max(heard) + ANSWER_TIMEOUT))
 }
 
 async fn connect(url: &Url) -> Result<Socket, Notice> {

@@ -31,8 +31,8 @@ const LINE_LEN_MAX: u64 = 4_096;
 const CHUNK_LEN: usize = 256 * 1024;
 /// Connections whose offer is waited for at once; further ones wait in the listener's backlog.
 const OFFERS_MAX: usize = 64;
-/// How long a receiver waits for a sender.
-const PATIENCE: Patience = Patience { offer: Duration::from_secs(10), stall: Duration::from_secs(30) };
+/// How long a receiver waits for a sender: through an outage of 90 s, and until the peers have found each other again.
+const PATIENCE: Patience = Patience { offer: Duration::from_secs(10), stall: Duration::from_secs(180) };
 
 /// How long a sender may keep a receiver waiting. What the receiver's own user takes to answer does not count.
 #[derive(Debug, Clone, Copy)]

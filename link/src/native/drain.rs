@@ -71,6 +71,17 @@ async fn refresh(shared: &Shared, channels: &Channels) -> usize {
     total
 }
 
+/// Tells the link's memory what is outstanding. Datagrams that are lost are given up, which is no progress.
+fn note_outstanding(shared: &Shared, now: u64, total: usize) {
+    let lanes = [Lane::Control, Lane::Interactive, Lane::Bulk];
+    let outstanding = lanes.map(|lane| (lane, shared.outgoing().budget.outstanding_in(lane)));
+    let mut liveness = shared.liveness();
+    liveness.outstanding(now, total);
+    for (lane, bytes) in outstanding {
+        liveness.outstanding_in(now, lane, bytes);
+    }
+}
+
 /// Has the library tell when half of what is outstanding has been acknowledged.
 async fn ask_for_news(shared: &Shared, channels: &Channels) {
     for lane in Lane::ALL {
@@ -93,7 +104,7 @@ async fn rest(shared: &Shared, channels: &Channels) -> bool {
         waits = shared.outgoing().waits();
     }
     let now = shared.now_us();
-    shared.liveness().outstanding(now, total);
+    note_outstanding(shared, now, total);
     if shared.outgoing().lanes.take_writable() {
         shared.sink.event(Event::Writable);
     }
