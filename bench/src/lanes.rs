@@ -1,4 +1,4 @@
-//! The lane design of a link against others, at several delays and losses: `bench/run lanes`.
+//! The lane design of a link against others, at several delays and losses: `bench/run lanes`, or `bench/run lanes 20`.
 //!
 //! What a link does now is measured with real nodes; the others with `link/examples/lanes.rs`: bare reliable channels
 //! of one association, and one unreliable channel that carries packets of 1,160 bytes for the kernels' own Cubic.
@@ -33,12 +33,16 @@ const TUNNEL: [&str; 2] = ["198.18.1.1", "198.18.1.2"];
 /// How long a pump waits before it looks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
 
-pub(crate) fn run() -> ExitCode {
+/// Prints the table, or its lines for some round trips.
+pub(crate) fn run(wanted: &[String]) -> ExitCode {
     println!(
         "| round trip | loss | link, now | 1 lane | 4 lanes | 16 lanes | unreliable, Cubic | the kernel's Cubic |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for (round_trip_ms, outstanding) in ROUND_TRIPS_MS {
+        if !wanted.is_empty() && !wanted.contains(&round_trip_ms.to_string()) {
+            continue;
+        }
         for loss in LOSSES {
             match cell(round_trip_ms, loss, outstanding) {
                 Ok(figures) => println!("| {round_trip_ms} ms | {loss} % | {} |", figures.join(" | ")),
@@ -65,7 +69,7 @@ fn cell(round_trip_ms: u64, loss: &str, outstanding: &str) -> Result<Vec<String>
             repeated(|| streams(&wire, "1", outstanding))?,
             repeated(|| streams(&wire, "4", outstanding))?,
             repeated(|| streams(&wire, "16", outstanding))?,
-            repeated(|| tunnel(&wire))?,
+            repeated(|| tunnel(&wire, outstanding))?,
             kernel(&wire, TIMES, "cubic").ok_or("this kernel has no cubic")?,
         ];
         let text: Vec<String> = figures.iter().map(|figure| format!("{figure:.2}")).collect();
@@ -184,7 +188,7 @@ fn while_full(stop: &AtomicBool, mut send: impl FnMut() -> io::Result<usize>) {
 }
 
 /// The goodput of the kernel's Cubic over one unreliable channel, in MB/s.
-fn tunnel(wire: &Wire) -> Result<f64, Failure> {
+fn tunnel(wire: &Wire, outstanding: &str) -> Result<f64, Failure> {
     let path = |what: &str, end: usize| {
         std::env::temp_dir().join(format!("unisockets-lanes-{}-{what}{end}.sock", std::process::id()))
     };
@@ -194,7 +198,8 @@ fn tunnel(wire: &Wire) -> Result<f64, Failure> {
     let join = |end: usize| Joined::new(wire, end, paths[end][0].clone(), paths[end][1].clone());
     let _joined = [join(0)?, join(1)?];
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-    let words = [0, 1].map(|end| ["tunnel".to_owned(), text(&paths[end][1]), text(&paths[end][0])]);
+    let words =
+        [0, 1].map(|end| ["tunnel".to_owned(), text(&paths[end][1]), text(&paths[end][0]), outstanding.to_owned()]);
     let words = [0, 1].map(|end| words[end].each_ref().map(String::as_str));
     let connected = ends(wire, [&words[0], &words[1]]);
     let goodput = connected.and_then(|_ends| {

@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         return result.map_or_else(report, |()| ExitCode::SUCCESS);
     }
     if wanted.first().is_some_and(|first| first == "lanes") {
-        return lanes::run();
+        return lanes::run(&wanted[1..]);
     }
     let wants = |id: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == id);
     let mut table = Vec::new();

@@ -1,10 +1,11 @@
 //! Other designs of lanes than the link's, to be compared with it (`bench/run lanes`).
 //!
-//! Arguments: `offer` or `answer`; the local address; then `streams`, their number, the size of messages and the
-//! bytes that may be outstanding in all: the one who offers fills reliable ordered channels of one association; or `tunnel` and the paths of two Unix sockets, the
-//! own and the other end's: their datagrams travel on one channel, unordered and sent once. Descriptions are exchanged
-//! over standard input and output, one JSON line each way; each further line of input is answered with the bytes
-//! received and the microseconds passed, and the end of input ends the program.
+//! Arguments: `offer` or `answer`; the local address; then `streams`, their number, the size of messages and the bytes
+//! that may be outstanding in all: the one who offers fills reliable ordered channels of one association. Or `tunnel`,
+//! the paths of two Unix sockets, the own and the other end's, and the bytes again: their datagrams travel on one
+//! channel, unordered and sent once. Descriptions are exchanged over standard input and output, one JSON line each way;
+//! each further line of input is answered with the bytes received and the microseconds passed, and the end of input
+//! ends the program.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,8 +29,6 @@ mod sockets;
 
 /// The same as a link's (`native.rs`).
 const RECEIVE_WINDOW: u32 = 4 * 1024 * 1024;
-/// Bytes that may be outstanding in a tunnel: what stands here, a congestion control above takes for round trip.
-const TUNNEL_OUTSTANDING_MAX: usize = 64 * 1024;
 /// No experiment takes longer.
 const LIFE: Duration = Duration::from_secs(120);
 
@@ -148,16 +147,21 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
             }
             opened
         }
-        [role, address, "tunnel", own, other] => {
+        [role, address, "tunnel", own, other, outstanding] => {
             let socket = Arc::new(UnixDatagram::bind(own)?);
             socket.connect(other)?;
-            let opened = open(role, address.parse()?, &once, (1, TUNNEL_OUTSTANDING_MAX), &mut input).await?;
+            let opened = open(role, address.parse()?, &once, (1, outstanding.parse()?), &mut input).await?;
             let channel = &opened.1[0];
             tokio::spawn(take(Arc::clone(channel), Arc::clone(&received), Some(Arc::clone(&socket))));
             tokio::spawn(carry(socket, Arc::clone(channel)));
             opened
         }
-        _ => return Err("usage: lanes offer|answer ADDRESS streams NUMBER SIZE OUTSTANDING | tunnel OWN OTHER".into()),
+        _ => {
+            return Err(
+                "usage: lanes offer|answer ADDRESS streams NUMBER SIZE OUTSTANDING | tunnel OWN OTHER OUTSTANDING"
+                    .into(),
+            );
+        }
     };
     println!("open");
     let started = Instant::now();
