@@ -45,7 +45,7 @@ impl Row {
     }
 }
 
-fn report(error: processes::Failure) -> ExitCode {
+fn report(error: &processes::Failure) -> ExitCode {
     eprintln!("{error}");
     ExitCode::FAILURE
 }
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         && first == "dials"
     {
         let result = count.parse().map_err(processes::Failure::from).and_then(|count| wire::dials(conditions, count));
-        return result.map_or_else(report, |()| ExitCode::SUCCESS);
+        return result.map_or_else(|error| report(&error), |()| ExitCode::SUCCESS);
     }
     if wanted.first().is_some_and(|first| first == "lanes") {
         return lanes::run(&wanted[1..]);
