@@ -98,7 +98,8 @@ impl Ledger {
                     whole || program.read_shut || program.failed,
                     "the end of a stream is where its sender has ended it: {passage:?}"
                 );
-                program.ended = true;
+                // As on Linux, who has shut reading still gets what comes after that.
+                program.ended |= !program.read_shut;
             }
             Ok(len) => {
                 let expected = (passage.received..).map(|at| pattern((connection, 1 - end), at));
@@ -427,7 +428,7 @@ pub(super) fn read_all(now: Instant, stack: &mut Stack, programs: &mut Vec<Progr
         while !program.ended && !program.failed {
             let result = stack.recv(program.socket, &mut data);
             ledger.check(program, result, &data, true);
-            if result.is_err() {
+            if !matches!(result, Ok(1..)) {
                 break;
             }
         }
