@@ -478,6 +478,12 @@ impl NodeCore {
         if peer.link.is_some() {
             return;
         }
+        // Two that have found each other may still fail to agree over a bad wire; the other end does not know of it yet.
+        let tries_again = lost == Lost::Transport && peer.failures <= peers::FIRST_TRIES && peer.gone.is_none();
+        if peer.lost_at.is_none() && tries_again {
+            peer.redial_at = Some(now + peer.redial_pause());
+            return;
+        }
         if peer.lost_at.is_none() {
             let text = format!("{} cannot be linked to: {lost}", peer.label());
             self.incident(now, "no_link", text);

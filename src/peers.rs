@@ -12,6 +12,8 @@ use unisockets_stack::{Instant, PathId};
 
 /// How long an attempt may take from its start to the peer's hello.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
+/// Further attempts at a first link that found a way and then broke.
+pub(crate) const FIRST_TRIES: u32 = 2;
 /// First pause before a lost peer is dialled again; it doubles.
 const REDIAL_MIN: Duration = Duration::from_millis(200);
 /// Longest such pause.

@@ -9,6 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use rustls::CertificateError;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{timeout, timeout_at};
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -24,6 +25,10 @@ use crate::protocol::{FRAME_LEN_MAX, Nonce, Query};
 const COMMANDS_MAX: usize = 1_024;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long without an answer another attempt is begun beside those under way (the idea of RFC 8305, section 5):
+/// the system repeats the first segment of a connection after 1, 3 and 7 s, and a wire that is whole again in between
+/// would go unnoticed.
+const CONNECT_STAGGER: Duration = Duration::from_secs(1);
 /// A connection on which nothing comes, not even the server's ping, for so long is broken.
 const SILENCE: Duration = Duration::from_secs(60);
 /// One on which nothing comes for so long while an answer is due is broken, too: the system would go on sending into a
@@ -290,7 +295,25 @@ fn broken_at(heard: tokio::time::Instant, asked: Option<tokio::time::Instant>) -
     asked.map_or(silence, |asked| silence.min(asked.max(heard) + ANSWER_TIMEOUT))
 }
 
+/// Connects, with more than one attempt where the first is not answered; the first answer counts, an error too.
 async fn connect(url: &Url) -> Result<Socket, Notice> {
+    let deadline = tokio::time::Instant::now() + CONNECT_TIMEOUT;
+    let mut attempts = JoinSet::new();
+    loop {
+        attempts.spawn(attempt(url.clone()));
+        let patience = deadline.min(tokio::time::Instant::now() + CONNECT_STAGGER);
+        match timeout_at(patience, attempts.join_next()).await {
+            Ok(Some(Ok(result))) => return result,
+            Ok(_) => return Err(Notice::Unreachable("connecting was broken off".to_owned())),
+            Err(_) if patience == deadline => {
+                return Err(Notice::Unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs())));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn attempt(url: Url) -> Result<Socket, Notice> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = WebSocketConfig::default()
         .read_buffer_size(8 * 1024)
@@ -299,11 +322,9 @@ async fn connect(url: &Url) -> Result<Socket, Notice> {
         .max_message_size(Some(4 * FRAME_LEN_MAX))
         .max_frame_size(Some(4 * FRAME_LEN_MAX));
     // The roots are read anew for each connection: a file that was mended meanwhile counts.
-    let attempt = connect_async_with_config(url.as_str(), Some(config), true);
-    match timeout(CONNECT_TIMEOUT, attempt).await {
-        Ok(Ok((socket, _))) => Ok(socket),
-        Ok(Err(error)) => Err(failure(url, &error)),
-        Err(_) => Err(Notice::Unreachable("no answer within 10 seconds".to_owned())),
+    match connect_async_with_config(url.as_str(), Some(config), true).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(error) => Err(failure(&url, &error)),
     }
 }
 

@@ -904,3 +904,26 @@ async fn a_stopped_server_lets_go_of_connections_that_are_not_members() {
     closed(&mut silent).await;
     start_with_file(address, &file.0).await.stop().await;
 }
+
+/// A member whose first segment was lost in an outage waited for the system to repeat it, up to ten seconds after the
+/// wire was whole again.
+#[tokio::test]
+async fn a_member_begins_anew_while_nobody_answers_its_connection() {
+    let front = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let host = front.local_addr().unwrap().to_string();
+    let server = Server::start(Config { hosts: vec![host.parse().unwrap()], ..loopback() }).await.unwrap();
+    let url = Url::parse(&format!("ws://{host}")).unwrap();
+    let (notify, notices) = mpsc::unbounded_channel();
+    let config = member::Config { host, ..settings(&server, 1) };
+    let client = Client::start(url, config, Arc::new(move |notice| drop(notify.send(notice))));
+    let mut joined = Joined { client, notices };
+    let (mut silent, _) = within("an attempt", front.accept()).await.unwrap();
+    let (mut second, _) = within("another one beside it", front.accept()).await.unwrap();
+    // The first is still open: it has sent its request, and not its end.
+    let mut request = [0; 4];
+    within("its request", silent.read_exact(&mut request)).await.unwrap();
+    assert_eq!(&request, b"GET ");
+    let mut through = TcpStream::connect(server.address()).await.unwrap();
+    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut second, &mut through).await });
+    joined.joined().await;
+}
