@@ -72,6 +72,8 @@ pub(crate) struct Flow {
     pub(crate) acknowledged: Acknowledged,
     /// The window last told to the peer, as written.
     pub(crate) window_said: u16,
+    /// The window that the peer told last, as written.
+    pub(crate) window_heard: u16,
     /// When anything was last heard of the peer.
     pub(crate) heard_at: Instant,
     /// When the peer last answered, or when there began to be something to answer.
@@ -120,6 +122,7 @@ impl Flow {
             receive_next: None,
             acknowledged: Acknowledged::default(),
             window_said: 0,
+            window_heard: 0,
             heard_at: now,
             progress_at: now,
             taken_at: now,
@@ -375,6 +378,9 @@ impl Stack {
         {
             flow.wake = Some(wake);
             self.push_timer(wake, id);
+        }
+        if at.is_none() {
+            self.remind(now, id);
         }
     }
 

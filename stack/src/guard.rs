@@ -89,6 +89,11 @@ impl Acknowledged {
         }
     }
 
+    /// Returns the newest number that the peer has acknowledged, once it is known.
+    pub(crate) fn newest(&self) -> Option<u32> {
+        self.newest
+    }
+
     /// Compares a segment of an open connection with the newest acknowledgement.
     pub(crate) fn age(&self, segment: &Segment) -> Age {
         let Some(newest) = self.newest.filter(|_| segment.ack && !segment.syn && !segment.rst) else {

@@ -220,6 +220,9 @@ impl Stack {
         flow.meter.received_bytes += received as u64;
         flow.meter.heard(now, segment);
         flow.heard(now);
+        if segment.ack && !segment.syn && !segment.rst {
+            flow.window_heard = segment.window;
+        }
         flow.receive_next = flow.receive_next.map(|next| next.wrapping_add(received as u32 + u32::from(ended)));
         flow.progress_at = now;
         let taken = flow.connection.send_queue() < unsent;

@@ -49,6 +49,7 @@ mod buffers;
 mod checksum;
 mod egress;
 mod errno;
+mod flight;
 mod flow;
 mod fragments;
 mod group;

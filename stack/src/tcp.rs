@@ -190,6 +190,10 @@ pub(crate) struct Connection {
     set: SocketSet<'static>,
     handle: SocketHandle,
     pub(crate) rings: Rings,
+    /// Whether the program has closed after the peer has, and bytes are still to be acknowledged. In LAST-ACK the
+    /// engine throws away every segment that acknowledges nothing new, and with it the window that it tells: a peer
+    /// that had no room would never get the rest. So the engine learns of it when the peer has everything.
+    closes_last: bool,
 }
 
 impl Connection {
@@ -199,7 +203,7 @@ impl Connection {
         socket.set_ack_delay(Some(wire_duration(limits::ACK_DELAY)));
         let mut set = SocketSet::new(Vec::with_capacity(1));
         let handle = set.add(socket);
-        Self { set, handle, rings }
+        Self { set, handle, rings, closes_last: false }
     }
 
     /// Starts a connection attempt; the SYN leaves at the next [`Connection::emit`].
@@ -250,6 +254,10 @@ impl Connection {
         if port.sent {
             checksum::fill_tcp_checksum(reply);
         }
+        if self.closes_last && self.send_queue() == 0 {
+            self.closes_last = false;
+            self.socket_mut().close();
+        }
     }
 
     /// Appends at most one packet to `out`; returns whether it did.
@@ -279,6 +287,7 @@ impl Connection {
             tcp::State::Established => State::Established,
             tcp::State::FinWait1 => State::FinWait1,
             tcp::State::FinWait2 => State::FinWait2,
+            tcp::State::CloseWait if self.closes_last => State::LastAck,
             tcp::State::CloseWait => State::CloseWait,
             tcp::State::Closing => State::Closing,
             tcp::State::LastAck => State::LastAck,
@@ -322,15 +331,19 @@ impl Connection {
     }
 
     pub(crate) fn close(&mut self) {
-        self.socket_mut().close();
+        match self.socket().state() {
+            tcp::State::CloseWait if self.send_queue() > 0 => self.closes_last = true,
+            _ => self.socket_mut().close(),
+        }
     }
 
     pub(crate) fn abort(&mut self) {
+        self.closes_last = false;
         self.socket_mut().abort();
     }
 
     pub(crate) fn may_send(&self) -> bool {
-        self.socket().may_send()
+        self.socket().may_send() && !self.closes_last
     }
 
     pub(crate) fn may_recv(&self) -> bool {

@@ -115,3 +115,36 @@ fn what_has_come_to_its_end_is_read_to_its_end_when_the_peer_leaves() {
         assert_eq!(wire.nodes[0].stack.send(wire.now, client, b"more"), Err(error));
     }
 }
+
+/// In LAST-ACK a window that opened again was not believed: who had ended its own side first, and read late, waited for
+/// the next probe, and for ever where the probe lay behind a hole.
+#[test]
+fn a_window_that_opens_in_last_ack_is_believed() {
+    let mut wire = Wire::new(1_500);
+    let (client, server) = wire.pair();
+    wire.nodes[0].stack.shutdown(wire.now, client, Shutdown::Write).unwrap();
+    wire.settle();
+    let data = pattern(4 << 20);
+    let mut sent = 0;
+    while let Ok(len) = wire.nodes[1].stack.send(wire.now, server, &data[sent..]) {
+        sent += len;
+        wire.run(Duration::from_millis(50));
+    }
+    assert_eq!(wire.nodes[1].stack.stream_info(server).unwrap().state, State::CloseWait);
+    wire.nodes[1].stack.close(wire.now, server);
+    wire.run(Duration::from_millis(50));
+    let began = wire.now;
+    let (mut received, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
+    loop {
+        match wire.nodes[0].stack.recv(client, &mut buffer) {
+            Ok(0) => break,
+            Ok(len) => received.extend_from_slice(&buffer[..len]),
+            Err(Error::Again) => wire.run(Duration::from_millis(1)),
+            Err(error) => panic!("recv: {error}"),
+        }
+        assert!(wire.now.saturating_since(began) < Duration::from_millis(200), "{} of {sent}", received.len());
+    }
+    assert!(sent > 1 << 20 && received == data[..sent], "{} of {sent}", received.len());
+    wire.run(Duration::from_millis(100));
+    assert_eq!(wire.nodes[1].stack.connection_count(), 0, "and its end is acknowledged");
+}
