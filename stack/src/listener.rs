@@ -235,6 +235,10 @@ impl Stack {
             let Some(syn) = state.next_syn() else {
                 return;
             };
+            // Its repetition has found a place before it did: another connection would take the name of that one.
+            if self.tuples.contains_key(&syn.tuple) {
+                continue;
+            }
             if let Err(reason) = self.open_passive(now, syn.path, listener, syn.tuple, &syn.packet) {
                 self.count_drop(reason);
             }

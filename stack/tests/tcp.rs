@@ -454,3 +454,25 @@ fn a_low_water_mark_holds_readiness_back_until_enough_has_come_or_no_more_can() 
     assert_eq!(wire.nodes[1].stack.recv_at_least(server, &mut buffer, 8_000), Ok(3));
     assert_eq!(wire.nodes[1].stack.recv_at_least(server, &mut buffer, 8_000), Ok(0));
 }
+
+/// A program called listen again for more room. A SYN that had waited came again and was taken, and then the one that
+/// waited was taken too: the second connection took the first one's name, and its peer was reset.
+#[test]
+fn a_syn_that_waited_and_came_again_makes_one_connection() {
+    let mut wire = Wire::new(1_500);
+    let listener = wire.listen(1, 80, 1);
+    let to = SocketAddr::new(wire.nodes[1].v4, 80);
+    let first = wire.start(0, to);
+    wire.settle();
+    let second = wire.start(0, to);
+    wire.settle();
+    wire.nodes[1].stack.listen(listener, 8).unwrap();
+    wire.run(Duration::from_millis(1_500));
+    let accepted = [(); 2].map(|()| wire.nodes[1].stack.accept(wire.now, listener).unwrap().0);
+    wire.settle();
+    assert_eq!(wire.nodes[1].stack.connection_count(), 2);
+    let data = pattern(5_000);
+    for (client, server) in [first, second].into_iter().zip(accepted) {
+        assert_eq!(wire.transfer((0, client), (1, server), &data, Duration::from_secs(1)), data);
+    }
+}
