@@ -239,7 +239,6 @@ impl Flow {
     /// these for a loss, has no data to repeat, and forgets the timer that repeats the FIN.
     pub(crate) fn repeats_all_but_fin(&self, segment: &Segment) -> bool {
         matches!(self.state, State::FinWait1 | State::Closing | State::LastAck)
-            && !planted!(FinTimerForgotten)
             && self.connection.send_queue() == 0
             && !(segment.syn || segment.fin || segment.rst)
             && segment.payload_len == 0

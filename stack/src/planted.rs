@@ -14,8 +14,6 @@ pub enum Bug {
     TimeWaitEndsEarly,
     /// A timer that is due before the one that is set is not set.
     EarlierTimerIgnored,
-    /// Three repeated acknowledgements stop the timer of a FIN.
-    FinTimerForgotten,
     /// The memory of an idle connection is given back although bytes in it are unread.
     UnreadBytesGivenBack,
     /// A connection that was established still takes the place of one that is being made.
@@ -34,7 +32,6 @@ impl Bug {
         Bug::TimeWaitNotKept,
         Bug::TimeWaitEndsEarly,
         Bug::EarlierTimerIgnored,
-        Bug::FinTimerForgotten,
         Bug::UnreadBytesGivenBack,
         Bug::BacklogPlaceLost,
         Bug::LedgerLeaks,
