@@ -7,6 +7,7 @@ mod bad_wire;
 mod drain;
 mod outgoing;
 mod repaired;
+mod repeated;
 mod route;
 
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ use webrtc::runtime::AsyncUdpSocket;
 use self::bad_wire::BadWire;
 use self::outgoing::Outgoing;
 use self::repaired::{Repaired, Repairs};
+use self::repeated::Repeated;
 use crate::budget::BUDGET_MAX;
 use crate::fault::Conditions;
 use crate::frame::{self, Probe};
@@ -309,11 +311,13 @@ async fn connect(
     };
     shared.activity.relays(route::has_relay(&config.ice_servers));
     let (conditions, repairs) = (config.conditions, Arc::clone(&shared.repairs));
+    let activity = Arc::clone(&shared.activity);
     let wrap = move |socket: Arc<dyn AsyncUdpSocket>| -> Arc<dyn AsyncUdpSocket> {
         let socket = match conditions {
             Some(conditions) => Arc::new(BadWire::new(socket, conditions)),
             None => socket,
         };
+        let socket = Arc::new(Repeated::new(socket, Arc::clone(&activity)));
         Arc::new(Repaired::new(socket, Arc::clone(&repairs)))
     };
     let runtime = TunedRuntime::new(config.socket_buffer_max, Arc::clone(&shared.activity)).wrapped(Box::new(wrap));

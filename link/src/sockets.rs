@@ -99,6 +99,12 @@ impl Activity {
         self.last_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
+    /// Returns whether the link has been made.
+    #[allow(dead_code, reason = "the bench of the bare channel shares this file")]
+    pub(crate) fn is_made(&self) -> bool {
+        self.last_ms.load(Ordering::Relaxed) != u64::MAX
+    }
+
     /// Says whether a relay may be in use.
     #[allow(dead_code, reason = "the bench of the bare channel shares this file")]
     pub(crate) fn relays(&self, relays: bool) {

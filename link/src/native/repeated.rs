@@ -1,0 +1,212 @@
+//! A socket that repeats the handshakes of DTLS and SCTP while a link is being made.
+//!
+//! The library's DTLS stops its retransmission timer at every message of the peer, also at one that it has had before,
+//! and starts it for its next flight only. If a server's certificate or a client's answer to it is lost, and the peer's
+//! repetition comes before the own timer is due, which is as likely as not, that flight is never sent again: the peer
+//! ends the transport after seven repetitions, and this end waits until it has no path. SCTP doubles a pause of a second
+//! instead. So the last datagrams are repeated here, as they are: DTLS takes in each once only (RFC 6347, section
+//! 4.1.2.6), and a copy of what has come stops no timer.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
+
+use crate::sockets::Activity;
+
+/// Datagrams that are repeated: a flight takes two at most, and once it is sent the one before has arrived.
+const KEPT_MAX: usize = 4;
+/// How long after it was sent a datagram is repeated first, in microseconds; each pause after that is twice as long.
+const REPEAT_US: u64 = 100_000;
+/// How often a datagram is repeated: the last time after 6.3 s.
+const REPEATS_MAX: u32 = 6;
+
+/// Whether a datagram is one of DTLS (RFC 7983), or carries one to a relay: as channel data or, with the data first as
+/// the library writes it, in a Send indication (RFC 8656, sections 12.4 and 10.1).
+fn is_dtls(datagram: &[u8]) -> bool {
+    let carried = match datagram {
+        [0x40..=0x4f, _, _, _, carried @ ..] => carried,
+        [0x00, 0x16, ..] if datagram.get(20..22) == Some(&[0x00, 0x13]) => datagram.get(24..).unwrap_or_default(),
+        _ => datagram,
+    };
+    matches!(carried, [20..=63, 0xfe, ..])
+}
+
+#[derive(Debug)]
+struct Datagram {
+    destination: SocketAddr,
+    contents: Vec<u8>,
+    repeats: u32,
+    due_us: u64,
+}
+
+/// The last datagrams, and when they are repeated.
+#[derive(Debug, Default)]
+struct Kept(VecDeque<Datagram>);
+
+impl Kept {
+    fn sent(&mut self, now_us: u64, destination: SocketAddr, datagram: &[u8]) {
+        if self.0.len() >= KEPT_MAX {
+            self.0.pop_front();
+        }
+        let due_us = now_us + REPEAT_US;
+        self.0.push_back(Datagram { destination, contents: datagram.to_vec(), repeats: 0, due_us });
+    }
+
+    /// Returns the next datagram to repeat.
+    fn poll(&mut self, now_us: u64) -> Option<(SocketAddr, Vec<u8>)> {
+        let place = self.0.iter().position(|datagram| datagram.due_us <= now_us)?;
+        let datagram = &mut self.0[place];
+        datagram.repeats += 1;
+        if datagram.repeats >= REPEATS_MAX {
+            return self.0.remove(place).map(|datagram| (datagram.destination, datagram.contents));
+        }
+        datagram.due_us = now_us + (REPEAT_US << datagram.repeats);
+        Some((datagram.destination, datagram.contents.clone()))
+    }
+
+    fn due_us(&self) -> Option<u64> {
+        self.0.iter().map(|datagram| datagram.due_us).min()
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: Kept,
+    /// Sleeps until something is repeated.
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Whoever waits to receive, and repeats what is due.
+    reader: Option<Waker>,
+}
+
+/// A socket that repeats. The task that receives also sends what is due.
+#[derive(Debug)]
+pub(super) struct Repeated {
+    inner: Arc<dyn AsyncUdpSocket>,
+    activity: Arc<Activity>,
+    origin: Instant,
+    /// Whether the link is made, and nothing is left to repeat.
+    over: AtomicBool,
+    state: Mutex<State>,
+}
+
+impl Repeated {
+    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, activity: Arc<Activity>) -> Repeated {
+        Repeated { inner, activity, origin: Instant::now(), over: AtomicBool::new(false), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Repeats what is due, and sees to it that this is called again for the rest.
+    fn repeat(&self, cx: &mut Context<'_>) {
+        let mut state = self.state();
+        loop {
+            while let Some((destination, contents)) = state.kept.poll(self.now_us()) {
+                let transmit =
+                    Transmit { destination, ecn: None, contents: &contents, segment_size: None, src_ip: None };
+                // What the kernel has no room for is repeated later.
+                let _ = self.inner.poll_send(cx, &transmit);
+            }
+            state.reader = Some(cx.waker().clone());
+            let Some(due_us) = state.kept.due_us() else {
+                // What was sent last, before the link was made, may be what the peer waits for.
+                self.over.store(self.activity.is_made(), Ordering::Relaxed);
+                return;
+            };
+            let pause = Duration::from_micros(due_us.saturating_sub(self.now_us()));
+            let sleep = state.sleep.insert(Box::pin(tokio::time::sleep(pause)));
+            if sleep.as_mut().poll(cx).is_pending() {
+                return;
+            }
+        }
+    }
+}
+
+impl AsyncUdpSocket for Repeated {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        let result = self.inner.poll_send(cx, transmit);
+        if result.is_ready() && !self.activity.is_made() {
+            let mut state = self.state();
+            let len = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+            for datagram in transmit.contents.chunks(len).filter(|datagram| is_dtls(datagram)) {
+                state.kept.sent(self.now_us(), transmit.destination, datagram);
+                if let Some(reader) = state.reader.take() {
+                    reader.wake();
+                }
+            }
+        }
+        result
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        if !self.over.load(Ordering::Relaxed) {
+            self.repeat(cx);
+        }
+        self.inner.poll_recv(cx, bufs, meta)
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.inner.max_gso_segments()
+    }
+
+    fn max_gro_segments(&self) -> usize {
+        self.inner.max_gro_segments()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_datagrams_are_repeated_with_growing_pauses() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut kept = Kept::default();
+        for number in 0..=KEPT_MAX as u8 {
+            kept.sent(0, peer, &[number]);
+        }
+        let mut repeated = Vec::new();
+        while let Some(due_us) = kept.due_us() {
+            let (_, contents) = kept.poll(due_us).unwrap();
+            repeated.push((due_us / 1_000, contents[0]));
+        }
+        let wanted = [100, 300, 700, 1_500, 3_100, 6_300].into_iter();
+        assert_eq!(repeated, wanted.flat_map(|ms| (1..=KEPT_MAX as u8).map(move |n| (ms, n))).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn only_what_is_of_dtls_is_repeated() {
+        let record = [22, 0xfe, 0xfd, 0, 0];
+        let check = [0x00, 0x01, 0, 0];
+        let indication = |carried: &[u8]| [&[0x00, 0x16], &[0; 18][..], &[0x00, 0x13, 0, 5], carried].concat();
+        assert!(is_dtls(&record));
+        assert!(is_dtls(&[&[0x40, 0, 0, 5], &record[..]].concat()));
+        assert!(is_dtls(&indication(&record)));
+        for other in [&check[..], &[0x40, 0, 0, 4, 0, 1, 0, 0], &indication(&check), &[0xc5, 1], &[0x00, 0x16], &[]] {
+            assert!(!is_dtls(other), "{other:?}");
+        }
+    }
+}
