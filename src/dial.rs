@@ -1,6 +1,5 @@
 //! How a node gets a link to a peer, proves itself, finds out about a loss, and gets it back.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use unisockets_link::{Link, Lost, Role, Signal, signal};
@@ -343,11 +342,9 @@ impl NodeCore {
             (peer.ipv4, peer.epoch) = (Some(lease.ipv4), lease.epoch);
             peer.name = lease.name.or(peer.name.take());
         }
-        let (path, label) = (peer.path, peer.label());
+        let path = peer.path;
         if let (Some(tap), None) = (&mut self.tap, peer.interface) {
-            peer.interface = Some(tap.interface(&label));
-            let addresses = peer.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(peer.ipv6)]);
-            addresses.for_each(|address| tap.name(address, &label));
+            peer.describe(&mut **tap);
         }
         if restarted && !planted!(RestartUnnoticed) {
             self.stack.reset_flows(now, path);

@@ -425,7 +425,9 @@ pub(crate) async fn flush_capture(driver: Weak<Driver>) {
         let Some(driver) = driver.upgrade() else {
             return;
         };
-        driver.with(|state, _, _| state.core.flush_tap());
+        if !driver.with(|state, _, _| state.core.flush_tap()) {
+            return;
+        }
     }
 }
 

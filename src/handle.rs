@@ -1,7 +1,9 @@
 //! A node as programs hold it.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use crate::config::{Config, Identity, KeyError};
 use crate::driver::{Driver, Membership, flush_capture, unix_ns};
 use crate::node::{self, NodeCore};
 use crate::status::Status;
+use crate::tap::Tap;
 
 /// How long leaving may wait for connections that were closed but not yet brought to their end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -224,6 +227,34 @@ impl Node {
         let mut status = self.driver().look(|state| state.core.status(self.driver().now()));
         status.receive_buffer = link::granted_receive_buffer();
         status
+    }
+
+    /// Writes every packet from now on to a file in the pcapng format; without a path, ends that. A capture that was
+    /// running before is finished.
+    ///
+    /// # Errors
+    /// Those of creating the file.
+    pub fn capture(&self, path: Option<&Path>) -> io::Result<()> {
+        let driver = self.driver();
+        let now = driver.now();
+        let origin_unix_ns = unix_ns().saturating_sub(now.as_micros().saturating_mul(1_000));
+        let snap_len = unisockets_stack::PACKET_LEN_MAX;
+        let capture = path.map(|path| Capture::create(path, snap_len, origin_unix_ns)).transpose()?;
+        let starts = capture.is_some();
+        let addresses = [IpAddr::V4(self.ipv4()), IpAddr::V6(self.ipv6())];
+        let name = self.name().unwrap_or_else(|| "this-node".to_owned());
+        let tap = capture.map(|mut capture| {
+            addresses.into_iter().for_each(|address| capture.name(address, &name));
+            Box::new(capture) as Box<dyn Tap>
+        });
+        let before = driver.with(|state, _, _| state.core.replace_tap(tap));
+        let flushed = before.is_some();
+        // The end of a capture waits for the disk.
+        tokio::task::spawn_blocking(move || drop(before));
+        if starts && !flushed {
+            tokio::spawn(flush_capture(Arc::downgrade(driver)));
+        }
+        Ok(())
     }
 
     /// Leaves the network: what was written is delivered first, peers and signaling are told, the capture is

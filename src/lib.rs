@@ -54,6 +54,8 @@ mod driver;
 #[cfg(not(target_family = "wasm"))]
 mod handle;
 mod hello;
+#[cfg(all(feature = "descriptors", target_os = "linux"))]
+mod host;
 mod node;
 mod peers;
 #[cfg(not(target_family = "wasm"))]
@@ -78,6 +80,8 @@ pub mod core {
 pub use config::{Config, Key, KeyError, create_key, data_folder, key_path, load_pins, read_key, save_pins};
 #[cfg(not(target_family = "wasm"))]
 pub use handle::{JoinError, Node};
+#[cfg(all(feature = "descriptors", target_os = "linux"))]
+pub use host::Host;
 #[cfg(not(target_family = "wasm"))]
 pub use ping::{Echo, Ping};
 #[cfg(not(target_family = "wasm"))]

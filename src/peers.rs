@@ -10,6 +10,8 @@ use unisockets_signaling::identity::PublicKey;
 use unisockets_signaling::protocol::GoneReason;
 use unisockets_stack::{Instant, PathId};
 
+use crate::tap::Tap;
+
 /// How long an attempt may take from its start to the peer's hello.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Further attempts at a first link that found a way and then broke.
@@ -160,6 +162,14 @@ impl Peer {
         }
         self.offers.1 += 1;
         self.offers.1 <= OFFERS_MAX
+    }
+
+    /// Tells a tap of the link to this peer.
+    pub(crate) fn describe(&mut self, tap: &mut dyn Tap) {
+        let label = self.label();
+        self.interface = Some(tap.interface(&label));
+        let addresses = self.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(self.ipv6)]);
+        addresses.for_each(|address| tap.name(address, &label));
     }
 
     pub(crate) fn label(&self) -> String {

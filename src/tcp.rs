@@ -63,6 +63,10 @@ impl Socket {
     pub(crate) fn options(&self) -> io::Result<Options> {
         self.driver.look(|state| state.core.stack.options(self.id)).map_err(io_error)
     }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.driver.with(|state, now, _| state.core.stack.shutdown(now, self.id, how)).map_err(io_error)
+    }
 }
 
 impl Drop for Socket {
@@ -301,7 +305,7 @@ impl TcpStream {
     /// # Errors
     /// `NotConnected`.
     pub fn shutdown_now(&self, how: Shutdown) -> io::Result<()> {
-        self.socket.driver.with(|state, now, _| state.core.stack.shutdown(now, self.socket.id, how)).map_err(io_error)
+        self.socket.shutdown(how)
     }
 
     /// Waits until neither direction can carry anything any more: failed, or closed by both ends.

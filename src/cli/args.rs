@@ -136,6 +136,15 @@ Examples:
   unisockets demo
   unisockets demo --json --bytes 16M")]
     Demo(Demo),
+    /// Hold the sockets of programs that use the C library, or the preloaded one
+    ///
+    /// Programs find it by UNISOCKETS_NODE, which is the path of its control socket; several share one member so. The
+    /// first line printed is "ready" and that path. Without UNISOCKETS_NODE each program starts a node of its own.
+    #[command(after_help = "\
+Examples:
+  unisockets node --name alpha --control /run/user/1000/alpha.node
+  UNISOCKETS_NODE=/run/user/1000/alpha.node ./my-server")]
+    Node(Node),
     /// Write man pages into a folder
     #[command(hide = true)]
     Manual { directory: PathBuf },
@@ -228,6 +237,21 @@ impl Common {
     pub(super) fn captures_to_stdout(&self) -> bool {
         self.capture.as_ref().is_some_and(|path| path.as_os_str() == "-")
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Node {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The path of the control socket; one in the user's runtime folder by default
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<PathBuf>,
+    /// End when this process has ended and its sockets, and those of its children, have drained
+    #[arg(long, value_name = "PID")]
+    pub(super) follow: Option<u32>,
+    /// Return as soon as the node is there, and leave it running
+    #[arg(long)]
+    pub(super) background: bool,
 }
 
 #[derive(Debug, Subcommand)]

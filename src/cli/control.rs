@@ -64,14 +64,19 @@ pub(super) fn serve(node: &Node) -> Option<Control> {
     Some(Control { path, task })
 }
 
+/// Makes the folder of control sockets, which must be this user's own even in a shared place.
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let entry = std::fs::symlink_metadata(folder)?;
+    if !entry.is_dir() || std::os::unix::fs::MetadataExt::uid(&entry) != nix_uid() {
+        return Err(io::Error::other("the folder belongs to somebody else"));
+    }
+    Ok(())
+}
+
 fn bind(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let entry = std::fs::symlink_metadata(folder)?;
-        // A folder in a shared place must be this user's own.
-        if !entry.is_dir() || std::os::unix::fs::MetadataExt::uid(&entry) != nix_uid() {
-            return Err(io::Error::other("the folder belongs to somebody else"));
-        }
+        make_folder(folder)?;
     }
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path)?;

@@ -9,6 +9,7 @@ mod forward;
 mod key;
 mod listen;
 mod nc;
+mod node;
 mod output;
 mod ping;
 mod serve;
@@ -53,6 +54,7 @@ pub(crate) fn main() -> ExitCode {
 async fn run(options: Options) -> Result<(), Failure> {
     match options.command {
         Command::Signal(command) => signal::run(command).await,
+        Command::Node(command) => node::run(command).await,
         Command::Nc(command) => nc::run(command).await,
         Command::Ping(command) => ping::run(command).await,
         Command::Forward(command) => forward::forward(command).await,

@@ -84,6 +84,18 @@ impl Stack {
         Ok(())
     }
 
+    /// Takes the peer from a datagram socket (`connect(2)` with AF_UNSPEC); its port stays.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] on TCP, [`Error::BadSocket`].
+    pub fn disconnect(&mut self, socket: SocketId) -> Result<(), Error> {
+        match &mut self.socket_mut(socket)?.role {
+            Role::Datagram(datagram) => datagram.peer = None,
+            _ => return Err(Error::NotSupported),
+        }
+        Ok(())
+    }
+
     /// Sends one datagram (`sendto(2)`); without a destination, to the connected peer.
     ///
     /// # Errors

@@ -1,0 +1,138 @@
+//! What a descriptor is, and how an ordinary one becomes virtual.
+
+use std::ffi::c_int;
+use std::os::fd::{OwnedFd, RawFd};
+
+use unisockets_descriptors::{Family, Kind, Name, Option as Setting};
+
+use crate::epoll;
+use crate::system::{self, Errno, kernel_int, kernel_option, set_kernel_option};
+
+/// Finds out whether a descriptor is virtual, and what it is.
+pub(crate) fn identify(fd: RawFd) -> Option<Name> {
+    Name::parse(&system::own_name(fd)?).ok()
+}
+
+/// Finds the other end of a connection or of a connected datagram socket.
+pub(crate) fn peer(fd: RawFd) -> Option<Name> {
+    Name::parse(&system::peer_name(fd)?).ok()
+}
+
+/// An ordinary socket of the operating system that could become virtual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Inet {
+    pub(crate) kind: Kind,
+    pub(crate) family: Family,
+}
+
+/// Finds out whether a descriptor is a TCP or UDP socket of the operating system.
+pub(crate) fn inet(fd: RawFd) -> Option<Inet> {
+    let family = match kernel_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN).ok()? {
+        libc::AF_INET => Family::V4,
+        libc::AF_INET6 => Family::V6,
+        _ => return None,
+    };
+    let kind = match kernel_int(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok()? {
+        libc::IPPROTO_TCP => Kind::Tcp,
+        libc::IPPROTO_UDP => Kind::Udp,
+        _ => return None,
+    };
+    Some(Inet { kind, family })
+}
+
+/// Options that a program may set before it says where to, and that a virtual socket has too.
+const CARRIED: &[(c_int, c_int)] = &[
+    (libc::SOL_SOCKET, libc::SO_REUSEADDR),
+    (libc::SOL_SOCKET, libc::SO_REUSEPORT),
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_BROADCAST),
+    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+    (libc::SOL_SOCKET, libc::SO_PRIORITY),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_IP, libc::IP_TTL),
+    (libc::IPPROTO_IP, libc::IP_TOS),
+    (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
+    (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+];
+
+/// Sizes of buffers, which are only carried over where a program has set them.
+const SIZES: [(c_int, c_int); 2] = [(libc::SOL_SOCKET, libc::SO_SNDBUF), (libc::SOL_SOCKET, libc::SO_RCVBUF)];
+
+/// Reads from an ordinary socket what a program has set on it.
+pub(crate) fn carried(fd: RawFd, inet: Inet) -> Vec<Setting> {
+    let suits = |level: c_int| match level {
+        libc::IPPROTO_TCP => inet.kind == Kind::Tcp,
+        libc::IPPROTO_IPV6 => inet.family == Family::V6,
+        _ => true,
+    };
+    let fresh = Fresh::new(inet);
+    let read = |fd: RawFd, level: c_int, name: c_int| {
+        let mut value = [0; 16];
+        let len = kernel_option(fd, level, name, &mut value).ok()?;
+        Some(value[..len].to_vec())
+    };
+    let changed = |(level, name): &(c_int, c_int)| {
+        let value = read(fd, *level, *name)?;
+        let before = fresh.as_ref().and_then(|fresh| read(fresh.0, *level, *name));
+        (before.as_ref() != Some(&value)).then_some(Setting { level: *level, name: *name, value })
+    };
+    let mut settings: Vec<Setting> = CARRIED.iter().filter(|(level, _)| suits(*level)).filter_map(changed).collect();
+    // The kernel gives twice what was asked for (socket(7)), and the node doubles again.
+    settings.extend(SIZES.iter().filter_map(changed).map(|mut setting| {
+        let doubled = setting.value.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+        setting.value = (doubled / 2).to_ne_bytes().to_vec();
+        setting
+    }));
+    settings
+}
+
+/// An ordinary socket on which nobody has set anything.
+struct Fresh(RawFd);
+
+impl Fresh {
+    fn new(inet: Inet) -> Option<Fresh> {
+        let domain = if inet.family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 };
+        let kind = if inet.kind == Kind::Tcp { libc::SOCK_STREAM } else { libc::SOCK_DGRAM };
+        system::socket(domain, kind | libc::SOCK_CLOEXEC).ok().map(Fresh)
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        system::close(self.0);
+    }
+}
+
+/// Puts a virtual descriptor into the place of the one that a program has, with what only the kernel knows of that:
+/// whether it waits, for how long, whether it is closed on exec, which epolls watch it.
+pub(crate) fn swap(fd: RawFd, new: &OwnedFd) -> Result<(), Errno> {
+    let raw = std::os::fd::AsRawFd::as_raw_fd(new);
+    let status = system::fcntl_int(fd, libc::F_GETFL, 0)?;
+    let kept = status & (libc::O_NONBLOCK | libc::O_ASYNC);
+    system::fcntl_int(raw, libc::F_SETFL, kept)?;
+    for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+        let mut value = [0; 16];
+        if let Ok(len) = kernel_option(fd, libc::SOL_SOCKET, name, &mut value) {
+            let _ = set_kernel_option(raw, libc::SOL_SOCKET, name, &value[..len]);
+        }
+    }
+    let close_on_exec = system::fcntl_int(fd, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
+    system::replace(new, fd, if close_on_exec { libc::O_CLOEXEC } else { 0 })?;
+    epoll::replay(fd);
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! Names and addresses: `getaddrinfo` and its kin. Members' names are asked of the node, everything else of the C
+//! library.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::net::{IpAddr, SocketAddr};
+
+use libc::{addrinfo, hostent, sockaddr, socklen_t};
+use unisockets_descriptors::{Reply, Request};
+
+use crate::address;
+use crate::config::Route;
+use crate::node;
+
+/// Functions of the C library that have no system call behind them.
+#[derive(Debug, Clone, Copy)]
+pub struct System {
+    /// `getaddrinfo(3)`.
+    pub getaddrinfo: unsafe extern "C" fn(*const c_char, *const c_char, *const addrinfo, *mut *mut addrinfo) -> c_int,
+    /// `freeaddrinfo(3)`.
+    pub freeaddrinfo: unsafe extern "C" fn(*mut addrinfo),
+    /// `getnameinfo(3)`.
+    pub getnameinfo: unsafe extern "C" fn(
+        *const sockaddr,
+        socklen_t,
+        *mut c_char,
+        socklen_t,
+        *mut c_char,
+        socklen_t,
+        c_int,
+    ) -> c_int,
+}
+
+impl System {
+    /// The functions that this library was linked with.
+    pub(crate) fn linked() -> System {
+        System { getaddrinfo: libc::getaddrinfo, freeaddrinfo: libc::freeaddrinfo, getnameinfo: libc::getnameinfo }
+    }
+}
+
+/// Returns whether a name may be a member's: one label, or one that ends in `.internal`.
+fn may_be_members(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    let is_label = !name.contains('.') && name != "localhost";
+    (is_label || name.ends_with(".internal")) && !name.is_empty() && name.parse::<IpAddr>().is_err()
+}
+
+/// Finds the addresses of a member's name; none if it is not a member's, or no network is there.
+pub(crate) fn member(name: &str) -> Vec<IpAddr> {
+    if !may_be_members(name) || !matches!(node::node(), Ok(Some(_))) {
+        return Vec::new();
+    }
+    match node::ask(&Request::Resolve { name: name.to_owned() }) {
+        Ok((Reply::Addresses { addresses }, _)) => addresses,
+        _ => Vec::new(),
+    }
+}
+
+/// A list that [`free`] frees: each entry with its address in one piece, and its name.
+struct Entry {
+    info: addrinfo,
+    address: [u8; address::LEN_MAX],
+    name: Option<CString>,
+}
+
+/// Copies the C library's list behind `end`, with another canonical name where one is given.
+///
+/// # Safety
+/// `list` must be a list of the C library's `getaddrinfo`.
+unsafe fn copy(list: *const addrinfo, name: Option<&CStr>, end: &mut *mut *mut addrinfo) {
+    let mut next = list;
+    // SAFETY: each entry of the list is valid, or the list is over.
+    while let Some(given) = unsafe { next.as_ref() } {
+        let mut entry = Box::new(Entry { info: *given, address: [0; address::LEN_MAX], name: None });
+        let len = (given.ai_addrlen as usize).min(address::LEN_MAX);
+        if !given.ai_addr.is_null() {
+            // SAFETY: the address has so many bytes.
+            unsafe { std::ptr::copy_nonoverlapping(given.ai_addr.cast(), entry.address.as_mut_ptr(), len) };
+        }
+        if !given.ai_canonname.is_null() {
+            // SAFETY: the C library's name is a C string.
+            entry.name =
+                Some(name.map_or_else(|| unsafe { CStr::from_ptr(given.ai_canonname) }.to_owned(), CStr::to_owned));
+        }
+        entry.info.ai_next = std::ptr::null_mut();
+        let entry = Box::into_raw(entry);
+        // SAFETY: the entry was just made.
+        let made = unsafe { &mut *entry };
+        made.info.ai_addr = made.address.as_mut_ptr().cast();
+        made.info.ai_canonname = made.name.as_ref().map_or(std::ptr::null_mut(), |name| name.as_ptr().cast_mut());
+        // SAFETY: the end of the list is a place for an entry.
+        unsafe { **end = &raw mut made.info };
+        *end = &raw mut made.info.ai_next;
+        next = given.ai_next;
+    }
+}
+
+/// `getaddrinfo`.
+///
+/// # Safety
+/// The arguments must be what `getaddrinfo(3)` wants.
+pub(crate) unsafe fn getaddrinfo(
+    node: *const c_char,
+    service: *const c_char,
+    hints: *const addrinfo,
+    result: *mut *mut addrinfo,
+) -> c_int {
+    let system = crate::system::system();
+    // SAFETY: the node's name is null or a C string.
+    let name = (!node.is_null()).then(|| unsafe { CStr::from_ptr(node) });
+    // SAFETY: the hints are null or valid.
+    let wanted = unsafe { hints.as_ref() };
+    let numeric = wanted.is_some_and(|hints| hints.ai_flags & libc::AI_NUMERICHOST != 0);
+    let addresses = match name.and_then(|name| name.to_str().ok()) {
+        Some(name) if !numeric => member(name),
+        _ => Vec::new(),
+    };
+    let mut head: *mut addrinfo = std::ptr::null_mut();
+    let mut end: *mut *mut addrinfo = &raw mut head;
+    if addresses.is_empty() {
+        let mut list = std::ptr::null_mut();
+        // SAFETY: the arguments are the program's.
+        let code = unsafe { (system.getaddrinfo)(node, service, hints, &raw mut list) };
+        if code != 0 {
+            return code;
+        }
+        // SAFETY: the list is the C library's.
+        unsafe { copy(list, None, &mut end) };
+        // SAFETY: the list is the C library's, and is not used again.
+        unsafe { (system.freeaddrinfo)(list) };
+    }
+    let mut last = libc::EAI_NONAME;
+    for address in addresses {
+        let text = CString::new(address.to_string()).expect("an address has no zero byte");
+        let mut list = std::ptr::null_mut();
+        // SAFETY: the service and the hints are the program's.
+        let code = unsafe { (system.getaddrinfo)(text.as_ptr(), service, hints, &raw mut list) };
+        if code != 0 {
+            // The other family, for one: the hints want one of them only.
+            last = code;
+            continue;
+        }
+        // SAFETY: the list is the C library's.
+        unsafe { copy(list, name, &mut end) };
+        // SAFETY: the list is the C library's, and is not used again.
+        unsafe { (system.freeaddrinfo)(list) };
+    }
+    if head.is_null() {
+        return if last == libc::EAI_FAMILY { libc::EAI_NONAME } else { last };
+    }
+    // SAFETY: the program has given a place for the list.
+    unsafe { *result = head };
+    0
+}
+
+/// `freeaddrinfo`.
+///
+/// # Safety
+/// `list` must be null or a list of [`getaddrinfo`] that was not freed yet.
+pub(crate) unsafe fn free(list: *mut addrinfo) {
+    let mut next = list;
+    while !next.is_null() {
+        // SAFETY: every entry is the first field of a boxed `Entry`.
+        let entry = unsafe { Box::from_raw(next.cast::<Entry>()) };
+        next = entry.info.ai_next;
+    }
+}
+
+/// `getnameinfo`.
+///
+/// # Safety
+/// The arguments must be what `getnameinfo(3)` wants.
+pub(crate) unsafe fn getnameinfo(
+    from: (*const sockaddr, socklen_t),
+    host: (*mut c_char, socklen_t),
+    service: (*mut c_char, socklen_t),
+    flags: c_int,
+) -> c_int {
+    let system = crate::system::system();
+    let plain = |host: (*mut c_char, socklen_t), flags| {
+        // SAFETY: the arguments are the program's, some perhaps left out.
+        unsafe { (system.getnameinfo)(from.0, from.1, host.0, host.1, service.0, service.1, flags) }
+    };
+    // SAFETY: the address is as long as it says.
+    let address = unsafe { address::read(from.0, from.1) };
+    let Ok(Some(address)) = address else {
+        return plain(host, flags);
+    };
+    let wants_host = !host.0.is_null() && host.1 > 0 && flags & libc::NI_NUMERICHOST == 0;
+    let of_network = matches!(node::node(), Ok(Some(node)) if node.routes.connect(address.ip()) == Route::Network);
+    if !wants_host || !of_network || address.ip().to_canonical().is_loopback() {
+        return plain(host, flags);
+    }
+    let name = match node::ask(&Request::Reverse { address: address.ip().to_canonical() }) {
+        Ok((Reply::Name { name: Some(name) }, _)) => name,
+        // The C library would ask the world's name servers about an address that is not the world's.
+        _ if flags & libc::NI_NAMEREQD != 0 => return libc::EAI_NONAME,
+        _ => return plain(host, flags | libc::NI_NUMERICHOST),
+    };
+    if name.len() >= host.1 as usize {
+        return libc::EAI_OVERFLOW;
+    }
+    // SAFETY: the place has room for the name.
+    unsafe { std::ptr::copy_nonoverlapping(name.as_ptr(), host.0.cast(), name.len()) };
+    // SAFETY: and for the zero behind it.
+    let end = unsafe { host.0.add(name.len()) };
+    // SAFETY: see above.
+    unsafe { *end = 0 };
+    if service.0.is_null() {
+        return 0;
+    }
+    plain((std::ptr::null_mut(), 0), flags)
+}
+
+/// What the last `gethostbyname` of a thread gave, which stays until the next (gethostbyname(3)).
+struct Host {
+    entry: hostent,
+    _name: CString,
+    _addresses: Vec<[u8; 4]>,
+    _pointers: Vec<*mut c_char>,
+}
+
+thread_local! {
+    static HOST: RefCell<Option<Box<Host>>> = const { RefCell::new(None) };
+}
+
+/// `gethostbyname`: IPv4 only, as the call always was.
+///
+/// # Safety
+/// `name` must be a C string.
+pub(crate) unsafe fn gethostbyname(name: *const c_char) -> *mut hostent {
+    // SAFETY: a structure of zeros wants nothing special.
+    let mut hints: addrinfo = unsafe { std::mem::zeroed() };
+    hints.ai_family = libc::AF_INET;
+    hints.ai_socktype = libc::SOCK_STREAM;
+    let mut list = std::ptr::null_mut();
+    // SAFETY: the name is the program's; the rest is made here.
+    if name.is_null() || unsafe { getaddrinfo(name, std::ptr::null(), &raw const hints, &raw mut list) } != 0 {
+        return std::ptr::null_mut();
+    }
+    let mut addresses = Vec::new();
+    let mut next = list;
+    // SAFETY: the list is one of ours, and not freed yet.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        // SAFETY: the address is as long as it says.
+        if let Ok(Some(SocketAddr::V4(address))) = unsafe { address::read(entry.ai_addr, entry.ai_addrlen) } {
+            addresses.push(address.ip().octets());
+        }
+        next = entry.ai_next;
+    }
+    // SAFETY: the list is not used again.
+    unsafe { free(list) };
+    // SAFETY: the program has promised that it is a C string.
+    let name = unsafe { CStr::from_ptr(name) }.to_owned();
+    // Pointers to the addresses, a null, and the null of an empty list of aliases.
+    let mut pointers: Vec<*mut c_char> = addresses.iter_mut().map(|address| address.as_mut_ptr().cast()).collect();
+    pointers.extend([std::ptr::null_mut(), std::ptr::null_mut()]);
+    let last = pointers.len() - 1;
+    let entry = hostent {
+        h_name: name.as_ptr().cast_mut(),
+        h_aliases: (&raw mut pointers[last]).cast(),
+        h_addrtype: libc::AF_INET,
+        h_length: 4,
+        h_addr_list: pointers.as_mut_ptr(),
+    };
+    let mut host = Box::new(Host { entry, _name: name, _addresses: addresses, _pointers: pointers });
+    let place = &raw mut host.entry;
+    HOST.replace(Some(host));
+    place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_world_are_not_asked_of_the_network() {
+        for name in ["alpha", "alpha.home.internal", "alpha.home.internal."] {
+            assert!(may_be_members(name), "{name}");
+        }
+        for name in ["localhost", "www.example.com", "10.80.0.1", "::1", "", "."] {
+            assert!(!may_be_members(name), "{name}");
+        }
+    }
+}

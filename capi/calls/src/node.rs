@@ -1,0 +1,210 @@
+//! The node that holds this program's sockets: found, started, asked.
+//!
+//! Each request has a connection of its own. One that was kept would not survive `fork`, a program that closes every
+//! descriptor it does not know, or another thread.
+
+use std::cell::RefCell;
+use std::ffi::{CString, OsString};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use unisockets_descriptors::{Answer, Reply, Request, passing};
+
+use crate::config::{self, Config, Routes};
+use crate::system::{self, Errno};
+
+/// A node that answers.
+pub(crate) struct Node {
+    pub(crate) path: PathBuf,
+    pub(crate) routes: Routes,
+}
+
+/// What is known of this program's node.
+enum Known {
+    /// Nobody has asked yet.
+    Nothing,
+    /// No network is set: everything goes to the operating system.
+    None,
+    There(Arc<Node>),
+}
+
+static KNOWN: RwLock<Known> = RwLock::new(Known::Nothing);
+/// Held while a node is looked for or started, so that two threads do not start two.
+static STARTING: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    static LAST: RefCell<CString> = RefCell::new(CString::default());
+}
+
+/// Remembers what to say about the last failure of this thread.
+pub(crate) fn remember(text: &str) {
+    let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+    LAST.with(|last| last.replace(text));
+}
+
+/// Calls `f` with what is to be said about the last failure of this thread.
+pub(crate) fn last<R>(f: impl FnOnce(&CString) -> R) -> R {
+    LAST.with_borrow(|last| f(last))
+}
+
+fn failed(text: &str, errno: Errno) -> Errno {
+    remember(text);
+    errno
+}
+
+/// Returns this program's node, started if need be; nothing if no network is set.
+///
+/// # Errors
+/// ENETDOWN if there should be one and is not; the text of [`last`] says why.
+pub(crate) fn node() -> Result<Option<Arc<Node>>, Errno> {
+    match &*KNOWN.read().unwrap_or_else(PoisonError::into_inner) {
+        Known::There(node) => return Ok(Some(Arc::clone(node))),
+        Known::None => return Ok(None),
+        Known::Nothing => {}
+    }
+    if !config::is_set() {
+        *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = Known::None;
+        return Ok(None);
+    }
+    up(&Config::default()).map(Some)
+}
+
+/// Finds or starts the node that the settings name, and uses it from now on.
+///
+/// # Errors
+/// ENETDOWN; the text of [`last`] says why.
+pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
+    let _only = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Known::There(node) = &*KNOWN.read().unwrap_or_else(PoisonError::into_inner) {
+        return Ok(Arc::clone(node));
+    }
+    let path = match config.node.clone().or_else(|| config::variable(config::NODE)) {
+        Some(path) => PathBuf::from(path),
+        None => start(config)?,
+    };
+    let about = match ask_at(&path, &Request::About)?.0 {
+        Reply::About(about) => about,
+        _ => return Err(failed("the node is of another version", libc::EPROTO)),
+    };
+    let node = Arc::new(Node { path, routes: Routes::new(&about) });
+    *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = Known::There(Arc::clone(&node));
+    Ok(node)
+}
+
+/// Ends the node of this program once its sockets have drained; the next call finds or starts another.
+pub(crate) fn down() -> Result<(), Errno> {
+    let before = std::mem::replace(&mut *KNOWN.write().unwrap_or_else(PoisonError::into_inner), Known::Nothing);
+    match before {
+        Known::There(node) => ask_at(&node.path, &Request::Leave).map(|_| ()),
+        Known::Nothing | Known::None => Err(failed("no node was up", libc::ENETDOWN)),
+    }
+}
+
+/// Asks this program's node.
+///
+/// # Errors
+/// The node's; ENETDOWN if there is none.
+pub(crate) fn ask(request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> {
+    let node = node()?.ok_or_else(|| {
+        failed("no network is set: call unisockets_up, or set UNISOCKETS_SIGNAL or UNISOCKETS_NODE", libc::ENETDOWN)
+    })?;
+    ask_at(&node.path, request)
+}
+
+fn ask_at(path: &Path, request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> {
+    match passing::ask(path, request) {
+        Ok((Answer::Done(reply), descriptor)) => Ok((reply, descriptor)),
+        Ok((Answer::Failed(fault), _)) => Err(failed(&fault.text, fault.errno)),
+        Err(error) => {
+            let errno = match error.raw_os_error() {
+                // The program is out of descriptors or memory: that is not the network's fault.
+                Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => errno,
+                _ => libc::ENETDOWN,
+            };
+            Err(failed(&format!("the node at {} does not answer: {error}", path.display()), errno))
+        }
+    }
+}
+
+/// Finds the program that nodes are started with.
+fn program() -> PathBuf {
+    if let Some(program) = config::variable(config::PROGRAM) {
+        return PathBuf::from(program);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join("unisockets")).find(|file| file.is_file());
+    found.unwrap_or_else(|| PathBuf::from("/usr/local/bin/unisockets"))
+}
+
+/// Starts a node that follows this process, and returns the path of its control socket.
+fn start(config: &Config) -> Result<PathBuf, Errno> {
+    let program = program();
+    let said = launch(&program, config)?;
+    match said.lines().find_map(|line| line.strip_prefix("ready ")) {
+        Some(path) => {
+            // Programs that this one starts share its node.
+            set_variable(config::NODE, path);
+            Ok(PathBuf::from(path))
+        }
+        None => {
+            let reason = if said.trim().is_empty() {
+                format!("{} could not be started; put it on PATH, or set UNISOCKETS_PROGRAM", program.display())
+            } else {
+                said.trim().to_owned()
+            };
+            Err(failed(&reason, libc::ENETDOWN))
+        }
+    }
+}
+
+fn set_variable(name: &str, value: &str) {
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
+        return;
+    };
+    // SAFETY: both are C strings; the C library's lock guards its environment against other calls of setenv.
+    unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) };
+}
+
+/// Runs the program and returns what it said; it leaves a node in the background.
+fn launch(program: &Path, config: &Config) -> Result<String, Errno> {
+    let (mut reader, writer) = std::io::pipe().map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE))?;
+    let strings = |items: Vec<OsString>| -> Vec<CString> {
+        items.into_iter().filter_map(|item| CString::new(item.into_vec()).ok()).collect()
+    };
+    let pid = std::process::id().to_string();
+    let arguments = ["unisockets", "node", "--background", "--follow", &pid];
+    let arguments = strings(arguments.iter().map(OsString::from).collect());
+    let set = [
+        (config::SIGNAL, &config.signal),
+        (config::NETWORK, &config.network),
+        (config::SECRET, &config.secret),
+        (config::NAME, &config.name),
+    ];
+    let is_set = |name: &OsString| set.iter().any(|(known, value)| name == known && value.is_some());
+    // What is preloaded into this program is not for the node.
+    let inherited = std::env::vars_os().filter(|(name, _)| name != "LD_PRELOAD" && !is_set(name));
+    let given = set.iter().filter_map(|(name, value)| Some((OsString::from(name), OsString::from(value.as_ref()?))));
+    let environment = inherited.chain(given).map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    });
+    let environment = strings(environment.collect());
+    let path = strings(vec![program.as_os_str().to_owned()]);
+    let path = path.first().ok_or(libc::ENOENT)?;
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(&arguments), pointers(&environment));
+    let output = writer.as_raw_fd();
+    // SAFETY: all strings live until the call returns; the child has its own copy of them.
+    let child = unsafe { system::spawn_unseen(path.as_ptr(), arguments.as_ptr(), environment.as_ptr(), output) }?;
+    drop(writer);
+    let mut said = String::new();
+    let _ = reader.read_to_string(&mut said);
+    system::wait(child);
+    Ok(said)
+}

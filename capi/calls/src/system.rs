@@ -1,0 +1,296 @@
+//! The operating system's own calls, past every library that stands before it.
+//!
+//! They are made by number, so that the preloaded library, which has their names, does not call itself.
+
+use std::ffi::{c_int, c_long, c_void};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+
+use libc::{sockaddr, sockaddr_un, socklen_t};
+
+use crate::names::System;
+
+/// Linux's numbers, as `errno` has them.
+pub(crate) type Errno = c_int;
+
+/// Functions of the C library that a preloaded library stands before.
+static SYSTEM: OnceLock<System> = OnceLock::new();
+
+/// Says where the C library's own functions are, for a library that has their names itself. Only the first word counts.
+pub fn use_system(system: System) {
+    let _ = SYSTEM.set(system);
+}
+
+pub(crate) fn system() -> &'static System {
+    SYSTEM.get_or_init(System::linked)
+}
+
+/// Makes a system call; its arguments must be what the call wants.
+///
+/// # Safety
+/// Pointers among the arguments must be valid for what the kernel does with them, as the manual page of the call says.
+pub(crate) unsafe fn call(number: c_long, arguments: [usize; 6]) -> isize {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: the caller has promised that the arguments are the call's.
+    unsafe { libc::syscall(number, a, b, c, d, e, f) as isize }
+}
+
+pub(crate) fn errno() -> Errno {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+pub(crate) fn set_errno(errno: Errno) {
+    // SAFETY: the C library's errno of this thread lives as long as the thread.
+    let place = unsafe { libc::__errno_location() };
+    // SAFETY: see above; no other thread writes to it.
+    unsafe { *place = errno };
+}
+
+fn int(fd: RawFd) -> usize {
+    fd as isize as usize
+}
+
+/// Turns a result of a system call into one of Rust.
+pub(crate) fn checked(result: isize) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| errno())
+}
+
+/// Returns the AF_UNIX name of a descriptor's end, or of its peer's, without the leading zero; nothing if it is
+/// another kind of descriptor, or has no name in the abstract namespace.
+fn abstract_name(number: c_long, fd: RawFd) -> Option<Vec<u8>> {
+    let mut address = empty_name();
+    let mut len = size_of::<sockaddr_un>() as socklen_t;
+    let place = (&raw mut address) as usize;
+    // SAFETY: the kernel writes as many bytes as `len` says into the address, and the length itself.
+    let result = unsafe { call(number, [int(fd), place, (&raw mut len) as usize, 0, 0, 0]) };
+    if result < 0 {
+        return None;
+    }
+    name_of(&address, len)
+}
+
+pub(crate) fn empty_name() -> sockaddr_un {
+    sockaddr_un { sun_family: 0, sun_path: [0; 108] }
+}
+
+/// Returns the abstract name in an address that the kernel has filled.
+pub(crate) fn name_of(address: &sockaddr_un, len: socklen_t) -> Option<Vec<u8>> {
+    let path_len = (len as usize).checked_sub(2)?.min(address.sun_path.len());
+    if c_int::from(address.sun_family) != libc::AF_UNIX || path_len < 2 || address.sun_path[0] != 0 {
+        return None;
+    }
+    Some(address.sun_path[1..path_len].iter().map(|byte| *byte as u8).collect())
+}
+
+/// Makes an address of an abstract name.
+pub(crate) fn name_address(name: &str) -> (sockaddr_un, socklen_t) {
+    let mut address = empty_name();
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (place, byte) in address.sun_path[1..].iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    (address, (2 + 1 + name.len().min(107)) as socklen_t)
+}
+
+pub(crate) fn own_name(fd: RawFd) -> Option<Vec<u8>> {
+    abstract_name(libc::SYS_getsockname, fd)
+}
+
+pub(crate) fn peer_name(fd: RawFd) -> Option<Vec<u8>> {
+    abstract_name(libc::SYS_getpeername, fd)
+}
+
+/// Connects an AF_UNIX descriptor to an abstract name; `None` takes its peer away.
+pub(crate) fn connect_name(fd: RawFd, name: Option<&str>) -> Result<(), Errno> {
+    let (address, len) = match name {
+        Some(name) => name_address(name),
+        // AF_UNSPEC is zero (connect(2)).
+        None => (empty_name(), 2),
+    };
+    // SAFETY: the address is as long as the kernel is told.
+    let result = unsafe { call(libc::SYS_connect, [int(fd), (&raw const address) as usize, len as usize, 0, 0, 0]) };
+    checked(result).map(|_| ())
+}
+
+/// Reads an option that is an `int` from the kernel.
+pub(crate) fn kernel_int(fd: RawFd, level: c_int, name: c_int) -> Result<c_int, Errno> {
+    let mut value = [0; 4];
+    kernel_option(fd, level, name, &mut value)?;
+    Ok(c_int::from_ne_bytes(value))
+}
+
+/// Reads an option from the kernel; returns how many bytes it has.
+pub(crate) fn kernel_option(fd: RawFd, level: c_int, name: c_int, value: &mut [u8]) -> Result<usize, Errno> {
+    let mut len = value.len() as socklen_t;
+    let arguments = [int(fd), int(level), int(name), value.as_mut_ptr() as usize, (&raw mut len) as usize, 0];
+    // SAFETY: the kernel writes at most `len` bytes to the value, and the length itself.
+    checked(unsafe { call(libc::SYS_getsockopt, arguments) })?;
+    Ok(len as usize)
+}
+
+/// Sets an option in the kernel.
+pub(crate) fn set_kernel_option(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Result<(), Errno> {
+    let arguments = [int(fd), int(level), int(name), value.as_ptr() as usize, value.len(), 0];
+    // SAFETY: the kernel reads as many bytes of the value as it has.
+    checked(unsafe { call(libc::SYS_setsockopt, arguments) }).map(|_| ())
+}
+
+/// `epoll_ctl`.
+pub(crate) fn epoll_ctl(epoll: RawFd, operation: c_int, fd: RawFd, event: Option<&mut libc::epoll_event>) -> isize {
+    let event = event.map_or(0, |event| (&raw mut *event) as usize);
+    // SAFETY: the kernel reads the event, where there is one.
+    unsafe { call(libc::SYS_epoll_ctl, [int(epoll), int(operation), int(fd), event, 0, 0]) }
+}
+
+/// `fcntl` with a number.
+pub(crate) fn fcntl_int(fd: RawFd, command: c_int, argument: c_int) -> Result<c_int, Errno> {
+    // SAFETY: the commands used here take a number, no pointer.
+    checked(unsafe { call(libc::SYS_fcntl, [int(fd), int(command), int(argument), 0, 0, 0]) })
+        .map(|value| value as c_int)
+}
+
+pub(crate) fn is_nonblocking(fd: RawFd) -> bool {
+    fcntl_int(fd, libc::F_GETFL, 0).is_ok_and(|flags| flags & libc::O_NONBLOCK != 0)
+}
+
+/// Puts one descriptor in the place of another.
+pub(crate) fn replace(new: &OwnedFd, old: RawFd, flags: c_int) -> Result<(), Errno> {
+    let new = std::os::fd::AsRawFd::as_raw_fd(new);
+    // SAFETY: only numbers are passed; whoever holds `old` asked for it to be replaced.
+    checked(unsafe { call(libc::SYS_dup3, [int(new), int(old), int(flags), 0, 0, 0]) }).map(|_| ())
+}
+
+/// Returns whether an ordinary socket is connected.
+pub(crate) fn peer_exists(fd: RawFd) -> bool {
+    let mut place = [0u8; 128];
+    let mut len = place.len() as socklen_t;
+    let arguments = [int(fd), place.as_mut_ptr() as usize, (&raw mut len) as usize, 0, 0, 0];
+    // SAFETY: the kernel writes as many bytes as `len` says, and the length itself.
+    unsafe { call(libc::SYS_getpeername, arguments) == 0 }
+}
+
+/// Returns how long a descriptor waits to send (SO_SNDTIMEO); nothing if it waits for ever.
+pub(crate) fn send_timeout(fd: RawFd) -> Option<std::time::Duration> {
+    let mut value = [0; 16];
+    let len = kernel_option(fd, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &mut value).ok()?;
+    let seconds = i64::from_ne_bytes(*value.first_chunk::<8>()?);
+    let micros = i64::from_ne_bytes(*value[8..].first_chunk::<8>()?);
+    let time = std::time::Duration::new(u64::try_from(seconds).ok()?, u32::try_from(micros).ok()?.checked_mul(1_000)?);
+    (len == 16 && !time.is_zero()).then_some(time)
+}
+
+/// Makes a socket of the operating system.
+pub(crate) fn socket(domain: c_int, kind: c_int) -> Result<RawFd, Errno> {
+    // SAFETY: only numbers are passed.
+    checked(unsafe { call(libc::SYS_socket, [int(domain), int(kind), 0, 0, 0, 0]) }).map(|fd| fd as RawFd)
+}
+
+pub(crate) fn close(fd: RawFd) -> isize {
+    // SAFETY: the program has asked for it.
+    unsafe { call(libc::SYS_close, [int(fd), 0, 0, 0, 0, 0]) }
+}
+
+/// Waits for a descriptor; returns what `poll` says of it, 0 when the time is over.
+pub(crate) fn poll_one(fd: RawFd, events: i16, timeout: Option<std::time::Duration>) -> Result<i16, Errno> {
+    let mut wanted = libc::pollfd { fd, events, revents: 0 };
+    let time = timeout.map(|timeout| libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: c_long::from(timeout.subsec_nanos()),
+    });
+    let time = time.as_ref().map_or(0, |time| (&raw const *time) as usize);
+    // SAFETY: one entry is passed, and a time or none.
+    checked(unsafe { call(libc::SYS_ppoll, [(&raw mut wanted) as usize, 1, time, 0, 0, 0]) })?;
+    Ok(wanted.revents)
+}
+
+/// Sends a byte without waiting.
+pub(crate) fn send_byte(fd: RawFd, byte: u8) {
+    let flags = int(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    // SAFETY: one byte is read.
+    unsafe { call(libc::SYS_sendto, [int(fd), (&raw const byte) as usize, 1, flags, 0, 0]) };
+}
+
+/// `sendto` of bytes that the program gave.
+///
+/// # Safety
+/// `data` must be valid for `len` bytes, and `address` for `address_len`.
+pub(crate) unsafe fn sendto(
+    fd: RawFd,
+    data: *const c_void,
+    len: usize,
+    flags: c_int,
+    address: (*const sockaddr, socklen_t),
+) -> isize {
+    let arguments = [int(fd), data as usize, len, int(flags), address.0 as usize, address.1 as usize];
+    // SAFETY: the caller has promised it.
+    unsafe { call(libc::SYS_sendto, arguments) }
+}
+
+/// `recvmsg` of one byte with a descriptor.
+pub(crate) fn recv_descriptor(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>, Errno> {
+    let mut byte = 0u8;
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let mut control = [0u64; 4];
+    // SAFETY: a message of zeros is an empty one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = std::mem::size_of_val(&control) as _;
+    // SAFETY: every part of the message lives until the call returns.
+    let received = unsafe { call(libc::SYS_recvmsg, [int(fd), (&raw mut message) as usize, int(flags), 0, 0, 0]) };
+    if checked(received)? == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the kernel has filled the message's control part.
+    let head = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: the header lies in the control part, where there is one.
+    let Some(header) = (unsafe { head.as_ref() }) else {
+        return Ok(None);
+    };
+    if header.cmsg_level != libc::SOL_SOCKET || header.cmsg_type != libc::SCM_RIGHTS {
+        return Ok(None);
+    }
+    // SAFETY: the data of the header follows it.
+    let place = unsafe { libc::CMSG_DATA(head) };
+    // SAFETY: SCM_RIGHTS carries at least one descriptor.
+    let descriptor = unsafe { place.cast::<RawFd>().read_unaligned() };
+    // SAFETY: the kernel has just made it for this process, and nobody else knows it.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+/// Starts a program without a trace in its parent: no SIGCHLD comes of it, and no `wait` of the program's finds it.
+/// Returns the process, whose end [`wait`] waits for.
+///
+/// # Safety
+/// `path` must be a C string; `arguments` and `environment` null-terminated arrays of C strings.
+pub(crate) unsafe fn spawn_unseen(
+    path: *const libc::c_char,
+    arguments: *const *const libc::c_char,
+    environment: *const *const libc::c_char,
+    output: RawFd,
+) -> Result<c_int, Errno> {
+    // SAFETY: without flags and stack this is fork(2) with no signal at the end.
+    let child = unsafe { call(libc::SYS_clone, [0; 6]) };
+    if child != 0 {
+        return checked(child).map(|child| child as c_int);
+    }
+    for target in [1, 2] {
+        // SAFETY: only numbers are passed; the child has one thread.
+        unsafe { call(libc::SYS_dup3, [int(output), target, 0, 0, 0, 0]) };
+    }
+    // SAFETY: the caller has promised that these are C strings.
+    unsafe { call(libc::SYS_execve, [path as usize, arguments as usize, environment as usize, 0, 0, 0]) };
+    // SAFETY: ends the child, which has nothing to clean up.
+    unsafe { call(libc::SYS_exit_group, [127, 0, 0, 0, 0, 0]) };
+    unreachable!("exit_group does not return")
+}
+
+/// Waits for the end of a process of [`spawn_unseen`].
+pub(crate) fn wait(child: c_int) {
+    // __WALL: whatever signal the child ends with (wait(2)).
+    // SAFETY: no status is asked for.
+    while unsafe { call(libc::SYS_wait4, [int(child), 0, int(libc::__WALL), 0, 0, 0]) } < 0 && errno() == libc::EINTR {}
+}

@@ -1,0 +1,90 @@
+//! The network itself.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use unisockets_calls as calls;
+
+/// The settings of unisockets_up. A null pointer takes what the environment says: UNISOCKETS_SIGNAL,
+/// UNISOCKETS_NETWORK, UNISOCKETS_SECRET, UNISOCKETS_NAME, UNISOCKETS_NODE. Set it to zeros first.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct unisockets_config {
+    /// The signaling server: ws://HOST:PORT or wss://HOST.
+    pub signal: *const c_char,
+    /// The network's name.
+    pub network: *const c_char,
+    /// The network's secret.
+    pub secret: *const c_char,
+    /// This member's name, which keeps its addresses.
+    pub name: *const c_char,
+    /// The control socket of a node that runs already; the others are not looked at then.
+    pub node: *const c_char,
+}
+
+/// Reads a string of the settings.
+fn text(pointer: *const c_char) -> Option<String> {
+    // SAFETY: the program has promised that each is null or a C string.
+    (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+}
+
+/// Joins a network: finds the node of the settings, or starts one in a process of its own, which outlives fork, exec and
+/// the end of this process until its last descriptor has drained. A null pointer means the environment alone. Without
+/// this call the first call that needs a network does the same, if the environment names one.
+///
+/// Errors: -1 and ENETDOWN; unisockets_errmsg() says why.
+///
+/// # Safety
+/// `config` must be null or valid, and its strings null or C strings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unisockets_up(config: *const unisockets_config) -> c_int {
+    // SAFETY: the program has promised it.
+    let settings = unsafe { config.as_ref() }.map(|config| calls::Config {
+        signal: text(config.signal),
+        network: text(config.network),
+        secret: text(config.secret),
+        name: text(config.name),
+        node: text(config.node),
+    });
+    calls::up(&settings.unwrap_or_default())
+}
+
+/// Leaves the network: the node ends once every socket has drained.
+///
+/// Errors: -1 and ENETDOWN, it was not up.
+#[unsafe(no_mangle)]
+pub extern "C" fn unisockets_down() -> c_int {
+    calls::down()
+}
+
+/// Returns the node's status as a JSON object: its addresses, peers, paths, sockets and counters. It is valid until the
+/// thread's next call.
+///
+/// Errors: null and ENETDOWN.
+#[unsafe(no_mangle)]
+pub extern "C" fn unisockets_status() -> *const c_char {
+    calls::status()
+}
+
+/// Returns the library's version; UNISOCKETS_VERSION is that of the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn unisockets_version() -> *const c_char {
+    calls::version()
+}
+
+/// Returns a sentence about the thread's last failure, for people. It is valid until the thread's next call.
+#[unsafe(no_mangle)]
+pub extern "C" fn unisockets_errmsg() -> *const c_char {
+    calls::errmsg()
+}
+
+/// Writes every packet of the node from now on to a file in the pcapng format; null ends that.
+///
+/// Errors: -1 and those of creating the file.
+///
+/// # Safety
+/// `path` must be null or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unisockets_capture(path: *const c_char) -> c_int {
+    // SAFETY: the program has promised what the manual page asks for.
+    unsafe { calls::capture(path) }
+}

@@ -1,0 +1,129 @@
+//! `node`: a member that holds the sockets of other programs.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
+use tokio::io::AsyncReadExt;
+use unisockets::Host;
+
+use super::args;
+use super::control;
+use super::exit::Failure;
+use super::output::print;
+use super::with_node;
+
+/// How long a node without sockets waits for another one once the program that it was started for is gone: a program
+/// that goes into the background closes everything, and opens its sockets only then.
+const LINGER: Duration = Duration::from_secs(10);
+/// The first word of what a node in the background says when it is there; the path of its control socket follows.
+const READY: &str = "ready ";
+
+pub(super) async fn run(options: args::Node) -> Result<(), Failure> {
+    if options.background {
+        return background(&options).await;
+    }
+    // Every socket of a program takes a descriptor or two here.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    if options.follow.is_some() {
+        // A terminal that is closed must not end what daemons of it still use.
+        let _ = setsid();
+    }
+    let followed = options.follow.map(follow).transpose()?;
+    let path = match &options.control {
+        Some(path) => path.clone(),
+        None => control::folder().join(format!("{}.node", std::process::id())),
+    };
+    if let Some(folder) = path.parent().filter(|folder| options.control.is_none() && !folder.as_os_str().is_empty()) {
+        control::make_folder(folder)?;
+    }
+    with_node(&options.common, |node| async move {
+        let unusable = |error| Failure::failed(format!("cannot serve programs at {}: {error}", path.display()));
+        if std::os::unix::net::UnixStream::connect(&path).is_err() {
+            let _ = std::fs::remove_file(&path);
+        }
+        let host = Host::serve(&node, &path).map_err(unusable)?;
+        let _served = Served(path.clone());
+        print(format_args!("{READY}{}", path.display()))?;
+        tokio::select! {
+            () = outlive(&host, followed) => {}
+            () = async { host.asked_to_leave().await; host.drained().await } => {}
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Removes the control socket when the node ends.
+struct Served(PathBuf);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn follow(pid: u32) -> Result<OwnedFd, Failure> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let raw = raw.ok_or_else(|| Failure::usage(format!("{pid} is no process number")))?;
+    pidfd_open(raw, PidfdFlags::NONBLOCK)
+        .map_err(|error| Failure::failed(format!("cannot follow process {pid}: {error}")))
+}
+
+/// Waits until the followed process has ended and no socket was open for a while.
+async fn outlive(host: &Host, followed: Option<OwnedFd>) {
+    let Some(followed) = followed else {
+        return std::future::pending().await;
+    };
+    // A process descriptor is readable when the process has ended (pidfd_open(2)); that wait has a thread of its own.
+    let _ = tokio::task::spawn_blocking(move || {
+        loop {
+            let mut wanted = [rustix::event::PollFd::new(&followed, rustix::event::PollFlags::IN)];
+            if rustix::event::poll(&mut wanted, None) != Err(rustix::io::Errno::INTR) {
+                return;
+            }
+        }
+    })
+    .await;
+    loop {
+        host.drained().await;
+        tokio::time::sleep(LINGER).await;
+        if host.socket_count() == 0 {
+            return;
+        }
+    }
+}
+
+/// Starts a node that outlives this command, and waits until it is there.
+async fn background(options: &args::Node) -> Result<(), Failure> {
+    let itself = std::env::current_exe()?;
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--background");
+    let mut command = tokio::process::Command::new(itself);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if options.follow.is_none() {
+        command.arg("--follow").arg(std::process::id().to_string());
+    }
+    let mut node = command.spawn()?;
+    let mut said = String::new();
+    let mut stdout = node.stdout.take().expect("it was asked for");
+    let mut line = [0; 4096];
+    while !said.ends_with('\n') {
+        let len = stdout.read(&mut line).await?;
+        if len == 0 {
+            break;
+        }
+        said.push_str(&String::from_utf8_lossy(&line[..len]));
+    }
+    if said.starts_with(READY) {
+        return print(said.trim_end());
+    }
+    let mut reason = String::new();
+    if let Some(mut stderr) = node.stderr.take() {
+        let _ = stderr.read_to_string(&mut reason).await;
+    }
+    let status = node.wait().await?;
+    super::output::note(reason.trim_end());
+    Err(Failure::silent(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}

@@ -1,0 +1,223 @@
+//! A node for programs that know nothing of it: every socket of theirs is a kernel descriptor, one end of an AF_UNIX
+//! socket whose other end is pumped into the node's stack.
+//!
+//! Programs ask over a control socket, one connection for each request; the words are those of
+//! `unisockets_descriptors`. Descriptors are their own leash: the kernel tells the host when the last copy of one is
+//! closed, in whatever process, so nothing is lost with a program that exits, and nothing is kept for it.
+
+mod bound;
+mod datagram;
+mod descriptor;
+mod errors;
+mod options;
+mod requests;
+mod stream;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use unisockets_descriptors::{Answer, Family, Fault, Kind, REQUEST_LEN_MAX, Reply, Request, passing};
+
+use crate::handle::Node;
+use crate::tcp::Socket;
+use errors::Ended;
+
+/// How long a program may take to say what it wants, and to take the answer.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// Sockets of one host: more than the stack's own limit are never made.
+const SOCKETS_MAX: usize = 65_536;
+/// How often datagram sockets are looked after: the kernel does not say when the last copy of one is closed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What an answer brings along.
+type Outcome = Result<(Reply, Option<OwnedFd>), Fault>;
+
+/// One socket of a program.
+struct Entry {
+    socket: Arc<Socket>,
+    kind: Kind,
+    family: Family,
+    /// Options that are kept for who asks, and mean nothing here.
+    kept: Mutex<HashMap<(i32, i32), Vec<u8>>>,
+    role: Role,
+}
+
+#[derive(Clone)]
+enum Role {
+    Bound(Arc<bound::Bound>),
+    Stream,
+    Datagram(Arc<datagram::Datagram>),
+}
+
+struct Inner {
+    node: Node,
+    instance: u64,
+    next_id: AtomicU64,
+    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+    ended: Mutex<Ended>,
+    /// Woken when a socket has ended.
+    changed: Notify,
+    leaving: Notify,
+}
+
+/// Serves descriptors of a node's sockets to programs of the same user.
+pub struct Host {
+    inner: Arc<Inner>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// Serves a control socket at `path`, which must not exist yet; only this user and root are answered. Must be
+    /// called within the runtime on which the node lives.
+    ///
+    /// # Errors
+    /// Those of `bind(2)`.
+    pub fn serve(node: &Node, path: &Path) -> io::Result<Host> {
+        let listener = UnixListener::bind(path)?;
+        let mut instance = [0; 8];
+        getrandom::fill(&mut instance).map_err(io::Error::other)?;
+        let inner = Arc::new(Inner {
+            node: node.clone(),
+            instance: u64::from_ne_bytes(instance),
+            next_id: AtomicU64::new(1),
+            entries: Mutex::default(),
+            ended: Mutex::default(),
+            changed: Notify::new(),
+            leaving: Notify::new(),
+        });
+        let tasks = vec![
+            tokio::spawn(answer_all(Arc::clone(&inner), listener)),
+            tokio::spawn(datagram::sweep_all(Arc::clone(&inner), SWEEP_INTERVAL)),
+        ];
+        Ok(Host { inner, tasks })
+    }
+
+    /// Returns how many sockets programs hold.
+    pub fn socket_count(&self) -> usize {
+        self.inner.entries().len()
+    }
+
+    /// Waits until a program has asked the node to leave.
+    pub async fn asked_to_leave(&self) {
+        self.inner.leaving.notified().await;
+    }
+
+    /// Waits until no program holds a socket any more.
+    pub async fn drained(&self) {
+        loop {
+            let changed = self.inner.changed.notified();
+            if self.socket_count() == 0 {
+                return;
+            }
+            // Datagram sockets are found closed by looking.
+            let _ = timeout(SWEEP_INTERVAL, changed).await;
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Inner {
+    fn entries(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Ended> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, id: u64) -> Option<Arc<Entry>> {
+        self.entries().get(&id).cloned()
+    }
+
+    fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn insert(&self, id: u64, entry: Entry) -> Arc<Entry> {
+        let entry = Arc::new(entry);
+        self.entries().insert(id, Arc::clone(&entry));
+        entry
+    }
+
+    /// Forgets a socket, which closes it unless its connection has it now.
+    fn remove(&self, id: u64) {
+        let removed = self.entries().remove(&id);
+        drop(removed);
+        self.changed.notify_waiters();
+    }
+}
+
+async fn answer_all(inner: Arc<Inner>, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(answer(Arc::clone(&inner), stream))),
+            Err(error) => {
+                // No descriptor is free: whoever asks waits until there is one.
+                tracing::warn!(%error, "a program cannot be heard");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn answer(inner: Arc<Inner>, mut stream: UnixStream) {
+    let own = rustix::process::geteuid().as_raw();
+    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
+        return;
+    }
+    let mut text = Vec::new();
+    let limit = REQUEST_LEN_MAX as u64 + 1;
+    let heard = timeout(REQUEST_LIMIT, (&mut stream).take(limit).read_to_end(&mut text)).await;
+    if !matches!(heard, Ok(Ok(_))) {
+        return;
+    }
+    let request = serde_json::from_slice::<Request>(&text);
+    let outcome = match request {
+        Ok(request) => inner.handle(request).await,
+        Err(error) => Err(Fault { errno: libc::EPROTO, text: format!("the node does not understand: {error}") }),
+    };
+    let (answer, descriptor) = match outcome {
+        Ok((reply, descriptor)) => (Answer::Done(reply), descriptor),
+        Err(fault) => (Answer::Failed(fault), None),
+    };
+    let text = serde_json::to_vec(&answer).expect("an answer has a JSON form");
+    let _ = timeout(REQUEST_LIMIT, send_answer(&stream, &text, descriptor.as_ref())).await;
+}
+
+async fn send_answer(stream: &UnixStream, text: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
+    let (mut rest, mut descriptor) = (text, descriptor);
+    while !rest.is_empty() {
+        stream.writable().await?;
+        let sent =
+            stream.try_io(tokio::io::Interest::WRITABLE, || passing::send_with(stream.as_fd(), rest, descriptor));
+        match sent {
+            Ok(len) => (rest, descriptor) = (&rest[len..], None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! What programs ask for, one function for each request.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use unisockets_descriptors::{About, Family, Fault, Kind, Name, Option as Setting, Prefix, Reply, Request, State};
+use unisockets_stack::Error;
+
+use super::errors::{fault, system};
+use super::stream::{self, Label, Pair, Plug};
+use super::{Entry, Inner, Outcome, Role, bound, datagram, options};
+use crate::handle::Node;
+use crate::tcp::Socket;
+
+/// What a new socket is made of.
+struct Wanted {
+    kind: Kind,
+    family: Family,
+    address: SocketAddr,
+    options: Vec<Setting>,
+}
+
+fn ok() -> Outcome {
+    Ok((Reply::Ok, None))
+}
+
+/// The program's descriptor is not one of this node's: it outlived the node that made it, or is closed.
+fn stale() -> Fault {
+    Fault { errno: libc::ENOTCONN, text: "the node of this descriptor has ended".to_owned() }
+}
+
+impl Inner {
+    pub(super) async fn handle(self: &Arc<Self>, request: Request) -> Outcome {
+        match request {
+            Request::About => Ok((Reply::About(self.about()), None)),
+            Request::Bind { kind, family, address, options } => self.bind(&Wanted { kind, family, address, options }),
+            Request::Listen { id, backlog } => self.listen(id, backlog),
+            Request::Connect { id, kind, family, address, options } => {
+                self.connect(id, &Wanted { kind, family, address, options })
+            }
+            Request::Disconnect { id } => self.disconnect(id),
+            Request::Error { id } => Ok((Reply::Error { errno: self.take_error(id) }, None)),
+            Request::SetOption { id, option } => {
+                let entry = self.entry(id).ok_or_else(stale)?;
+                options::set(&entry, &option)?;
+                ok()
+            }
+            Request::GetOption { id, level, name } => {
+                let entry = self.entry(id).ok_or_else(stale)?;
+                let value = options::get(&entry, level, name)?;
+                Ok((Reply::Option { value }, None))
+            }
+            Request::Closed { id } => {
+                if let Some(Role::Datagram(shared)) = self.entry(id).map(|entry| entry.role.clone()) {
+                    shared.look();
+                }
+                ok()
+            }
+            Request::Resolve { name } => self.resolve(&name).await,
+            Request::Reverse { address } => self.reverse(address).await,
+            Request::Status => {
+                let json = serde_json::to_string(&self.node.status()).expect("a status has a JSON form");
+                Ok((Reply::Status { json }, None))
+            }
+            Request::Capture { path } => self.capture(path),
+            Request::Leave => {
+                self.leaving.notify_one();
+                ok()
+            }
+        }
+    }
+
+    fn about(&self) -> About {
+        let node = &self.node;
+        let prefix = |(address, len)| Prefix { address, len };
+        About {
+            instance: self.instance,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            network: node.network().to_owned(),
+            name: node.name(),
+            addresses: vec![IpAddr::V4(node.ipv4()), IpAddr::V6(node.ipv6())],
+            prefixes: node.prefixes().into_iter().map(prefix).collect(),
+        }
+    }
+
+    /// Makes a socket of the stack with a program's options.
+    fn open(&self, wanted: &Wanted, role: Role) -> Result<Entry, Fault> {
+        if self.entries().len() >= super::SOCKETS_MAX {
+            return Err(fault(Error::NoBuffers));
+        }
+        let socket = Socket::open(&self.node, stack_kind(wanted.kind), stack_family(wanted.family));
+        let socket = Arc::new(socket.map_err(|error| system(&error))?);
+        let (kind, family) = (wanted.kind, wanted.family);
+        let entry = Entry { socket, kind, family, kept: Mutex::default(), role };
+        for option in &wanted.options {
+            options::set(&entry, option)?;
+        }
+        Ok(entry)
+    }
+
+    fn bind(self: &Arc<Self>, wanted: &Wanted) -> Outcome {
+        let entry = self.open(wanted, Role::Stream)?;
+        let id = self.new_id();
+        let stack_id = entry.socket.id;
+        let address = entry
+            .socket
+            .driver
+            .with(|state, _, _| {
+                state.core.stack.bind(stack_id, wanted.address)?;
+                state.core.stack.local_address(stack_id)
+            })
+            .map_err(fault)?;
+        match wanted.kind {
+            Kind::Tcp => self.bind_stream(id, entry, address),
+            Kind::Udp => self.open_datagram(id, entry, address).map(|(descriptor, _)| (Reply::Ok, Some(descriptor))),
+        }
+    }
+
+    fn bind_stream(self: &Arc<Self>, id: u64, entry: Entry, address: SocketAddr) -> Outcome {
+        let (program, host) =
+            bound::descriptor(&bound::name(self, id, entry.family, address)).map_err(|error| system(&error))?;
+        let shared = Arc::new(bound::Bound::default());
+        let entry = self.insert(id, Entry { role: Role::Bound(Arc::clone(&shared)), ..entry });
+        tokio::spawn(bound::serve(Arc::clone(self), id, entry, shared, host));
+        Ok((Reply::Ok, Some(program)))
+    }
+
+    fn open_datagram(
+        self: &Arc<Self>,
+        id: u64,
+        entry: Entry,
+        address: SocketAddr,
+    ) -> Result<(OwnedFd, Arc<datagram::Datagram>), Fault> {
+        let (family, instance) = (entry.family, self.instance);
+        let name = Name { state: State::Datagram, family, address, destination: None, instance, id, serial: 0 };
+        let (program, ingress) = datagram::descriptors(&name).map_err(|error| system(&error))?;
+        let shared = Arc::new(datagram::Datagram::new(name));
+        let entry = self.insert(id, Entry { role: Role::Datagram(Arc::clone(&shared)), ..entry });
+        tokio::spawn(datagram::serve(Arc::clone(self), id, entry, Arc::clone(&shared), ingress));
+        Ok((program, shared))
+    }
+
+    fn listen(&self, id: u64, backlog: u32) -> Outcome {
+        let entry = self.entry(id).ok_or_else(stale)?;
+        let Role::Bound(shared) = &entry.role else {
+            return Err(fault(if entry.kind == Kind::Udp { Error::NotSupported } else { Error::Invalid }));
+        };
+        let len = usize::try_from(backlog).unwrap_or(usize::MAX);
+        let socket = entry.socket.id;
+        entry.socket.driver.with(|state, _, _| state.core.stack.listen(socket, len)).map_err(fault)?;
+        shared.listen(backlog);
+        ok()
+    }
+
+    fn connect(self: &Arc<Self>, id: Option<u64>, wanted: &Wanted) -> Outcome {
+        let known = id.map(|id| self.entry(id).map(|entry| (id, entry)).ok_or_else(stale)).transpose()?;
+        match (wanted.kind, known) {
+            (Kind::Udp, Some((_, entry))) => self.connect_datagram(&entry, wanted.address),
+            (Kind::Udp, None) => Err(fault(Error::Invalid)),
+            (Kind::Tcp, Some((id, entry))) => {
+                let Role::Bound(shared) = &entry.role else {
+                    return Err(fault(Error::IsConnected));
+                };
+                let outcome = self.start(id, &entry, wanted.address)?;
+                shared.take();
+                Ok(outcome)
+            }
+            (Kind::Tcp, None) => {
+                let entry = Arc::new(self.open(wanted, Role::Stream)?);
+                self.start(self.new_id(), &entry, wanted.address)
+            }
+        }
+    }
+
+    /// Starts a connection, and makes its descriptor.
+    fn start(self: &Arc<Self>, id: u64, entry: &Entry, remote: SocketAddr) -> Outcome {
+        let socket = Arc::clone(&entry.socket);
+        let started = socket.driver.with(|state, now, _| match state.core.stack.connect(now, socket.id, remote) {
+            Ok(()) | Err(Error::InProgress) => state.core.stack.local_address(socket.id),
+            Err(error) => Err(error),
+        });
+        let local = started.map_err(fault)?;
+        let label = Label { id, family: entry.family, instance: self.instance };
+        let make = || {
+            let pair = Pair::new(Plug::Full)?;
+            pair.name_program(&label.name(local, 1))?;
+            Ok(pair.split())
+        };
+        let (program, host) = make().map_err(|error: std::io::Error| system(&error))?;
+        let kept = entry.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let (kind, family) = (entry.kind, entry.family);
+        let socket = Arc::clone(&entry.socket);
+        self.insert(
+            id,
+            Entry { socket: Arc::clone(&socket), kind, family, kept: Mutex::new(kept), role: Role::Stream },
+        );
+        tokio::spawn(stream::carry(Arc::clone(self), label, socket, host));
+        Ok((Reply::Ok, Some(program)))
+    }
+
+    fn connect_datagram(&self, entry: &Entry, address: SocketAddr) -> Outcome {
+        let Role::Datagram(shared) = &entry.role else {
+            return Err(fault(Error::NotSupported));
+        };
+        let socket = &entry.socket;
+        socket.driver.with(|state, now, _| state.core.stack.connect(now, socket.id, address)).map_err(fault)?;
+        let address = socket.peer_addr().map_err(|error| system(&error))?;
+        let name = shared.connect(socket, address).map_err(|error| system(&error))?;
+        Ok((Reply::Peer { name }, None))
+    }
+
+    fn disconnect(&self, id: u64) -> Outcome {
+        let entry = self.entry(id).ok_or_else(stale)?;
+        let Role::Datagram(shared) = &entry.role else {
+            return Err(fault(Error::NotSupported));
+        };
+        let socket = &entry.socket;
+        socket.driver.with(|state, _, _| state.core.stack.disconnect(socket.id)).map_err(fault)?;
+        shared.disconnect();
+        ok()
+    }
+
+    fn take_error(&self, id: u64) -> i32 {
+        let Some(entry) = self.entry(id) else {
+            return self.ended().take(id);
+        };
+        match &entry.role {
+            Role::Datagram(shared) => shared.take_error(),
+            // Its task takes the error, and leaves it to be asked for.
+            Role::Stream | Role::Bound(_) => self.ended().take(id),
+        }
+    }
+
+    async fn resolve(&self, name: &str) -> Outcome {
+        let addresses = match self.node.resolve(name).await {
+            Ok(member) => vec![IpAddr::V4(member.ipv4), IpAddr::V6(member.ipv6)],
+            Err(_) => Vec::new(),
+        };
+        Ok((Reply::Addresses { addresses }, None))
+    }
+
+    async fn reverse(&self, address: IpAddr) -> Outcome {
+        let address = address.to_canonical();
+        let known =
+            self.node.prefixes().iter().any(|(first, len)| Prefix { address: *first, len: *len }.contains(address));
+        let name = match known {
+            true => self.node.resolve(&address.to_string()).await.ok().and_then(|member| member.name),
+            false => None,
+        };
+        Ok((Reply::Name { name }, None))
+    }
+
+    fn capture(&self, path: Option<String>) -> Outcome {
+        let path = path.map(std::path::PathBuf::from);
+        self.node.capture(path.as_deref()).map_err(|error| system(&error))?;
+        ok()
+    }
+}
+
+fn stack_kind(kind: Kind) -> unisockets_stack::Kind {
+    match kind {
+        Kind::Tcp => unisockets_stack::Kind::Tcp,
+        Kind::Udp => unisockets_stack::Kind::Udp,
+    }
+}
+
+fn stack_family(family: Family) -> unisockets_stack::Family {
+    match family {
+        Family::V4 => unisockets_stack::Family::V4,
+        Family::V6 => unisockets_stack::Family::V6,
+    }
+}
+
+impl Node {
+    /// Returns the ranges of the network's addresses: the first address of each, and how many bits count.
+    pub(super) fn prefixes(&self) -> Vec<(IpAddr, u8)> {
+        let welcome = self.driver().welcome();
+        welcome.iter().flat_map(|welcome| &welcome.prefixes).map(|prefix| (prefix.address, prefix.len)).collect()
+    }
+}
