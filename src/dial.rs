@@ -454,8 +454,11 @@ impl NodeCore {
             tracing::info!(peer = %peer.label(), reason = %lost, "link lost");
             peer.link = None;
             peer.lost_at = Some(now);
-            // What was heard while it was linked may be long past: dialling will tell.
-            peer.may_be_there();
+            // What was heard while it was linked may be long past: dialling will tell. That it fell silent is no such
+            // thing: then its wire is cut.
+            if peer.gone != Some(GoneReason::Timeout) {
+                peer.may_be_there();
+            }
             let pause = if self.key.as_bytes() < key.as_bytes() { std::time::Duration::ZERO } else { peers::YIELD };
             peer.redial_at = (peer.attempt.is_none() && !planted!(RedialForgotten)).then_some(now + pause);
             let path = peer.path;

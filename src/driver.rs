@@ -188,9 +188,10 @@ impl Driver {
     pub(crate) fn with<R>(self: &Arc<Self>, f: impl FnOnce(&mut State, Instant, &mut Vec<Waker>) -> R) -> R {
         let mut wake = Vec::new();
         let mut outputs = Vec::new();
-        let now = self.now();
         let (result, due) = {
             let mut state = self.lock();
+            // The clock is read under the lock, so that time never runs backwards for the core.
+            let now = self.now();
             let result = f(&mut state, now, &mut wake);
             state.core.pump(now);
             state.collect_wakers(&mut wake);

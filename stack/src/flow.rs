@@ -12,7 +12,7 @@ use crate::limits;
 use crate::meter::Meter;
 use crate::options::Options;
 use crate::packet::{self, Numbers, Segment};
-use crate::path::{Class, PathId};
+use crate::path::{Class, PathId, PathState};
 use crate::shard::{SocketId, Stack};
 use crate::slab::key;
 use crate::tcp::{Connection, State};
@@ -72,6 +72,8 @@ pub(crate) struct Flow {
     pub(crate) acknowledged: Acknowledged,
     /// The window last told to the peer, as written.
     pub(crate) window_said: u16,
+    /// Whether a window that is scaled was sent: that of a SYN is not, and the engine scales it all the same.
+    told_window: bool,
     /// The window that the peer told last, as written.
     pub(crate) window_heard: u16,
     /// When anything was last heard of the peer.
@@ -86,7 +88,7 @@ pub(crate) struct Flow {
     receive_high: Option<u32>,
     /// Bytes written to each ring since it was empty and unused.
     pub(crate) receive_used: usize,
-    send_used: usize,
+    pub(crate) send_used: usize,
     /// Whether the flow is in the queue of those whose memory may be given back.
     pub(crate) resting: bool,
     /// The earliest timer in the heap that is still meant.
@@ -122,6 +124,7 @@ impl Flow {
             receive_next: None,
             acknowledged: Acknowledged::default(),
             window_said: 0,
+            told_window: false,
             window_heard: 0,
             heard_at: now,
             progress_at: now,
@@ -167,6 +170,23 @@ impl Flow {
         (len > 0 && start < window).then(|| next.wrapping_add(len.min(window) as u32))
     }
 
+    /// Returns how many bytes of a segment's data lie before the end of the receive window, if not all do (RFC 9293,
+    /// section 3.10.7.4).
+    pub(crate) fn room_for(&self, segment: &Segment) -> Option<usize> {
+        let start = segment.sequence.wrapping_add(u32::from(segment.syn));
+        let next = match self.state {
+            // The answer to our SYN says itself what comes next.
+            State::SynSent => segment.syn.then_some(start)?,
+            _ => self.receive_next?,
+        };
+        let offset = start.wrapping_sub(next) as i32;
+        let room = i64::try_from(self.connection.receive_window()).unwrap_or(i64::MAX) - i64::from(offset);
+        let len = i64::try_from(segment.payload_len).unwrap_or(i64::MAX);
+        // The engine answers what lies outside of a window that it knows.
+        let unknown = room > 0 || !self.told_window;
+        (len > room.max(0) && unknown).then(|| usize::try_from(room).unwrap_or(0))
+    }
+
     /// Notes bytes in the receive ring that end there, in order or not; returns how many more are committed.
     pub(crate) fn landed(&mut self, end: u32, bytes: usize) -> usize {
         if self.receive_high.is_none_or(|high| (end.wrapping_sub(high) as i32) > 0) {
@@ -210,6 +230,7 @@ impl Flow {
         }
         self.receive_next = Some(segment.acknowledgement);
         self.window_said = segment.window;
+        self.told_window |= !segment.syn;
     }
 
     /// Whether the peer may still send bytes.
@@ -282,7 +303,7 @@ impl Flow {
         let unanswered = self.progress_at + timeout;
         // A peer that answers every probe but never takes a byte (RFC 9293, section 3.8.6.1) is waited for as long
         // as a program holds the connection and has set no limit, as Linux does; nobody else waits for ever.
-        let ends = waits && (self.owner == Owner::Orphan || self.user_timeout.is_some());
+        let ends = self.owner == Owner::Orphan || (waits && self.user_timeout.is_some());
         Some(if ends { unanswered.min(self.taken_at + user_timeout) } else { unanswered })
     }
 }
@@ -304,14 +325,14 @@ impl Stack {
 
     /// Takes a flow out of everything that knows it.
     pub(crate) fn remove_flow(&mut self, id: FlowId) {
+        if self.flows.get(id).is_some_and(|flow| flow.owner == Owner::Orphan) {
+            self.count_orphan(id, -1);
+        }
         let Some(flow) = self.flows.remove(id) else {
             return;
         };
         if self.tuples.get(&flow.tuple) == Some(&id) {
             self.tuples.remove(&flow.tuple);
-        }
-        if flow.owner == Owner::Orphan {
-            self.orphans -= 1;
         }
         let committed = flow.committed();
         self.committed -= if planted!(LedgerLeaks) { 0 } else { committed };
@@ -533,7 +554,7 @@ impl Stack {
         if let Owner::Backlog(listener) = flow.owner {
             if ended {
                 flow.owner = Owner::Orphan;
-                self.orphans += 1;
+                self.count_orphan(id, 1);
                 self.passive_ended(now, id, listener, before == State::SynReceived);
             } else if before == State::SynReceived {
                 self.passive_established(id, listener);
@@ -544,11 +565,16 @@ impl Stack {
     /// Whether nothing more has to be sent or awaited for a connection that no program holds.
     pub(crate) fn is_over(&self, id: FlowId) -> bool {
         self.flows.get(id).is_some_and(|flow| match flow.state {
-            State::Closed => flow.reset_seen || !flow.connection.owes_reset(),
+            // Where there is no way to the peer, nobody waits to tell it: what it still sends is reset (section 3.5.2).
+            State::Closed => flow.reset_seen || !flow.connection.owes_reset() || !self.is_up(flow.path),
             State::Listen => true,
             State::TimeWait => !flow.dirty,
             _ => false,
         })
+    }
+
+    fn is_up(&self, path: PathId) -> bool {
+        self.paths.get(path).is_some_and(|path| path.state == PathState::Up)
     }
 
     /// Removes a connection that is over, leaving a record where TIME-WAIT asks for one.

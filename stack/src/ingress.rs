@@ -62,6 +62,11 @@ impl Stack {
     }
 
     fn take_tcp(&mut self, now: Instant, path: PathId, packet: &Packet<'_>) -> Result<(), DropReason> {
+        if let Some(plain) = packet.without_extensions() {
+            // The engine would take the extensions for something that it has to complain of.
+            let packet = Packet::parse(&plain, false).map_err(|_| DropReason::Malformed)?;
+            return self.take_tcp(now, path, &packet);
+        }
         let segment = Segment::parse(packet.payload).ok_or(DropReason::Malformed)?;
         let (source, destination) = packet.ports().ok_or(DropReason::Malformed)?;
         if source == 0 || destination == 0 {
@@ -76,7 +81,9 @@ impl Stack {
             local: SocketAddr::new(packet.destination, destination),
             remote: SocketAddr::new(packet.source, source),
         };
-        if let Some(flow) = self.tuples.get(&tuple).copied() {
+        if let Some(flow) = self.tuples.get(&tuple).copied()
+            && !self.makes_way(flow, &tuple, &segment)
+        {
             return self.take_segment(now, path, flow, packet, &segment);
         }
         if let Some((send_next, receive_next)) = self.time_wait.numbers(&tuple) {
@@ -106,6 +113,18 @@ impl Stack {
             self.reply(path, Class::Interactive, reset);
         }
         Err(DropReason::NoSocket)
+    }
+
+    /// Whether a connection that is over, and that only a program's descriptor still keeps, leaves its name to the new
+    /// one that a SYN asks for.
+    fn makes_way(&mut self, id: FlowId, tuple: &Tuple, segment: &Segment) -> bool {
+        let over = |flow: &crate::flow::Flow| flow.state == State::Closed && !flow.connection.owes_reset();
+        let is_new = segment.syn && !segment.ack && !segment.rst;
+        if !is_new || !self.flows.get(id).is_some_and(over) {
+            return false;
+        }
+        self.tuples.remove(tuple);
+        true
     }
 
     fn take_segment(
@@ -171,6 +190,12 @@ impl Stack {
         bytes: &[u8],
         segment: &Segment,
     ) -> Result<(), DropReason> {
+        if let Some(payload_len) = self.flows.get(id).and_then(|flow| flow.room_for(segment)) {
+            // The engine reckons with twice the window until it has sent one that is scaled, and marks as received what
+            // it had no place for.
+            let cut = packet::cut(bytes, payload_len).ok_or(DropReason::Malformed)?;
+            return self.take_accepted(now, path, id, &cut, &Segment { fin: false, payload_len, ..*segment });
+        }
         if !segment.fin || segment.payload_len == 0 || segment.rst {
             return self.take_accepted(now, path, id, bytes, segment);
         }
@@ -222,6 +247,10 @@ impl Stack {
         flow.heard(now);
         if segment.ack && !segment.syn && !segment.rst {
             flow.window_heard = segment.window;
+        }
+        if segment.syn && flow.state == State::SynSent && flow.connection.state() != flow.state {
+            // The answer to our SYN: only now is it known what comes next.
+            flow.receive_next = Some(segment.sequence.wrapping_add(1));
         }
         flow.receive_next = flow.receive_next.map(|next| next.wrapping_add(received as u32 + u32::from(ended)));
         flow.progress_at = now;

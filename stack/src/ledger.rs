@@ -13,13 +13,14 @@ use crate::time::Instant;
 
 impl Stack {
     /// Returns the part of its allowance that a peer, or all peers together, have committed, in percent.
-    fn pressure(&self, path: PathId) -> usize {
-        let node = self.committed * 100 / limits::NODE_MEMORY_MAX;
+    fn pressure(&self, path: PathId) -> u64 {
+        let percent = |committed: usize, limit: usize| committed as u64 * 100 / limit as u64;
+        let node = percent(self.committed, limits::NODE_MEMORY_MAX);
         if path == self.loopback() {
             return node;
         }
         let peer = self.paths.get(path).map_or(0, |path| path.committed);
-        node.max(peer * 100 / limits::PEER_MEMORY_MAX)
+        node.max(percent(peer, limits::PEER_MEMORY_MAX))
     }
 
     /// Whether no connection of a peer may commit more.

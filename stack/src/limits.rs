@@ -48,6 +48,12 @@ pub(crate) const SOCKETS_MAX: usize = 65_536;
 pub(crate) const FLOWS_MAX: usize = 65_536;
 /// Of these, connections with one peer: an eighth is left to others.
 pub(crate) const FLOWS_PEER_MAX: usize = FLOWS_MAX / 8 * 7;
+/// Bytes of a SYN that waits for a place in a backlog: the longest headers, and nothing worth mention behind them.
+pub(crate) const WAITING_SYN_LEN_MAX: usize = 160;
+/// Orphans of one peer; further ones are reset.
+pub(crate) const ORPHANS_PEER_MAX: usize = 4_096;
+/// Orphans that every peer may have, however many others have.
+pub(crate) const ORPHANS_SHARE: usize = 64;
 /// Connections whose program has closed them, still being brought to their end.
 pub(crate) const ORPHANS_MAX: usize = 8_192;
 /// Connections in TIME-WAIT; the oldest makes room.

@@ -165,7 +165,8 @@ impl Stack {
         if state.syns.iter().any(|syn| syn.tuple == tuple) {
             return Ok(());
         }
-        if !state.has_place_for_syn(path) {
+        // One that brings data is repeated by its peer as well; its bytes would be in no ledger.
+        if packet.len() > limits::WAITING_SYN_LEN_MAX || !state.has_place_for_syn(path) {
             return Err(DropReason::BacklogFull);
         }
         state.enter(path, |share| share.syns += 1);
@@ -189,12 +190,18 @@ impl Stack {
         let wire = self.paths.get(path).ok_or(DropReason::PathLost)?.wire;
         let rings = self.rings(path, &options).ok_or(DropReason::Memory)?;
         let seed = self.random();
-        let connection = Connection::accept(wire, seed, now, packet, tuple.local, rings);
+        let parsed = Packet::parse(packet, false).map_err(|_| DropReason::Malformed)?;
+        let syn = Segment::parse(parsed.payload).ok_or(DropReason::Malformed)?;
+        // Data of a SYN comes again once the peer knows of this end (RFC 9293, section 3.10.7.2, allows both).
+        let bare = (syn.payload_len > 0).then(|| packet::cut(packet, 0)).flatten();
+        let opening = bare.as_deref().unwrap_or(packet);
+        let connection = Connection::accept(wire, seed, now, opening, tuple.local, rings);
         if connection.state() != crate::tcp::State::SynReceived {
             return Err(DropReason::Malformed);
         }
         let mut flow = Flow::new(now, tuple, path, connection, Owner::Backlog(listener));
         flow.backlog_path = Some(path);
+        flow.receive_next = Some(syn.sequence.wrapping_add(1));
         let flow = self.insert_flow(flow);
         self.apply_options(flow, &options);
         if let Some(Role::Listening(state)) = self.sockets.get_mut(listener).map(|entry| &mut entry.role) {

@@ -218,6 +218,19 @@ impl<'a> Packet<'a> {
         Err(DropReason::Malformed)
     }
 
+    /// Copies an IPv6 packet without the extension headers that it has; nothing if it has none.
+    pub(crate) fn without_extensions(&self) -> Option<Vec<u8>> {
+        let extensions = self.bytes.len() - self.payload.len();
+        if self.source.is_ipv4() || extensions <= IPV6_HEADER_LEN {
+            return None;
+        }
+        let mut copy = self.bytes[..IPV6_HEADER_LEN].to_vec();
+        copy[4..6].copy_from_slice(&u16::try_from(self.payload.len()).ok()?.to_be_bytes());
+        copy[6] = self.protocol;
+        copy.extend_from_slice(self.payload);
+        Some(copy)
+    }
+
     /// Copies a TCP packet with another acknowledgement; a checksum that was right stays right, and a wrong one
     /// wrong (RFC 1624).
     pub(crate) fn with_acknowledgement(&self, acknowledgement: u32) -> Option<Vec<u8>> {
@@ -425,6 +438,20 @@ pub(crate) fn without_fin(packet: &[u8]) -> Option<Vec<u8>> {
     let at = packet.len() - parsed.payload.len() + 13;
     let mut copy = packet.to_vec();
     *copy.get_mut(at)? &= !1;
+    Some(copy)
+}
+
+/// Copies a TCP packet with `payload_len` bytes of its data only and without its FIN, for the engine, which asks for no
+/// checksum.
+pub(crate) fn cut(packet: &[u8], payload_len: usize) -> Option<Vec<u8>> {
+    let parsed = Packet::parse(packet, false).ok()?;
+    let start = packet.len() - parsed.payload.len();
+    let header_len = usize::from(parsed.payload.get(12)? >> 4) * 4;
+    let mut copy = packet.get(..(start + header_len + payload_len).min(packet.len()))?.to_vec();
+    *copy.get_mut(start + 13)? &= !1;
+    let (at, len) = if parsed.source.is_ipv4() { (2, copy.len()) } else { (4, copy.len() - IPV6_HEADER_LEN) };
+    let len = u16::try_from(len).ok()?.to_be_bytes();
+    copy.get_mut(at..at + 2)?.copy_from_slice(&len);
     Some(copy)
 }
 

@@ -69,10 +69,12 @@ pub(crate) struct Path {
     pub(crate) queued: bool,
     /// Sockets that found the datagram queue full.
     pub(crate) waiters: Vec<SocketId>,
-    /// Connections on the path.
     /// Bytes that the rings of this peer's connections have committed.
     pub(crate) committed: usize,
+    /// Connections on the path.
     pub(crate) flow_count: usize,
+    /// Of these, the ones that no program holds.
+    pub(crate) orphan_count: usize,
 }
 
 impl Path {
@@ -88,6 +90,7 @@ impl Path {
             waiters: Vec::new(),
             committed: 0,
             flow_count: 0,
+            orphan_count: 0,
         }
     }
 

@@ -9,6 +9,7 @@ use crate::limits;
 use crate::listener::Listener;
 use crate::meter::RoundTrip;
 use crate::options::Options;
+use crate::path::PathId;
 use crate::ports::{Ports, Space};
 use crate::readiness::Readiness;
 use crate::shard::{Family, Kind, Socket, SocketId, Stack, canonical};
@@ -106,15 +107,10 @@ impl Stack {
         match &entry.role {
             Role::Datagram(_) => return self.connect_datagram(socket, remote),
             Role::Listening(_) => return Err(Error::IsConnected),
-            Role::Stream(flow) => {
-                let state = self.flows.get(*flow).map(|flow| flow.state);
-                return Err(match state {
-                    Some(State::SynSent | State::SynReceived) => Error::Already,
-                    _ => Error::IsConnected,
-                });
-            }
+            Role::Stream(flow) => self.retry(now, socket, *flow)?,
             Role::Idle => {}
         }
+        let entry = self.socket_ref(socket)?;
         if remote.port() == 0 {
             return Err(Error::ConnectionRefused);
         }
@@ -134,6 +130,23 @@ impl Stack {
         self.mark_dirty(flow);
         self.schedule(now, flow);
         Err(Error::InProgress)
+    }
+
+    /// Makes a socket ready for another attempt if its connection never came about, and its error is known: as on Linux
+    /// the call that follows a failure reports it, and the next one may try again.
+    fn retry(&mut self, now: Instant, socket: SocketId, id: FlowId) -> Result<(), Error> {
+        let flow = self.flows.get_mut(id).ok_or(Error::IsConnected)?;
+        match flow.state {
+            State::SynSent | State::SynReceived => return Err(Error::Already),
+            State::Closed if flow.acknowledged.newest().is_none() => {}
+            _ => return Err(Error::IsConnected),
+        }
+        if let Some(error) = flow.error.take() {
+            return Err(error);
+        }
+        self.socket_mut(socket)?.role = Role::Idle;
+        self.orphan(now, id, true);
+        Ok(())
     }
 
     /// Chooses this end of a new connection: the bound address, or an ephemeral port that makes the
@@ -212,9 +225,12 @@ impl Stack {
             return Err(Error::BrokenPipe);
         }
         let was_empty = flow.connection.send_queue() == 0;
+        let (path, asked) = (flow.path, data.len());
+        let data = &data[..self.affordable(id, path, data.len())];
+        let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
         let sent = flow.connection.send(data);
         let committed = flow.wrote(was_empty, sent);
-        if sent == 0 && !data.is_empty() {
+        if sent == 0 && asked > 0 {
             return Err(Error::Again);
         }
         if was_empty {
@@ -223,6 +239,17 @@ impl Stack {
         self.charge(id, committed);
         self.mark_dirty(id);
         Ok(sent)
+    }
+
+    /// Returns how many bytes a send ring may take: all, unless they would commit memory that its peer must not have.
+    /// What has been committed is used again when it has been acknowledged, so that a connection goes on, slowly.
+    fn affordable(&self, id: FlowId, path: PathId, len: usize) -> usize {
+        let Some(flow) = self.flows.get(id).filter(|_| self.is_full(path)) else {
+            return len;
+        };
+        let used = if flow.connection.send_queue() == 0 { 0 } else { flow.send_used };
+        let room = flow.connection.rings.send.touched().max(limits::PAGE_LEN).saturating_sub(used);
+        len.min(room)
     }
 
     /// Takes received bytes of a connection (`recv(2)`); 0 is the end of the stream.
@@ -350,14 +377,35 @@ impl Stack {
         }
     }
 
+    /// Whether a connection that is closed has to be reset, because too many wait for their end: of its peer, or in
+    /// all, but then only of peers that have many.
+    fn is_crowded(&self, id: FlowId) -> bool {
+        let path = self.flows.get(id).map(|flow| flow.path).filter(|path| *path != self.loopback());
+        let of_peer =
+            path.and_then(|path| self.paths.get(path)).map_or(limits::ORPHANS_SHARE, |path| path.orphan_count);
+        let all = self.orphans >= limits::ORPHANS_MAX && of_peer >= limits::ORPHANS_SHARE;
+        all || of_peer >= limits::ORPHANS_PEER_MAX
+    }
+
+    /// Counts a connection that lost its program, or one of these that is over.
+    pub(crate) fn count_orphan(&mut self, id: FlowId, change: isize) {
+        let Some(path) = self.flows.get(id).map(|flow| flow.path) else {
+            return;
+        };
+        self.orphans = self.orphans.saturating_add_signed(change);
+        if let Some(path) = self.paths.get_mut(path) {
+            path.orphan_count = path.orphan_count.saturating_add_signed(change);
+        }
+    }
+
     fn orphan(&mut self, now: Instant, id: FlowId, reset_at_close: bool) {
-        let crowded = self.orphans >= limits::ORPHANS_MAX;
+        let crowded = self.is_crowded(id);
+        self.count_orphan(id, 1);
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
         flow.owner = Owner::Orphan;
         flow.taken_at = now;
-        self.orphans += 1;
         match flow.state {
             State::SynSent | State::Listen => return self.remove_flow(id),
             State::Closed | State::TimeWait => {}
@@ -425,7 +473,8 @@ impl Stack {
         let read_closed = receive_shut || (!connection.may_recv() && unread == 0);
         // As Linux: writable from a third of the buffer on, so that writers are not woken for crumbs.
         let free = connection.send_capacity() - connection.send_queue();
-        let writable = !connection.may_send() || free >= connection.send_capacity() / 3;
+        let affordable = connection.send_queue() == 0 || !self.is_full(flow.path);
+        let writable = !connection.may_send() || (free >= connection.send_capacity() / 3 && affordable);
         Readiness::NONE
             .with(Readiness::ERROR, failed)
             .with(Readiness::READABLE, unread >= enough || !flow.may_hear_more() || read_closed || failed)

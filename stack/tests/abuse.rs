@@ -253,3 +253,121 @@ fn a_peer_that_floods_a_listener_keeps_nobody_out_but_itself() {
     assert_eq!(accepted, 1_001);
     assert!(flood.iter().all(|client| wire.nodes[0].stack.take_error(*client) == Ok(None)));
 }
+
+/// Sends a handcrafted segment of node 0's to node 1's port 80.
+fn segment(wire: &Wire, numbers: (u32, u32), flags: u8, options: &[u8], data: &[u8]) -> Vec<u8> {
+    let (from, to) = (wire.nodes[0].v4, wire.nodes[1].v4);
+    let (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) = (from, to) else {
+        panic!("the wire has IPv4 addresses");
+    };
+    let len = 20 + 20 + options.len() + data.len();
+    let mut packet = vec![0x45, 0, (len >> 8) as u8, len as u8, 0, 0, 0x40, 0, 64, 6, 0, 0];
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    packet.extend(9_999u16.to_be_bytes());
+    packet.extend(80u16.to_be_bytes());
+    packet.extend(numbers.0.to_be_bytes());
+    packet.extend(numbers.1.to_be_bytes());
+    packet.extend([((20 + options.len()) / 4 * 16) as u8, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    packet.extend(options);
+    packet.extend(data);
+    let sum = |bytes: &[u8], start: u32| {
+        let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+        let mut sum: u32 = start + words.sum::<u32>();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    };
+    let header = sum(&packet[..20], 0).to_be_bytes();
+    packet[10..12].copy_from_slice(&header);
+    let pseudo = packet[12..20].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>();
+    let transport = sum(&packet[20..], pseudo + 6 + (len - 20) as u32).to_be_bytes();
+    packet[36..38].copy_from_slice(&transport);
+    packet
+}
+
+/// Data over the end of the window, sent before this end had told a window that is scaled, was marked as received
+/// whole and stored in part: the byte that closed the hole before it brought the stack down.
+#[test]
+fn data_over_the_end_of_the_window_is_taken_as_far_as_there_is_room() {
+    let mut wire = Wire::new(9_000);
+    let listener = wire.listen(1, 80, 4);
+    let path = wire.nodes[1].path;
+    let scale = [1, 3, 3, 7];
+    // Node 0 knows nothing of this connection, and would say so.
+    wire.lose = |from, _, _| from == 0;
+    let syn = segment(&wire, (100, 0), SYN, &scale, &[]);
+    wire.nodes[1].stack.handle_packet(wire.now, path, &syn).unwrap();
+    wire.settle();
+    let (_, _, answer) =
+        wire.log.iter().rfind(|(from, _, packet)| *from == 1 && flags(packet) & SYN != 0).expect("a SYN ACK").clone();
+    let ours = u32::from_be_bytes(answer[24..28].try_into().unwrap()).wrapping_add(1);
+    let bytes = pattern(1_048_576 + 4_000);
+    let send = |wire: &mut Wire, offset: usize, len: usize| {
+        let numbers = (101u32.wrapping_add(offset as u32), ours);
+        let packet = segment(wire, numbers, ACK, &[], &bytes[offset..offset + len]);
+        let _ = wire.nodes[1].stack.handle_packet(wire.now, path, &packet);
+    };
+    // Over the end, then everything between, then the byte that was missing.
+    send(&mut wire, 1_048_000, 1_400);
+    let mut offset = 1;
+    while offset < 1_048_000 {
+        let len = 8_000.min(1_048_000 - offset);
+        send(&mut wire, offset, len);
+        offset += len;
+    }
+    send(&mut wire, 0, 1);
+    wire.settle();
+    let (socket, _) = wire.nodes[1].stack.accept(wire.now, listener).unwrap();
+    let mut received = vec![0; bytes.len()];
+    let mut len = 0;
+    while let Ok(more @ 1..) = wire.nodes[1].stack.recv(socket, &mut received[len..]) {
+        len += more;
+    }
+    assert_eq!(len, 1_048_576, "as much as the window holds");
+    assert!(received[..len] == bytes[..len], "and nothing that was not sent");
+}
+
+/// What a program writes to peers that never read was in the ledger, and in no limit.
+#[test]
+fn writers_to_peers_that_never_read_hold_no_more_than_the_ledger_allows() {
+    const LIMIT: usize = 64 << 20;
+    let mut wire = Wire::new(9_000);
+    let listener = wire.listen(1, 80, 512);
+    let to = SocketAddr::new(wire.nodes[1].v4, 80);
+    let mut servers = Vec::new();
+    for _ in 0..200 {
+        wire.start(0, to);
+        wire.settle();
+        servers.push(wire.nodes[1].stack.accept(wire.now, listener).unwrap().0);
+    }
+    let bytes = pattern(1 << 20);
+    for server in &servers {
+        // As much as it takes; some takes more than one call.
+        while wire.nodes[1].stack.send(wire.now, *server, &bytes).is_ok() {}
+        wire.settle();
+    }
+    for server in &servers {
+        while wire.nodes[1].stack.send(wire.now, *server, &bytes).is_ok() {}
+    }
+    let committed = wire.nodes[1].stack.committed_bytes();
+    assert!(committed <= LIMIT + 200 * 8_192, "{committed} bytes");
+    assert!(wire.nodes[1].stack.readiness(servers[199]) == Readiness::NONE, "it waits for memory");
+}
+
+/// A connection to a closed port left a socket that said "connected" for ever.
+#[test]
+fn a_socket_whose_connection_was_refused_tells_so_once_and_may_try_again() {
+    let mut wire = Wire::new(1_500);
+    let to = SocketAddr::new(wire.nodes[1].v4, 80);
+    let client = wire.start(0, to);
+    wire.settle();
+    let now = wire.now;
+    let stack = &mut wire.nodes[0].stack;
+    assert_eq!(stack.connect(now, client, to), Err(Error::ConnectionRefused));
+    assert_eq!(stack.connect(now, client, to), Err(Error::InProgress));
+    wire.listen(1, 80, 1);
+    wire.run(4 * SECOND);
+    wire.settle();
+}

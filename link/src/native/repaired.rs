@@ -64,6 +64,8 @@ impl Repairs {
 struct Peer {
     protector: Protector,
     repairer: Repairer,
+    /// When something was last sent there.
+    sent_us: u64,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +87,15 @@ impl State {
 
     fn is_active(&self, now_us: u64) -> bool {
         self.peers.values().any(|peer| peer.repairer.is_active(now_us))
+    }
+
+    /// Forgets the address that was not sent to for longest: one that was tried only, or a stranger's.
+    fn make_room(&mut self) {
+        if self.peers.len() >= PEERS_MAX
+            && let Some(address) = self.peers.iter().min_by_key(|(_, peer)| peer.sent_us).map(|(address, _)| *address)
+        {
+            self.peers.remove(&address);
+        }
     }
 
     /// Collects what the repair has to send.
@@ -155,13 +166,11 @@ impl Repaired {
             return true;
         }
         for (at, meta) in meta.iter().enumerate() {
-            // What comes from an address that nothing was sent to is not the peer's.
-            if !state.peers.contains_key(&meta.addr) && state.peers.len() < PEERS_MAX {
-                state.peers.insert(meta.addr, Peer::default());
+            // What comes from an address that nothing was sent to may be a stranger's, and is forgotten first.
+            if !state.peers.contains_key(&meta.addr) {
+                state.make_room();
             }
-            let Some(peer) = state.peers.get_mut(&meta.addr) else {
-                continue;
-            };
+            let peer = state.peers.entry(meta.addr).or_default();
             let before = peer.repairer.repaired();
             for datagram in datagrams(at) {
                 peer.protector.handle_report(datagram);
@@ -201,15 +210,18 @@ impl AsyncUdpSocket for Repaired {
         if matches!(result, Poll::Ready(Ok(_))) && self.repairs.agreed() {
             let mut state = self.state();
             let now_us = self.now_us();
-            if state.peers.len() < PEERS_MAX || state.peers.contains_key(&transmit.destination) {
-                let peer = state.peers.entry(transmit.destination).or_default();
-                let len = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
-                transmit.contents.chunks(len).for_each(|datagram| peer.protector.sent(now_us, datagram));
-                if peer.protector.poll_timeout_us().is_some()
-                    && let Some(reader) = state.reader.take()
-                {
-                    reader.wake();
-                }
+            if !state.peers.contains_key(&transmit.destination) {
+                state.make_room();
+            }
+            let peer = state.peers.entry(transmit.destination).or_default();
+            // Never zero: who was sent to is no stranger.
+            peer.sent_us = now_us.max(1);
+            let len = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+            transmit.contents.chunks(len).for_each(|datagram| peer.protector.sent(now_us, datagram));
+            if peer.protector.poll_timeout_us().is_some()
+                && let Some(reader) = state.reader.take()
+            {
+                reader.wake();
             }
         }
         result
