@@ -29,8 +29,8 @@ use crate::driver::Interest;
 use crate::tcp::Socket;
 
 /// Bytes of each descriptor's send buffer as asked for; the kernel takes twice as much (socket(7)). A writer is woken
-/// when a quarter of that is in use at most, and the stale byte may hold a whole piece of 36 KiB with its overhead.
-const BUFFER_LEN: usize = 96 * 1024;
+/// when a quarter of that is in use at most, and the stale byte may hold a whole piece with its overhead: 36 KiB, or 68 KiB from `sendfile`.
+const BUFFER_LEN: usize = 160 * 1024;
 /// Bytes moved at a time.
 const CHUNK_LEN: usize = 64 * 1024;
 /// Moves in a row before other connections have their turn.
