@@ -136,6 +136,17 @@ Examples:
   unisockets demo
   unisockets demo --json --bytes 16M")]
     Demo(Demo),
+    /// Run a program that knows nothing of the network, on it
+    ///
+    /// Its servers are reachable under this member's name, its clients reach members by name; everything else goes to
+    /// the operating system's network, unless UNISOCKETS_OTHERS is "refuse". Works for programs that are linked
+    /// dynamically. Its exit status, signals, terminal and files are the program's own.
+    #[command(after_help = "\
+Examples:
+  unisockets run --preload --name web -- python3 -m http.server 80
+  unisockets run --preload -- curl http://web/
+  unisockets run --preload --name db --publish 6379:6379 -- redis-server --protected-mode no")]
+    Run(Run),
     /// Hold the sockets of programs that use the C library, or the preloaded one
     ///
     /// Programs find it by UNISOCKETS_NODE, which is the path of its control socket; several share one member so. The
@@ -240,9 +251,47 @@ impl Common {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Put a library before the program that carries its sockets to the network
+    #[arg(long)]
+    pub(super) preload: bool,
+    /// Let this machine's programs reach a port of the program: 8080:80 leads from 127.0.0.1:8080 to its port 80; may be
+    /// repeated
+    #[arg(long, value_name = "PORT:PORT", value_parser = parse_publish)]
+    pub(super) publish: Vec<Publish>,
+    /// The program and its arguments
+    #[arg(required = true, last = true, value_name = "PROGRAM")]
+    pub(super) program: Vec<std::ffi::OsString>,
+}
+
+/// A port of this machine that leads to one on the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Publish {
+    /// Where this machine's programs connect to.
+    pub(super) machine: SocketAddr,
+    /// Where that leads.
+    pub(super) port: u16,
+}
+
+/// Reads `8080:80`, `80` for the same port, or `192.0.2.1:8080:80`.
+fn parse_publish(text: &str) -> Result<Publish, String> {
+    let wrong = || format!("'{text}' is no pair of ports; it looks like 8080:80, or 127.0.0.1:8080:80");
+    let (machine, port) = text.rsplit_once(':').unwrap_or((text, text));
+    let port = port.parse().map_err(|_| wrong())?;
+    let machine = if machine.contains(':') { machine.to_owned() } else { format!("127.0.0.1:{machine}") };
+    Ok(Publish { machine: machine.parse().map_err(|_| wrong())?, port })
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Node {
     #[command(flatten)]
     pub(super) common: Common,
+    /// Let this machine's programs reach a port on this member: 8080:80 leads from 127.0.0.1:8080 to its port 80; may be
+    /// repeated
+    #[arg(long, value_name = "PORT:PORT", value_parser = parse_publish)]
+    pub(super) publish: Vec<Publish>,
     /// The path of the control socket; one in the user's runtime folder by default
     #[arg(long, value_name = "PATH")]
     pub(super) control: Option<PathBuf>,

@@ -91,7 +91,9 @@ pub(super) async fn ask_all() -> Vec<(u32, Status)> {
         return answers;
     };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let pid = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        // Beside them are the sockets that serve programs.
+        let stem = path.file_stem().filter(|_| path.extension().is_some_and(|extension| extension == "sock"));
+        let pid = stem.and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
         let Some(pid) = pid else {
             continue;
         };

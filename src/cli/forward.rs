@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net;
 use tokio::task::JoinSet;
-use unisockets::{TcpListener, TcpStream, ToAddress};
+use unisockets::{Node, TcpListener, TcpStream, ToAddress};
 
 use super::args::{Expose, Forward};
 use super::exit::{Failure, sentence};
@@ -36,24 +36,29 @@ pub(super) async fn forward(options: Forward) -> Result<(), Failure> {
             .map_err(|error| Failure::failed(format!("cannot listen on {local}: {}", sentence(&error))))?;
         // Whoever started this may read this line and then close the pipe.
         let _ = lines.print(format_args!("forwarding {} to {}", listener.local_addr()?, options.target));
-        let mut tasks = JoinSet::new();
-        loop {
-            make_room(&mut tasks).await;
-            let (machine, peer) = listener.accept().await?;
-            let (node, target) = (node.clone(), options.target.clone());
-            tasks.spawn(async move {
-                match TcpStream::connect(&node, target.as_str()).await {
-                    Ok(network) => carry(machine, network).await,
-                    Err(error) => {
-                        note(format_args!("{peer} could not be carried to {target}: {}", sentence(&error)));
-                        // The program learns it as it would from a direct connection.
-                        let _ = machine.set_zero_linger();
-                    }
-                }
-            });
-        }
+        lead(node, listener, options.target).await
     })
     .await
+}
+
+/// Carries every connection that this machine's programs make to a listener on to `target`.
+pub(super) async fn lead(node: Node, listener: net::TcpListener, target: String) -> Result<(), Failure> {
+    let mut tasks = JoinSet::new();
+    loop {
+        make_room(&mut tasks).await;
+        let (machine, peer) = listener.accept().await?;
+        let (node, target) = (node.clone(), target.clone());
+        tasks.spawn(async move {
+            match TcpStream::connect(&node, target.as_str()).await {
+                Ok(network) => carry(machine, network).await,
+                Err(error) => {
+                    note(format_args!("{peer} could not be carried to {target}: {}", sentence(&error)));
+                    // The program learns it as it would from a direct connection.
+                    let _ = machine.set_zero_linger();
+                }
+            }
+        });
+    }
 }
 
 pub(super) async fn expose(options: Expose) -> Result<(), Failure> {

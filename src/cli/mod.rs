@@ -12,6 +12,7 @@ mod nc;
 mod node;
 mod output;
 mod ping;
+mod run;
 mod serve;
 mod servers;
 mod signal;
@@ -55,6 +56,7 @@ async fn run(options: Options) -> Result<(), Failure> {
     match options.command {
         Command::Signal(command) => signal::run(command).await,
         Command::Node(command) => node::run(command).await,
+        Command::Run(command) => run::run(&command),
         Command::Nc(command) => nc::run(command).await,
         Command::Ping(command) => ping::run(command).await,
         Command::Forward(command) => forward::forward(command).await,

@@ -20,6 +20,8 @@ use super::with_node;
 const LINGER: Duration = Duration::from_secs(10);
 /// The first word of what a node in the background says when it is there; the path of its control socket follows.
 const READY: &str = "ready ";
+/// The first word of what it says next to whoever started it for a program: what goes into UNISOCKETS_NODE.
+pub(super) const INVITATION: &str = "invitation ";
 
 pub(super) async fn run(options: args::Node) -> Result<(), Failure> {
     if options.background {
@@ -46,7 +48,18 @@ pub(super) async fn run(options: args::Node) -> Result<(), Failure> {
         }
         let host = Host::serve(&node, &path).map_err(unusable)?;
         let _served = Served(path.clone());
+        for publish in &options.publish {
+            let listener = tokio::net::TcpListener::bind(publish.machine).await;
+            let listener = listener.map_err(|error| {
+                Failure::failed(format!("cannot publish at {}: {}", publish.machine, super::exit::sentence(&error)))
+            })?;
+            let target = std::net::SocketAddr::from((node.ipv4(), publish.port)).to_string();
+            tokio::spawn(super::forward::lead(node.clone(), listener, target));
+        }
         print(format_args!("{READY}{}", path.display()))?;
+        if options.follow.is_some() {
+            print(format_args!("{INVITATION}{}", host.invitation()))?;
+        }
         tokio::select! {
             () = outlive(&host, followed) => {}
             () = async { host.asked_to_leave().await; host.drained().await } => {}
@@ -109,7 +122,7 @@ async fn background(options: &args::Node) -> Result<(), Failure> {
     let mut said = String::new();
     let mut stdout = node.stdout.take().expect("it was asked for");
     let mut line = [0; 4096];
-    while !said.ends_with('\n') {
+    while !(said.contains(INVITATION) && said.ends_with('\n')) {
         let len = stdout.read(&mut line).await?;
         if len == 0 {
             break;

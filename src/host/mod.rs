@@ -26,8 +26,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use unisockets_descriptors::{Answer, Family, Fault, Kind, REQUEST_LEN_MAX, Reply, Request, passing};
+use unisockets_descriptors::{Answer, Call, Family, Fault, Kind, REQUEST_LEN_MAX, Reply, passing};
 
+use crate::config::hex;
 use crate::handle::Node;
 use crate::tcp::Socket;
 use errors::Ended;
@@ -65,6 +66,8 @@ struct Inner {
     next_id: AtomicU64,
     entries: Mutex<HashMap<u64, Arc<Entry>>>,
     ended: Mutex<Ended>,
+    invitation: String,
+    token: String,
     /// Woken when a socket has ended.
     changed: Notify,
     leaving: Notify,
@@ -90,22 +93,34 @@ impl Host {
     /// Those of `bind(2)`.
     pub fn serve(node: &Node, path: &Path) -> io::Result<Host> {
         let listener = UnixListener::bind(path)?;
-        let mut instance = [0; 8];
+        let (mut instance, mut token) = ([0; 8], [0; 16]);
         getrandom::fill(&mut instance).map_err(io::Error::other)?;
+        getrandom::fill(&mut token).map_err(io::Error::other)?;
+        let (name, token) = (format!("unisockets/node/{}", hex(&instance)), hex(&token));
+        let invited = invited_listener(&name)?;
         let inner = Arc::new(Inner {
             node: node.clone(),
             instance: u64::from_ne_bytes(instance),
             next_id: AtomicU64::new(1),
             entries: Mutex::default(),
             ended: Mutex::default(),
+            invitation: format!("@{name}#{token}"),
+            token,
             changed: Notify::new(),
             leaving: Notify::new(),
         });
         let tasks = vec![
             tokio::spawn(answer_all(Arc::clone(&inner), listener)),
+            tokio::spawn(answer_all(Arc::clone(&inner), invited)),
             tokio::spawn(datagram::sweep_all(Arc::clone(&inner), SWEEP_INTERVAL)),
         ];
         Ok(Host { inner, tasks })
+    }
+
+    /// Returns what to give programs in UNISOCKETS_NODE that may change their user: it also names a way that is open to
+    /// everybody, and proves that whoever comes has it. It is a secret.
+    pub fn invitation(&self) -> &str {
+        &self.inner.invitation
     }
 
     /// Returns how many sockets programs hold.
@@ -170,6 +185,15 @@ impl Inner {
     }
 }
 
+/// Listens at a name in the abstract namespace, which every user of this machine can reach.
+fn invited_listener(name: &str) -> io::Result<UnixListener> {
+    use std::os::linux::net::SocketAddrExt;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    let listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
 async fn answer_all(inner: Arc<Inner>, listener: UnixListener) {
     loop {
         match listener.accept().await {
@@ -185,18 +209,19 @@ async fn answer_all(inner: Arc<Inner>, listener: UnixListener) {
 
 async fn answer(inner: Arc<Inner>, mut stream: UnixStream) {
     let own = rustix::process::geteuid().as_raw();
-    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
-        return;
-    }
+    let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
     let mut text = Vec::new();
     let limit = REQUEST_LEN_MAX as u64 + 1;
     let heard = timeout(REQUEST_LIMIT, (&mut stream).take(limit).read_to_end(&mut text)).await;
     if !matches!(heard, Ok(Ok(_))) {
         return;
     }
-    let request = serde_json::from_slice::<Request>(&text);
-    let outcome = match request {
-        Ok(request) => inner.handle(request).await,
+    let call = serde_json::from_slice::<Call>(&text);
+    let outcome = match call {
+        Ok(call) if known || call.token.as_ref().is_some_and(|token| same(token, &inner.token)) => {
+            inner.handle(call.request).await
+        }
+        Ok(_) => Err(Fault { errno: libc::EACCES, text: "this node belongs to another user".to_owned() }),
         Err(error) => Err(Fault { errno: libc::EPROTO, text: format!("the node does not understand: {error}") }),
     };
     let (answer, descriptor) = match outcome {
@@ -205,6 +230,11 @@ async fn answer(inner: Arc<Inner>, mut stream: UnixStream) {
     };
     let text = serde_json::to_vec(&answer).expect("an answer has a JSON form");
     let _ = timeout(REQUEST_LIMIT, send_answer(&stream, &text, descriptor.as_ref())).await;
+}
+
+/// Compares tokens in a time that says nothing of where they differ.
+fn same(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().zip(other.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }
 
 async fn send_answer(stream: &UnixStream, text: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {

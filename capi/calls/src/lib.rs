@@ -26,4 +26,5 @@ pub use boundary::{freeaddrinfo, getaddrinfo, gethostbyname, getnameinfo};
 pub use boundary::{recv, recvfrom, recvmmsg, recvmsg, send, sendmmsg, sendmsg, sendto};
 pub use config::Config;
 pub use names::System;
+pub use node::report_failures;
 pub use system::use_system;

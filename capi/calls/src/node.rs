@@ -9,16 +9,18 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use unisockets_descriptors::{Answer, Reply, Request, passing};
+use unisockets_descriptors::passing::{self, Place};
+use unisockets_descriptors::{Answer, Reply, Request};
 
 use crate::config::{self, Config, Routes};
 use crate::system::{self, Errno};
 
 /// A node that answers.
 pub(crate) struct Node {
-    pub(crate) path: PathBuf,
+    pub(crate) place: Place,
     pub(crate) routes: Routes,
 }
 
@@ -34,6 +36,10 @@ enum Known {
 static KNOWN: RwLock<Known> = RwLock::new(Known::Nothing);
 /// Held while a node is looked for or started, so that two threads do not start two.
 static STARTING: Mutex<()> = Mutex::new(());
+
+/// Whether a node that is not there is said aloud, and whether it was.
+static REPORTS: AtomicBool = AtomicBool::new(false);
+static REPORTED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static LAST: RefCell<CString> = RefCell::new(CString::default());
@@ -69,7 +75,17 @@ pub(crate) fn node() -> Result<Option<Arc<Node>>, Errno> {
         *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = Known::None;
         return Ok(None);
     }
-    up(&Config::default()).map(Some)
+    let found = up(&Config::default());
+    if found.is_err() && REPORTS.load(Ordering::Relaxed) && !REPORTED.swap(true, Ordering::Relaxed) {
+        // Whoever runs a program that knows nothing of the network would only see "Network is down".
+        last(|text| eprintln!("unisockets: {}", text.to_string_lossy()));
+    }
+    found.map(Some)
+}
+
+/// Says aloud, once, why there is no node.
+pub fn report_failures() {
+    REPORTS.store(true, Ordering::Relaxed);
 }
 
 /// Finds or starts the node that the settings name, and uses it from now on.
@@ -81,15 +97,15 @@ pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
     if let Known::There(node) = &*KNOWN.read().unwrap_or_else(PoisonError::into_inner) {
         return Ok(Arc::clone(node));
     }
-    let path = match config.node.clone().or_else(|| config::variable(config::NODE)) {
-        Some(path) => PathBuf::from(path),
+    let place = match config.node.clone().or_else(|| config::variable(config::NODE)) {
+        Some(text) => Place::new(&text),
         None => start(config)?,
     };
-    let about = match ask_at(&path, &Request::About)?.0 {
+    let about = match ask_at(&place, &Request::About)?.0 {
         Reply::About(about) => about,
         _ => return Err(failed("the node is of another version", libc::EPROTO)),
     };
-    let node = Arc::new(Node { path, routes: Routes::new(&about) });
+    let node = Arc::new(Node { place, routes: Routes::new(&about) });
     *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = Known::There(Arc::clone(&node));
     Ok(node)
 }
@@ -98,7 +114,7 @@ pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
 pub(crate) fn down() -> Result<(), Errno> {
     let before = std::mem::replace(&mut *KNOWN.write().unwrap_or_else(PoisonError::into_inner), Known::Nothing);
     match before {
-        Known::There(node) => ask_at(&node.path, &Request::Leave).map(|_| ()),
+        Known::There(node) => ask_at(&node.place, &Request::Leave).map(|_| ()),
         Known::Nothing | Known::None => Err(failed("no node was up", libc::ENETDOWN)),
     }
 }
@@ -111,11 +127,11 @@ pub(crate) fn ask(request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> 
     let node = node()?.ok_or_else(|| {
         failed("no network is set: call unisockets_up, or set UNISOCKETS_SIGNAL or UNISOCKETS_NODE", libc::ENETDOWN)
     })?;
-    ask_at(&node.path, request)
+    ask_at(&node.place, request)
 }
 
-fn ask_at(path: &Path, request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> {
-    match passing::ask(path, request) {
+fn ask_at(place: &Place, request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> {
+    match passing::ask(place, request) {
         Ok((Answer::Done(reply), descriptor)) => Ok((reply, descriptor)),
         Ok((Answer::Failed(fault), _)) => Err(failed(&fault.text, fault.errno)),
         Err(error) => {
@@ -124,7 +140,7 @@ fn ask_at(path: &Path, request: &Request) -> Result<(Reply, Option<OwnedFd>), Er
                 Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => errno,
                 _ => libc::ENETDOWN,
             };
-            Err(failed(&format!("the node at {} does not answer: {error}", path.display()), errno))
+            Err(failed(&format!("the node at {} does not answer: {error}", place.address()), errno))
         }
     }
 }
@@ -139,15 +155,15 @@ fn program() -> PathBuf {
     found.unwrap_or_else(|| PathBuf::from("/usr/local/bin/unisockets"))
 }
 
-/// Starts a node that follows this process, and returns the path of its control socket.
-fn start(config: &Config) -> Result<PathBuf, Errno> {
+/// Starts a node that follows this process, and returns where it answers.
+fn start(config: &Config) -> Result<Place, Errno> {
     let program = program();
     let said = launch(&program, config)?;
-    match said.lines().find_map(|line| line.strip_prefix("ready ")) {
-        Some(path) => {
+    match said.lines().find_map(|line| line.strip_prefix("invitation ")) {
+        Some(invitation) => {
             // Programs that this one starts share its node.
-            set_variable(config::NODE, path);
-            Ok(PathBuf::from(path))
+            set_variable(config::NODE, invitation);
+            Ok(Place::new(invitation))
         }
         None => {
             let reason = if said.trim().is_empty() {

@@ -12,7 +12,7 @@ mod message;
 mod name;
 pub mod passing;
 
-pub use message::{About, Answer, Family, Fault, Kind, Option, Prefix, Reply, Request};
+pub use message::{About, Answer, Call, Family, Fault, Kind, Option, Prefix, Reply, Request};
 pub use name::{INGRESS, Name, NameError, State};
 
 /// Bytes of a request, descriptors aside.

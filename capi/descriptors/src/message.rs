@@ -135,6 +135,16 @@ pub enum Request {
     Leave,
 }
 
+/// A request with what proves the right to make it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The token of an invitation; none is needed by the user who runs the node.
+    #[serde(default, skip_serializing_if = "std::option::Option::is_none")]
+    pub token: std::option::Option<String>,
+    /// What is asked.
+    pub request: Request,
+}
+
 /// A node's answer; an error carries Linux's errno.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -11,7 +11,7 @@ use rustix::net::{
 };
 use rustix::net::{bind, connect, recvmsg, sendmsg, shutdown, socket_with, socketpair};
 
-use crate::message::{Answer, Request};
+use crate::message::{Answer, Call, Request};
 use crate::{ANSWER_LEN_MAX, REQUEST_LEN_MAX};
 
 /// Sends bytes, and a descriptor with the first of them; a full socket is [`io::ErrorKind::WouldBlock`].
@@ -87,14 +87,47 @@ pub fn connect_abstract(socket: impl AsFd, name: &str) -> io::Result<()> {
     Ok(connect(socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?)
 }
 
-/// Asks a node whose control socket is at `path`.
+/// Where a node answers: the path of its control socket, or an invitation.
+///
+/// A path serves the user who runs the node. An invitation is `@NAME#TOKEN`, a name in the abstract namespace and what
+/// proves that whoever asks was started with it: it serves also those that have given up that user's rights since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    address: String,
+    token: Option<String>,
+}
+
+impl Place {
+    /// Reads a path or an invitation.
+    pub fn new(text: &str) -> Place {
+        match text.strip_prefix('@').and_then(|rest| rest.split_once('#')) {
+            Some((name, token)) => Place { address: format!("@{name}"), token: Some(token.to_owned()) },
+            None => Place { address: text.to_owned(), token: None },
+        }
+    }
+
+    /// Returns where it is, without what proves anything.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn socket_address(&self) -> rustix::io::Result<SocketAddrUnix> {
+        match self.address.strip_prefix('@') {
+            Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()),
+            None => SocketAddrUnix::new(self.address.as_str()),
+        }
+    }
+}
+
+/// Asks a node.
 ///
 /// # Errors
 /// The kernel's if nobody answers there, `InvalidData` for an answer of another version.
-pub fn ask(path: &std::path::Path, request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
+pub fn ask(place: &Place, request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
     let socket = unix_socket(SocketType::STREAM, SocketFlags::empty())?;
-    retry(|| connect(&socket, &SocketAddrUnix::new(path)?))?;
-    let mut rest = &*serde_json::to_vec(request).map_err(invalid)?;
+    retry(|| connect(&socket, &place.socket_address()?))?;
+    let call = Call { token: place.token.clone(), request: request.clone() };
+    let mut rest = &*serde_json::to_vec(&call).map_err(invalid)?;
     if rest.len() > REQUEST_LEN_MAX {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }

@@ -18,6 +18,7 @@ fn next<F: Copy>(name: &CStr) -> Option<F> {
 
 /// Says where the C library's own functions are, before anything needs them.
 extern "C" fn begin() {
+    calls::report_failures();
     let found = (next(c"getaddrinfo"), next(c"freeaddrinfo"), next(c"getnameinfo"));
     if let (Some(getaddrinfo), Some(freeaddrinfo), Some(getnameinfo)) = found {
         calls::use_system(calls::System { getaddrinfo, freeaddrinfo, getnameinfo });
