@@ -75,6 +75,7 @@ mod tcp;
 mod time;
 mod time_wait;
 mod udp;
+mod window;
 
 pub use errno::Error;
 pub use limits::{DATAGRAM_LEN_MAX, MTU_MIN, PACKET_LEN_MAX};

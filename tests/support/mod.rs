@@ -121,11 +121,15 @@ impl Output {
     }
 
     fn wait_until(&self, what: &str, wanted: impl Fn(&Written) -> bool) -> Vec<u8> {
+        self.wait_within(LIMIT, what, wanted)
+    }
+
+    fn wait_within(&self, limit: Duration, what: &str, wanted: impl Fn(&Written) -> bool) -> Vec<u8> {
         let written = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (written, timeout) = self
             .shared
             .1
-            .wait_timeout_while(written, LIMIT, |written| !wanted(written) && !written.closed)
+            .wait_timeout_while(written, limit, |written| !wanted(written) && !written.closed)
             .unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&written.bytes[..written.bytes.len().min(2_000)]);
         assert!(!timeout.timed_out(), "waited in vain for {what}; {} bytes so far: {text}", written.bytes.len());
@@ -144,8 +148,8 @@ impl Output {
         self.wait_until(&format!("{len} bytes"), |written| written.bytes.len() >= len)
     }
 
-    fn to_end(&self, what: &str) -> String {
-        let bytes = self.wait_until(what, |written| written.closed);
+    fn to_end(&self, what: &str, limit: Duration) -> String {
+        let bytes = self.wait_within(limit, what, |written| written.closed);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
@@ -208,10 +212,15 @@ impl Process {
     }
 
     /// Ends its standard input and waits until it has ended by itself.
-    pub fn end(mut self) -> Ended {
+    pub fn end(self) -> Ended {
+        self.end_within(LIMIT)
+    }
+
+    /// The same for a program that may take longer.
+    pub fn end_within(mut self, limit: Duration) -> Ended {
         drop(self.stdin.take());
-        let err = self.err.to_end("the end of a program");
-        let out = self.out.to_end("the end of a program");
+        let err = self.err.to_end("the end of a program", limit);
+        let out = self.out.to_end("the end of a program", limit);
         Ended { code: self.child.wait().unwrap().code(), out, err }
     }
 }

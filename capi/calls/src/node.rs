@@ -162,7 +162,7 @@ fn start(config: &Config) -> Result<Place, Errno> {
     match said.lines().find_map(|line| line.strip_prefix("invitation ")) {
         Some(invitation) => {
             // Programs that this one starts share its node.
-            set_variable(config::NODE, invitation);
+            system::set_variable(config::NODE, invitation);
             Ok(Place::new(invitation))
         }
         None => {
@@ -174,14 +174,6 @@ fn start(config: &Config) -> Result<Place, Errno> {
             Err(failed(&reason, libc::ENETDOWN))
         }
     }
-}
-
-fn set_variable(name: &str, value: &str) {
-    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
-        return;
-    };
-    // SAFETY: both are C strings; the C library's lock guards its environment against other calls of setenv.
-    unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) };
 }
 
 /// Runs the program and returns what it said; it leaves a node in the background.
@@ -211,13 +203,7 @@ fn launch(program: &Path, config: &Config) -> Result<String, Errno> {
     let environment = strings(environment.collect());
     let path = strings(vec![program.as_os_str().to_owned()]);
     let path = path.first().ok_or(libc::ENOENT)?;
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (arguments, environment) = (pointers(&arguments), pointers(&environment));
-    let output = writer.as_raw_fd();
-    // SAFETY: all strings live until the call returns; the child has its own copy of them.
-    let child = unsafe { system::spawn_unseen(path.as_ptr(), arguments.as_ptr(), environment.as_ptr(), output) }?;
+    let child = system::spawn_unseen(path, &arguments, &environment, writer.as_raw_fd())?;
     drop(writer);
     let mut said = String::new();
     let _ = reader.read_to_string(&mut said);

@@ -2,7 +2,7 @@
 //!
 //! They are made by number, so that the preloaded library, which has their names, does not call itself.
 
-use std::ffi::{c_int, c_long, c_void};
+use std::ffi::{CStr, CString, c_int, c_long, c_void};
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -261,17 +261,29 @@ pub(crate) fn recv_descriptor(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>
     Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
+/// Sets a variable of the environment, for programs that this one starts.
+pub(crate) fn set_variable(name: &str, value: &str) {
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
+        return;
+    };
+    // SAFETY: both are C strings; the C library's lock guards its environment against other calls of setenv.
+    unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) };
+}
+
 /// Starts a program without a trace in its parent: no SIGCHLD comes of it, and no `wait` of the program's finds it.
 /// Returns the process, whose end [`wait`] waits for.
-///
-/// # Safety
-/// `path` must be a C string; `arguments` and `environment` null-terminated arrays of C strings.
-pub(crate) unsafe fn spawn_unseen(
-    path: *const libc::c_char,
-    arguments: *const *const libc::c_char,
-    environment: *const *const libc::c_char,
+pub(crate) fn spawn_unseen(
+    path: &CStr,
+    arguments: &[CString],
+    environment: &[CString],
     output: RawFd,
 ) -> Result<c_int, Errno> {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    // Made before the child is, which may allocate nothing.
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    let image = [path.as_ptr() as usize, arguments.as_ptr() as usize, environment.as_ptr() as usize, 0, 0, 0];
     // SAFETY: without flags and stack this is fork(2) with no signal at the end.
     let child = unsafe { call(libc::SYS_clone, [0; 6]) };
     if child != 0 {
@@ -281,8 +293,8 @@ pub(crate) unsafe fn spawn_unseen(
         // SAFETY: only numbers are passed; the child has one thread.
         unsafe { call(libc::SYS_dup3, [int(output), target, 0, 0, 0, 0]) };
     }
-    // SAFETY: the caller has promised that these are C strings.
-    unsafe { call(libc::SYS_execve, [path as usize, arguments as usize, environment as usize, 0, 0, 0]) };
+    // SAFETY: these are C strings, and arrays of them that end in null; the child has its own copy.
+    unsafe { call(libc::SYS_execve, image) };
     // SAFETY: ends the child, which has nothing to clean up.
     unsafe { call(libc::SYS_exit_group, [127, 0, 0, 0, 0, 0]) };
     unreachable!("exit_group does not return")

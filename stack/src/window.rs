@@ -1,0 +1,46 @@
+//! The receive window of a connection: which part of a segment lies in it (RFC 9293, section 3.10.7.4).
+
+use crate::flow::Flow;
+use crate::packet::Segment;
+use crate::tcp::State;
+
+impl Flow {
+    /// Returns where the part of a segment ends that lies in the receive window, if any does: the rest is thrown
+    /// away, touches no memory and leaves no hole.
+    pub(crate) fn landing(&self, segment: &Segment) -> Option<u32> {
+        let end = segment.sequence_end();
+        let Some(next) = self.receive_next else {
+            return Some(end);
+        };
+        // A FIN needs no room.
+        let window = self.connection.receive_window() as i32 + 1;
+        let (start, len) = (segment.sequence.wrapping_sub(next) as i32, end.wrapping_sub(next) as i32);
+        (len > 0 && start < window).then(|| next.wrapping_add(len.min(window) as u32))
+    }
+
+    /// Returns how many bytes of a segment's data lie before the end of the receive window, if not all do (RFC 9293,
+    /// section 3.10.7.4).
+    pub(crate) fn room_for(&self, segment: &Segment) -> Option<usize> {
+        let start = segment.sequence.wrapping_add(u32::from(segment.syn));
+        let next = match self.state {
+            // The answer to our SYN says itself what comes next.
+            State::SynSent => segment.syn.then_some(start)?,
+            _ => self.receive_next?,
+        };
+        let offset = start.wrapping_sub(next) as i32;
+        let room = i64::try_from(self.connection.receive_window()).unwrap_or(i64::MAX) - i64::from(offset);
+        let len = i64::try_from(segment.payload_len).unwrap_or(i64::MAX);
+        // The engine answers what lies outside of a window that it knows.
+        let unknown = room > 0 || !self.told_window;
+        (len > room.max(0) && unknown).then(|| usize::try_from(room).unwrap_or(0))
+    }
+
+    /// Notes bytes in the receive ring that end there, in order or not; returns how many more are committed.
+    pub(crate) fn landed(&mut self, end: u32, bytes: usize) -> usize {
+        if self.receive_high.is_none_or(|high| (end.wrapping_sub(high) as i32) > 0) {
+            self.receive_high = Some(end);
+        }
+        self.receive_used = self.receive_used.saturating_add(bytes);
+        self.connection.rings.receive.touch(self.receive_used)
+    }
+}

@@ -1,0 +1,391 @@
+//! Programs that know nothing of the network, on it: every socket of theirs is a descriptor of a node.
+#![cfg(target_os = "linux")]
+
+#[allow(dead_code, reason = "it serves every test of the tool")]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use support::{LIMIT, Place, Process};
+
+/// Builds the preloaded library beside the tool that is tested.
+fn built() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let tool = Path::new(env!("CARGO_BIN_EXE_unisockets"));
+        let target = tool.parent().and_then(Path::parent).expect("the tool is in a profile's folder");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--locked", "-p", "unisockets-preload"]).env("CARGO_TARGET_DIR", target);
+        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+        assert!(status.expect("cargo runs").success(), "the preloaded library is built");
+    });
+}
+
+/// Writes a script for Python.
+fn script(place: &Place, name: &str, text: &str) -> PathBuf {
+    let path = place.path(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn python() -> &'static str {
+    if Path::new("/usr/bin/python3").exists() { "/usr/bin/python3" } else { "python3" }
+}
+
+fn run<'a>(name: &'a str, program: &[&'a str]) -> Vec<&'a str> {
+    [&["run", "--preload", "--name", name, "--"], program].concat()
+}
+
+/// A server of every kind that the tests talk to; the first line says that it is there.
+const SERVER: &str = "
+import hashlib, os, socket, socketserver, sys, threading, time
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+class Hash(socketserver.BaseRequestHandler):
+    def handle(self):
+        digest, length = hashlib.sha256(), 0
+        while data := self.request.recv(65536):
+            digest.update(data)
+            length += len(data)
+        self.request.sendall(f'{length} {digest.hexdigest()}'.encode())
+class Reset(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.recv(1, socket.MSG_PEEK)
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\0\\0\\0')
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+    address_family = socket.AF_INET6
+    request_queue_size = 128
+for port, handler in (7, Echo), (8, Hash), (9, Reset):
+    threading.Thread(target=Server(('::', port), handler).serve_forever, daemon=True).start()
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(('', 7))
+print('ready', flush=True)
+while True:
+    data, source = udp.recvfrom(70000)
+    udp.sendto(data, source)
+";
+
+fn server(place: &Place) -> Process {
+    built();
+    let path = script(place, "server.py", SERVER);
+    let server = place.start(&run("alpha", &[python(), path.to_str().unwrap()]));
+    server.out.wait("the server", |text| text.contains("ready"));
+    server
+}
+
+/// Runs a client's script on the network; returns what it printed.
+fn client(place: &Place, name: &str, text: &str) -> String {
+    let path = script(place, &format!("{name}.py"), text);
+    let ended = place.start(&run(name, &[python(), path.to_str().unwrap()])).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    ended.out
+}
+
+#[test]
+fn streams_carry_every_byte_and_say_how_they_ended() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let _server = server(&place);
+    let said = client(
+        &place,
+        "beta",
+        "
+import errno, hashlib, os, select, socket, sys
+data = os.urandom(8 << 20)
+s = socket.create_connection(('alpha', 8))
+s.sendall(data)
+s.shutdown(socket.SHUT_WR)
+print(s.makefile().read() == f'{len(data)} {hashlib.sha256(data).hexdigest()}')
+for family in socket.AF_INET, socket.AF_INET6:
+    address = socket.getaddrinfo('alpha', 7, family, socket.SOCK_STREAM)[0][4]
+    s = socket.socket(family)
+    s.setblocking(False)
+    assert s.connect_ex(address) == errno.EINPROGRESS
+    poll = select.poll()
+    poll.register(s, select.POLLOUT)
+    assert poll.poll(10000) == [(s.fileno(), select.POLLOUT)]
+    assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    s.setblocking(True)
+    s.sendall(b'hello')
+    print(s.recv(5, socket.MSG_WAITALL), s.getpeername()[:2] == address[:2], s.family == family)
+s = socket.socket()
+print(errno.errorcode[s.connect_ex(socket.getaddrinfo('alpha', 81, socket.AF_INET)[0][4])])
+s = socket.create_connection(('alpha', 9))
+s.sendall(b'reset me')
+try:
+    while s.recv(100): pass
+    print('end')
+except ConnectionResetError:
+    print('reset')
+many = [socket.create_connection(('alpha', 7)) for _ in range(100)]
+for number, s in enumerate(many):
+    s.sendall(b'%03d' % number)
+print(all(s.recv(3, socket.MSG_WAITALL) == b'%03d' % number for number, s in enumerate(many)))
+s = many[0]
+if os.fork() == 0:
+    s.sendall(b'of the child')
+    os._exit(0)
+os.wait()
+print(s.recv(12, socket.MSG_WAITALL))
+",
+    );
+    let wanted = "True\nb'hello' True True\nb'hello' True True\nECONNREFUSED\nreset\nTrue\nb'of the child'\n";
+    assert_eq!(said, wanted);
+}
+
+#[test]
+fn datagrams_arrive_whole_with_their_true_source() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let _server = server(&place);
+    let said = client(
+        &place,
+        "beta",
+        "
+import os, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(20)
+alpha = socket.getaddrinfo('alpha', 7, socket.AF_INET)[0][4]
+for length in 0, 1, 1000, 9000, 65507:
+    data = os.urandom(length)
+    s.sendto(data, alpha)
+    received, source = s.recvfrom(70000)
+    assert received == data and source == alpha
+try:
+    s.sendto(bytes(65508), alpha)
+except OSError as error:
+    print(error.strerror)
+# One socket, a hundred senders: each datagram says itself who sent it.
+sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sink.settimeout(20)
+sink.bind(('', 0))
+own = socket.getaddrinfo('beta', sink.getsockname()[1], socket.AF_INET)[0][4]
+senders = []
+for _ in range(100):
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.bind(('', 0))
+    senders.append(sender)
+copy = sink.dup()
+for turn in range(3):
+    for sender in senders:
+        sender.sendto(b'%d' % sender.getsockname()[1], own)
+    for _ in senders:
+        peeked = copy.recvfrom(100, socket.MSG_PEEK)
+        data, source = sink.recvfrom(100)
+        assert (data, source) == peeked and int(data) == source[1]
+sender.sendto(b'payload only', own)
+sink.setblocking(True)
+print(os.read(sink.fileno(), 100))
+c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+c.settimeout(20)
+c.connect(alpha)
+c.send(b'to the peer')
+print(c.recv(100), c.getpeername() == alpha)
+c.connect((alpha[0], 54))
+c.send(b'to nobody')
+try:
+    c.recv(1)
+except ConnectionRefusedError:
+    print('refused')
+",
+    );
+    assert_eq!(said, "Message too long\nb'payload only'\nb'to the peer' True\nrefused\n");
+}
+
+/// With a node in the program's own process 200,000 bytes were written, and none arrived.
+#[test]
+fn a_program_that_is_killed_right_after_a_write_loses_no_byte() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let _server = server(&place);
+    let sink = script(
+        &place,
+        "sink.py",
+        "
+import socket
+s = socket.create_server(('', 99))
+print('ready', flush=True)
+c = s.accept()[0]
+length = 0
+while data := c.recv(65536):
+    length += len(data)
+print(length, flush=True)
+",
+    );
+    let sink = place.start(&run("sink", &[python(), sink.to_str().unwrap()]));
+    sink.out.wait("the sink", |text| text.contains("ready"));
+    let writer = script(
+        &place,
+        "writer.py",
+        "
+import os, signal, socket
+s = socket.create_connection(('sink', 99))
+s.sendall(bytes(200000))
+os.kill(os.getpid(), signal.SIGKILL)
+",
+    );
+    let ended = place.start(&run("beta", &[python(), writer.to_str().unwrap()])).end();
+    assert_eq!(ended.code, None, "it was killed: {ended:?}");
+    let said = sink.out.wait("all bytes", |text| text.lines().count() == 2);
+    assert_eq!(said.lines().last(), Some("200000"));
+}
+
+#[test]
+fn exit_status_signals_and_output_are_the_programs_own() {
+    built();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let ended = place.start(&run("one", &["sh", "-c", "echo out; echo err >&2; exit 7"])).end();
+    assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (Some(7), "out\n", "err\n"));
+    for (program, text) in [
+        (&["no-such-program-anywhere"][..], "no such program is on PATH"),
+        (&["/etc/passwd"][..], "cannot run /etc/passwd"),
+    ] {
+        let ended = place.start(&run("two", program)).end();
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.err.contains(text) && ended.err.lines().count() == 1, "{ended:?}");
+    }
+    let ended = place.start(&["run", "--name", "x", "--", "true"]).end();
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    let ended = place.start(&["run", "--preload", "--publish", "x:80", "--", "true"]).end();
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.err.contains("no pair of ports"), "{ended:?}");
+}
+
+/// The node goes when its program has gone and nothing is left to deliver, and not before.
+#[test]
+fn a_node_ends_after_its_program() {
+    built();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let ended = place.start(&run("short", &["sh", "-c", "echo $UNISOCKETS_NODE"])).end();
+    let name = ended.out.trim().split('#').next().unwrap().to_owned();
+    assert!(name.starts_with("@unisockets/node/"), "{ended:?}");
+    let started = Instant::now();
+    while std::fs::read_to_string("/proc/net/unix").unwrap().contains(&name) {
+        assert!(started.elapsed() < LIMIT, "its node is still there");
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+}
+
+/// A node belongs to a user; a token in the environment opens it to programs that have changed theirs.
+#[test]
+fn whoever_has_no_token_and_is_another_user_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("not run: it takes root to become another user");
+    }
+    built();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let ask = script(
+        &place,
+        "ask.py",
+        "
+import json, os, socket, sys
+name, token = os.environ['UNISOCKETS_NODE'][1:].split('#')
+os.setuid(65534)
+def ask(call):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect('\\0' + name)
+    s.sendall(json.dumps(call).encode())
+    s.shutdown(socket.SHUT_WR)
+    return s.makefile().read()
+request = {'request': 'about'}
+print('failed' in ask({'request': request}), 'failed' in ask({'token': 'x' * 32, 'request': request}))
+print('prefixes' in ask({'token': token, 'request': request}))
+print('failed' in ask('nonsense'))
+",
+    );
+    let ended = place.start(&run("token", &[python(), ask.to_str().unwrap()])).end();
+    assert_eq!(ended.out, "True True\nTrue\nTrue\n", "{ended:?}");
+}
+
+/// CPython's own suite, on our stack: what it tests of sockets and of protocols on them.
+#[test]
+fn the_interpreters_own_suite_passes() {
+    let modules = ["test_socketserver", "test_httplib", "test_select", "test_epoll", "test_smtplib", "test_ftplib"];
+    suite(
+        "modules",
+        &modules.map(|module| format!("test.{module}")),
+        &[
+            // MSG_OOB is refused.
+            "test.test_ftplib.TestFTPClass.test_abort",
+            // An edge that tells once more that one may write.
+            "test.test_epoll.TestEPoll.test_control_and_wait",
+        ],
+    );
+}
+
+#[test]
+fn the_interpreters_own_suite_of_sockets_passes() {
+    let classes = [
+        "GeneralModuleTests",
+        "BasicTCPTest",
+        "BasicUDPTest",
+        "NonBlockingTCPTests",
+        "FileObjectClassTestCase",
+        "NetworkConnectionNoServer",
+        "NetworkConnectionAttributesTest",
+        "NetworkConnectionBehaviourTest",
+        "TCPTimeoutTest",
+        "UDPTimeoutTest",
+        "BufferIOTest",
+        "SendmsgUDPTest",
+        "RecvmsgUDPTest",
+        "RecvmsgIntoUDPTest",
+        "SendmsgUDP6Test",
+        "RecvmsgUDP6Test",
+        "SendmsgTCPTest",
+        "RecvmsgTCPTest",
+        "RecvmsgIntoTCPTest",
+        "InterruptedRecvTimeoutTest",
+        "InterruptedSendTimeoutTest",
+        "InheritanceTest",
+        "NonblockConstantTest",
+        "CreateServerTest",
+        "CreateServerFunctionalTest",
+        "SendfileUsingSendTest",
+        "SendfileUsingSendfileTest",
+    ];
+    suite("sockets", &classes.map(|class| format!("test.test_socket.{class}")), &[]);
+}
+
+/// Runs tests of the interpreter; with 127/8 and ::1 inside our stack they talk to themselves through it.
+fn suite(name: &str, tests: &[String], skipped: &[&str]) {
+    let has = Command::new(python()).args(["-c", "import test.test_socket"]).stderr(Stdio::null()).status();
+    assert!(has.is_ok_and(|status| status.success()), "the interpreter's tests are missing: packaging/setup test");
+    built();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let runner = script(
+        &place,
+        "suite.py",
+        "
+import faulthandler, sys, unittest
+faulthandler.dump_traceback_later(100, exit=True)
+skipped = sys.argv[1].split(',')
+def flat(suite):
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from flat(test)
+        elif test.id() not in skipped:
+            yield test
+suite = unittest.TestSuite(flat(unittest.defaultTestLoader.loadTestsFromNames(sys.argv[2:])))
+result = unittest.TextTestRunner(stream=sys.stdout, verbosity=1).run(suite)
+sys.exit(0 if result.wasSuccessful() and result.testsRun > 50 else 1)
+",
+    );
+    let mut command = vec![python().to_owned(), runner.to_str().unwrap().to_owned(), skipped.join(",")];
+    command.extend(tests.iter().cloned());
+    let program: Vec<&str> = command.iter().map(String::as_str).collect();
+    let arguments = run(name, &[&["env", "UNISOCKETS_LOOPBACK=inside"], &program[..]].concat()).join("\u{1}");
+    let arguments: Vec<&str> = arguments.split('\u{1}').collect();
+    let ended = place.start(&arguments).end_within(Duration::from_secs(120));
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+}
