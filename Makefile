@@ -7,7 +7,7 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 PREFIX ?= /usr/local
 
-.PHONY: help demo test prove bench fuzz dist accept-api setup setup-demo
+.PHONY: help demo test prove bench fuzz dist install accept-api accept-header setup setup-demo
 
 help:
 	@echo "make demo    build, then see two processes on one virtual network"
@@ -16,6 +16,8 @@ help:
 	@echo "make bench   measure; writes bench/results.json"
 	@echo "make fuzz    fuzz every target for a minute"
 	@echo "make accept-api  write down what has changed in the public API"
+	@echo "make install PREFIX=/usr/local  the tool, the C library, headers, the preloaded library"
+	@echo "make accept-header  write the C header anew"
 	@echo "make dist    a tarball that runs on a bare Debian 12"
 
 setup-demo:
@@ -42,6 +44,12 @@ fuzz: setup-demo
 
 accept-api: setup-demo
 	UNISOCKETS_ACCEPT_API=1 cargo test --locked -p unisockets-api
+
+accept-header: setup-demo
+	UNISOCKETS_ACCEPT_HEADER=1 cargo test --locked -p unisockets-capi --test header the_header_is
+
+install: setup-demo
+	@packaging/install "$(PREFIX)"
 
 dist: setup-demo
 	@packaging/dist

@@ -38,7 +38,16 @@ fn documented(name: &str) -> PathBuf {
     DOCUMENTED.call_once(|| {
         let output = Command::new(env!("CARGO"))
             .current_dir(root())
-            .args(["doc", "--locked", "--workspace", "--no-deps", "--lib", "--target-dir"])
+            .args([
+                "doc",
+                "--locked",
+                "--workspace",
+                "--exclude",
+                "unisockets-capi",
+                "--no-deps",
+                "--lib",
+                "--target-dir",
+            ])
             .arg(target)
             .env("RUSTDOC", root().join("tests/api/rustdoc"))
             .env("RUSTDOCFLAGS", "-Zunstable-options --output-format=json --cap-lints=allow")
