@@ -15,6 +15,10 @@ use unisockets_signaling::pins::Pins;
 /// How long joining may take by default.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often a key that is in use is tried, and the pause between: a second and a half.
+const LOCK_TRIES: u32 = 30;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// The settings of a node; [`Config::new`] has sensible ones.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -215,6 +219,16 @@ pub fn save_pins(path: &Path, pins: &Pins) -> Result<(), KeyError> {
     fs::rename(&new, path).map_err(failed)
 }
 
+/// Locks a key's file. A node that is just leaving gives it back in a moment.
+fn is_locked(file: &File) -> bool {
+    (0..LOCK_TRIES).any(|number| {
+        if number > 0 {
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        file.try_lock().is_ok()
+    })
+}
+
 /// Opens a key's file, or makes it, and locks it: one key, one live node.
 fn open_key(path: &Path) -> Result<([u8; 32], File), KeyError> {
     let failed = |error: std::io::Error| KeyError(format!("cannot use the key file {}: {error}", path.display()));
@@ -229,7 +243,7 @@ fn open_key(path: &Path) -> Result<([u8; 32], File), KeyError> {
         options.mode(0o600);
     }
     let mut file = options.open(path).map_err(failed)?;
-    if file.try_lock().is_err() {
+    if !is_locked(&file) {
         let path = path.display();
         return Err(KeyError(format!(
             "the key {path} is in use by another program; give this one another --name or --key"

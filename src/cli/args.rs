@@ -298,6 +298,9 @@ pub(super) struct Node {
     /// End when this process has ended and its sockets, and those of its children, have drained
     #[arg(long, value_name = "PID")]
     pub(super) follow: Option<u32>,
+    /// Stay for ten seconds more without a socket, for a program that goes into the background
+    #[arg(long, hide = true)]
+    pub(super) linger: bool,
     /// Return as soon as the node is there, and leave it running
     #[arg(long)]
     pub(super) background: bool,

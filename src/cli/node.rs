@@ -15,8 +15,10 @@ use super::exit::Failure;
 use super::output::print;
 use super::with_node;
 
-/// How long a node without sockets waits for another one once the program that it was started for is gone: a program
-/// that goes into the background closes everything, and opens its sockets only then.
+/// How often a node without sockets looks whether a program that may want one is still there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a node waits that a library has started: a program that goes into the background by itself closes
+/// everything, opens its sockets only then, and has no sign of the node in its environment.
 const LINGER: Duration = Duration::from_secs(10);
 /// The first word of what a node in the background says when it is there; the path of its control socket follows.
 const READY: &str = "ready ";
@@ -61,7 +63,7 @@ pub(super) async fn run(options: args::Node) -> Result<(), Failure> {
             print(format_args!("{INVITATION}{}", host.invitation()))?;
         }
         tokio::select! {
-            () = outlive(&host, followed) => {}
+            () = outlive(&host, followed, if options.linger { LINGER } else { Duration::ZERO }) => {}
             () = async { host.asked_to_leave().await; host.drained().await } => {}
         }
         Ok(())
@@ -85,8 +87,8 @@ fn follow(pid: u32) -> Result<OwnedFd, Failure> {
         .map_err(|error| Failure::failed(format!("cannot follow process {pid}: {error}")))
 }
 
-/// Waits until the followed process has ended and no socket was open for a while.
-async fn outlive(host: &Host, followed: Option<OwnedFd>) {
+/// Waits until the followed process has ended, no socket is open, and no process is there that was given the node.
+async fn outlive(host: &Host, followed: Option<OwnedFd>, linger: Duration) {
     let Some(followed) = followed else {
         return std::future::pending().await;
     };
@@ -100,13 +102,39 @@ async fn outlive(host: &Host, followed: Option<OwnedFd>) {
         }
     })
     .await;
+    let mut idle_since = tokio::time::Instant::now();
     loop {
-        host.drained().await;
-        tokio::time::sleep(LINGER).await;
-        if host.socket_count() == 0 {
+        if host.socket_count() > 0 {
+            host.drained().await;
+            idle_since = tokio::time::Instant::now();
+        }
+        let invitation = host.invitation().to_owned();
+        let heirs = tokio::task::spawn_blocking(move || has_heirs(&invitation)).await.unwrap_or(false);
+        if !heirs && idle_since.elapsed() >= linger && host.socket_count() == 0 {
             return;
         }
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
+}
+
+/// Whether a process was started with this invitation in its environment.
+fn has_heirs(invitation: &str) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return false;
+    };
+    let own = std::process::id().to_string();
+    let is_number = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    let mut others = processes.flatten().filter(|entry| {
+        let name = entry.file_name();
+        is_number(&name) && name != own.as_str()
+    });
+    others.any(|entry| {
+        // Of other users' processes it cannot be read; theirs are not this node's.
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| {
+            variable.strip_prefix(b"UNISOCKETS_NODE=").is_some_and(|value| value == invitation.as_bytes())
+        })
+    })
 }
 
 /// Starts a node that outlives this command, and waits until it is there.

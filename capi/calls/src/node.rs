@@ -183,7 +183,7 @@ fn launch(program: &Path, config: &Config) -> Result<String, Errno> {
         items.into_iter().filter_map(|item| CString::new(item.into_vec()).ok()).collect()
     };
     let pid = std::process::id().to_string();
-    let arguments = ["unisockets", "node", "--background", "--follow", &pid];
+    let arguments = ["unisockets", "node", "--background", "--linger", "--follow", &pid];
     let arguments = strings(arguments.iter().map(OsString::from).collect());
     let set = [
         (config::SIGNAL, &config.signal),

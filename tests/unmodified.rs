@@ -1,0 +1,173 @@
+//! Real programs, as their distribution built them, over two members: on a good network and on a bad one.
+#![cfg(target_os = "linux")]
+
+#[allow(dead_code, reason = "it serves every test of the tool")]
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Once;
+use std::time::Duration;
+
+use support::{Ended, Place, Process};
+
+/// How long a program may take over a bad network.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Each end's own link is as bad as this, each way.
+const BAD: &str = "loss=0.5%,delay=2ms,jitter=1ms";
+
+/// Builds the preloaded library beside the tool that is tested.
+fn built() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let tool = Path::new(env!("CARGO_BIN_EXE_unisockets"));
+        let target = tool.parent().and_then(Path::parent).expect("the tool is in a profile's folder");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--locked", "-p", "unisockets-preload"]).env("CARGO_TARGET_DIR", target);
+        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+        assert!(status.expect("cargo runs").success(), "the preloaded library is built");
+    });
+}
+
+/// Two members on a network of some quality.
+struct Net {
+    place: Place,
+    _signal: Process,
+    fault: Option<&'static str>,
+}
+
+impl Net {
+    fn new(fault: Option<&'static str>) -> Net {
+        built();
+        let mut place = Place::new();
+        let signal = place.signal(&["--listen", "127.0.0.1:0"]);
+        Net { place, _signal: signal, fault }
+    }
+
+    fn start(&self, name: &str, program: &[&str]) -> Process {
+        let fault = self.fault.map(|fault| ["--fault", fault]);
+        let fault = fault.as_ref().map_or(&[][..], |fault| &fault[..]);
+        self.place.start(&[&["run", "--preload", "--name", name], fault, &["--"], program].concat())
+    }
+
+    fn run(&self, name: &str, program: &[&str]) -> Ended {
+        let ended = self.start(name, program).end_within(PATIENCE);
+        assert_eq!(ended.code, Some(0), "{program:?}: {ended:?}");
+        ended
+    }
+
+    /// Runs a client until the server that it talks to is there.
+    fn until(&self, name: &str, program: &[&str]) -> Ended {
+        for _ in 0..20 {
+            let ended = self.start(name, program).end_within(PATIENCE);
+            if ended.code == Some(0) {
+                return ended;
+            }
+            std::thread::park_timeout(Duration::from_millis(250));
+        }
+        panic!("{program:?} never came through")
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.place.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+/// Both qualities of a network, one after the other.
+fn each(test: fn(&Net)) {
+    for fault in [None, Some(BAD)] {
+        test(&Net::new(fault));
+    }
+}
+
+/// A web server in the background with two workers, files by sendfile, TLS, and as a proxy of another member.
+#[test]
+fn nginx_and_curl() {
+    each(|net| {
+        let folder = net.place.path("");
+        let folder = folder.to_str().unwrap().trim_end_matches('/');
+        let bytes: Vec<u8> = (0..2_000_000u32).map(|number| (number * 7 + number / 251) as u8).collect();
+        net.write("big", &bytes);
+        let certificate = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=web";
+        let mut openssl = Command::new("openssl");
+        openssl.args(certificate.split(' ')).args(["-keyout", "key.pem", "-out", "cert.pem"]).current_dir(folder);
+        assert!(openssl.output().unwrap().status.success());
+        let configuration = |name: &str, server: &str| {
+            let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                .map(|kind| format!("{kind}_temp_path {folder}/{name}-{kind};"))
+                .concat();
+            let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+            let text = format!(
+                "{user} pid {folder}/{name}.pid; error_log {folder}/{name}.log; worker_processes 2; \
+                 events {{ worker_connections 64; }} \
+                 http {{ access_log off; {temporary} sendfile on; server {{ {server} }} }}"
+            );
+            net.write(&format!("{name}.conf"), text.as_bytes())
+        };
+        let web = configuration(
+            "web",
+            &format!(
+                "listen 80; listen [::]:443 ssl; root {folder}; ssl_certificate {folder}/cert.pem; \
+                 ssl_certificate_key {folder}/key.pem;"
+            ),
+        );
+        let front = configuration("front", "listen 80; location / { proxy_pass http://web/; }");
+        // It goes into the background by itself, and its node stays.
+        net.run("web", &["nginx", "-c", &web]);
+        net.run("front", &["nginx", "-c", &front]);
+        let get = |url: &str| {
+            let path = net.place.path("got");
+            net.until("client", &["curl", "-sSf", "-k", "-o", path.to_str().unwrap(), url]);
+            assert!(std::fs::read(path).unwrap() == bytes, "{url} came otherwise");
+        };
+        get("http://web/big");
+        get("https://web/big");
+        get("http://front/big");
+        for name in ["web", "front"] {
+            let pid = std::fs::read_to_string(format!("{folder}/{name}.pid")).unwrap();
+            assert!(Command::new("kill").arg(pid.trim()).status().unwrap().success());
+        }
+    });
+}
+
+#[test]
+fn redis_and_its_benchmark() {
+    each(|net| {
+        let _server = net.start("db", &["redis-server", "--protected-mode", "no", "--save", "", "--port", "6379"]);
+        net.until("probe", &["redis-cli", "-h", "db", "ping"]);
+        let count = if net.fault.is_some() { "2000" } else { "10000" };
+        let said = net.run("load", &["redis-benchmark", "-h", "db", "-n", count, "-c", "20", "-t", "set,get", "--csv"]);
+        assert!(said.out.contains("\"SET\"") && said.out.contains("\"GET\""), "{said:?}");
+    });
+}
+
+#[test]
+fn socat_over_udp_and_openssl() {
+    each(|net| {
+        let _echo = net.start("echo", &["socat", "UDP-LISTEN:5000,fork", "EXEC:cat"]);
+        let ask = "for _ in 1 2 3 4 5; do got=$(echo question | timeout 5 socat -t 1 - UDP:echo:5000); \
+                   [ \"$got\" = question ] && exit 0; done; exit 1";
+        net.until("asker", &["sh", "-c", ask]);
+        let (key, certificate) = (net.place.path("k.pem"), net.place.path("c.pem"));
+        let (key, certificate) = (key.to_str().unwrap(), certificate.to_str().unwrap());
+        let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=tls";
+        let made = Command::new("openssl").args(new.split(' ')).args(["-keyout", key, "-out", certificate]).output();
+        assert!(made.unwrap().status.success());
+        let _server =
+            net.start("tls", &["openssl", "s_server", "-key", key, "-cert", certificate, "-accept", "4433", "-www"]);
+        let client = "echo Q | openssl s_client -connect tls:4433 2>/dev/null | grep -q 'Cipher is TLS'";
+        net.until("client", &["sh", "-c", client]);
+    });
+}
+
+#[test]
+fn iperf3() {
+    each(|net| {
+        let _server = net.start("far", &["iperf3", "-s", "-p", "5201"]);
+        let said = net.until("near", &["iperf3", "-c", "far", "-p", "5201", "-n", "2M", "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        assert!(report["end"]["sum_received"]["bytes"].as_u64().unwrap() > 0, "{}", report["end"]);
+    });
+}
