@@ -284,6 +284,9 @@ impl NodeCore {
         let Some(session) = self.links.get(&id).map(|entry| entry.session) else {
             return;
         };
+        if !self.peers.get_mut(&key).is_some_and(|peer| peer.takes_hello(now)) {
+            return;
+        }
         let ends = Ends { network: self.network.id(), from: &key, to: &self.key };
         if hello.version != hello::VERSION {
             return self.refuse_link(now, id, "hello_version", "it speaks another version; update the older side");

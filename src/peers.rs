@@ -40,6 +40,18 @@ const OFFERS_MAX: u32 = 8;
 /// See [`OFFERS_MAX`].
 const OFFER_WINDOW: Duration = Duration::from_secs(10);
 
+/// Hellos that are looked at of one peer in the same time.
+const HELLOS_MAX: u32 = 64;
+
+/// Counts one more in a window of [`OFFER_WINDOW`]; returns whether that is not too many.
+fn is_within(window: &mut (Instant, u32), now: Instant, limit: u32) -> bool {
+    if window.0 + OFFER_WINDOW <= now {
+        *window = (now, 0);
+    }
+    window.1 += 1;
+    window.1 <= limit
+}
+
 /// Names a link of this node, for as long as the node lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
@@ -114,6 +126,8 @@ pub(crate) struct Peer {
     pub(crate) interface: Option<u32>,
     /// When the window of offers began, and how many have come in it.
     offers: (Instant, u32),
+    /// The same of hellos.
+    hellos: (Instant, u32),
 }
 
 impl Peer {
@@ -142,6 +156,7 @@ impl Peer {
             past: Counters::default(),
             interface: None,
             offers: (now, 0),
+            hellos: (now, 0),
         }
     }
 
@@ -157,11 +172,12 @@ impl Peer {
 
     /// Counts an offer of the peer; returns whether it may still make one.
     pub(crate) fn may_offer(&mut self, now: Instant) -> bool {
-        if self.offers.0 + OFFER_WINDOW <= now {
-            self.offers = (now, 0);
-        }
-        self.offers.1 += 1;
-        self.offers.1 <= OFFERS_MAX
+        is_within(&mut self.offers, now, OFFERS_MAX)
+    }
+
+    /// Whether a hello may still be looked at, which costs two signatures; one that is not is repeated or refused later.
+    pub(crate) fn takes_hello(&mut self, now: Instant) -> bool {
+        is_within(&mut self.hellos, now, HELLOS_MAX)
     }
 
     /// Tells a tap of the link to this peer.

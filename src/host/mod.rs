@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use unisockets_descriptors::{Answer, Call, Family, Fault, Kind, REQUEST_LEN_MAX, Reply, passing};
@@ -35,6 +35,8 @@ use errors::Ended;
 
 /// How long a program may take to say what it wants, and to take the answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// Programs that are answered at one time, by either way in; further ones wait in the kernel's queue.
+const REQUESTS_MAX: usize = 256;
 /// Sockets of one host: more than the stack's own limit are never made.
 const SOCKETS_MAX: usize = 65_536;
 /// How often datagram sockets are looked after: the kernel does not say when the last copy of one is closed.
@@ -195,9 +197,17 @@ fn invited_listener(name: &str) -> io::Result<UnixListener> {
 }
 
 async fn answer_all(inner: Arc<Inner>, listener: UnixListener) {
+    let places = Arc::new(Semaphore::new(REQUESTS_MAX));
     loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(answer(Arc::clone(&inner), stream))),
+            Ok((stream, _)) => {
+                let inner = Arc::clone(&inner);
+                tokio::spawn(async move {
+                    answer(inner, stream).await;
+                    drop(place);
+                });
+            }
             Err(error) => {
                 // No descriptor is free: whoever asks waits until there is one.
                 tracing::warn!(%error, "a program cannot be heard");

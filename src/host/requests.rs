@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use unisockets_descriptors::{About, Family, Fault, Kind, Name, Option as Setting, Prefix, Reply, Request, State};
-use unisockets_stack::Error;
+use unisockets_stack::{Error, Readiness};
 
 use super::errors::{fault, system};
 use super::stream::{self, Label, Pair, Plug};
@@ -182,9 +182,15 @@ impl Inner {
         });
         let local = started.map_err(fault)?;
         let label = Label { id, family: entry.family, instance: self.instance };
+        // To this node itself a connection stands at once, and the program that has accepted it may know already.
+        let now = socket.driver.look(|state| state.core.stack.readiness(socket.id));
+        let stands = now.contains(Readiness::WRITABLE) && !now.intersects(Readiness::ERROR | Readiness::HANG_UP);
         let make = || {
-            let pair = Pair::new(Plug::Full)?;
+            let pair = Pair::new(if stands { Plug::Open } else { Plug::Full })?;
             pair.name_program(&label.name(local, 1))?;
+            if stands {
+                pair.name_host(&label.name(socket.peer_addr()?, 2))?;
+            }
             Ok(pair.split())
         };
         let (program, host) = make().map_err(|error: std::io::Error| system(&error))?;

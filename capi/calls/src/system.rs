@@ -57,9 +57,24 @@ pub(crate) fn checked(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| errno())
 }
 
-/// Returns the AF_UNIX name of a descriptor's end, or of its peer's, without the leading zero; nothing if it is
-/// another kind of descriptor, or has no name in the abstract namespace.
-fn abstract_name(number: c_long, fd: RawFd) -> Option<Vec<u8>> {
+/// A name in the abstract namespace, without its leading zero. It lies on the stack: `close` and its like may be called
+/// where nothing may be allocated (signal-safety(7)).
+pub(crate) struct AbstractName {
+    bytes: [u8; 107],
+    len: usize,
+}
+
+impl std::ops::Deref for AbstractName {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Returns the AF_UNIX name of a descriptor's end, or of its peer's; nothing if it is another kind of descriptor, or has
+/// no name in the abstract namespace.
+fn abstract_name(number: c_long, fd: RawFd) -> Option<AbstractName> {
     let mut address = empty_name();
     let mut len = size_of::<sockaddr_un>() as socklen_t;
     let place = (&raw mut address) as usize;
@@ -76,12 +91,16 @@ pub(crate) fn empty_name() -> sockaddr_un {
 }
 
 /// Returns the abstract name in an address that the kernel has filled.
-pub(crate) fn name_of(address: &sockaddr_un, len: socklen_t) -> Option<Vec<u8>> {
+pub(crate) fn name_of(address: &sockaddr_un, len: socklen_t) -> Option<AbstractName> {
     let path_len = (len as usize).checked_sub(2)?.min(address.sun_path.len());
     if c_int::from(address.sun_family) != libc::AF_UNIX || path_len < 2 || address.sun_path[0] != 0 {
         return None;
     }
-    Some(address.sun_path[1..path_len].iter().map(|byte| *byte as u8).collect())
+    let mut name = AbstractName { bytes: [0; 107], len: path_len - 1 };
+    for (place, byte) in name.bytes.iter_mut().zip(&address.sun_path[1..path_len]) {
+        *place = *byte as u8;
+    }
+    Some(name)
 }
 
 /// Makes an address of an abstract name.
@@ -94,11 +113,11 @@ pub(crate) fn name_address(name: &str) -> (sockaddr_un, socklen_t) {
     (address, (2 + 1 + name.len().min(107)) as socklen_t)
 }
 
-pub(crate) fn own_name(fd: RawFd) -> Option<Vec<u8>> {
+pub(crate) fn own_name(fd: RawFd) -> Option<AbstractName> {
     abstract_name(libc::SYS_getsockname, fd)
 }
 
-pub(crate) fn peer_name(fd: RawFd) -> Option<Vec<u8>> {
+pub(crate) fn peer_name(fd: RawFd) -> Option<AbstractName> {
     abstract_name(libc::SYS_getpeername, fd)
 }
 
