@@ -57,6 +57,7 @@ class Reset(socketserver.BaseRequestHandler):
     def handle(self):
         self.request.recv(1, socket.MSG_PEEK)
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\0\\0\\0')
+        self.request.close()
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
     address_family = socket.AF_INET6

@@ -161,7 +161,13 @@ async fn run(label: &Label, socket: &Arc<Socket>, end: HostEnd) -> io::Result<En
         }
         pump.drain(filler - 1)?;
     }
-    Ok(poll_fn(|cx| pump.poll(cx)).await)
+    let end = poll_fn(|cx| pump.poll(cx)).await;
+    if matches!(end, End::Closed) {
+        // Both directions may be shut while the program still has the descriptor: what it reads then is the end of the
+        // stream, not a reset.
+        pump.drain(1)?;
+    }
+    Ok(end)
 }
 
 struct Pump {
