@@ -1,0 +1,226 @@
+//! The examples in C, unchanged, with the system's headers alone and with ours.
+#![cfg(target_os = "linux")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("capi lies in the repository").to_owned()
+}
+
+/// Where cargo puts what it builds: this test lies in `deps` there.
+fn built() -> PathBuf {
+    static BUILT: Once = Once::new();
+    let own = std::env::current_exe().unwrap();
+    let profile = own.parent().and_then(Path::parent).expect("a test is in a profile's folder").to_owned();
+    let target = profile.parent().expect("a profile is in a target folder").to_owned();
+    BUILT.call_once(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--locked", "-p", "unisockets-capi", "-p", "unisockets"]).env("CARGO_TARGET_DIR", target);
+        assert!(cargo.current_dir(root()).status().unwrap().success(), "the library and the tool are built");
+    });
+    profile
+}
+
+/// A folder with a network in it.
+struct Place {
+    folder: PathBuf,
+    signal: Option<Running>,
+    nodes: Vec<Running>,
+}
+
+/// A program that is killed at the end.
+struct Running {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Running {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Running { child, out }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Place {
+    fn new() -> Place {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("unisockets-c-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Place { folder, signal: None, nodes: Vec::new() }
+    }
+
+    /// Starts a network of two members.
+    fn network(&mut self) -> [String; 2] {
+        let tool = built().join("unisockets");
+        let mut signal = Running::start(Command::new(&tool).args(["signal", "serve", "--listen", "127.0.0.1:0"]));
+        let url = signal.line();
+        self.signal = Some(signal);
+        ["alpha", "beta"].map(|name| {
+            let control = self.folder.join(name).to_str().unwrap().to_owned();
+            let mut node = Command::new(&tool);
+            node.args(["node", "--name", name, "--control", &control, "--signal", &url]);
+            node.env("XDG_DATA_HOME", &self.folder).env("XDG_RUNTIME_DIR", &self.folder);
+            let mut node = Running::start(&mut node);
+            assert_eq!(node.line(), format!("ready {control}"));
+            self.nodes.push(node);
+            control
+        })
+    }
+
+    /// Compiles an example.
+    fn compile(&self, name: &str, ours: bool) -> PathBuf {
+        let program = self.folder.join(format!("{name}-{ours}"));
+        let mut compiler = Command::new("cc");
+        compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-o"]).arg(&program);
+        compiler.arg(root().join("examples/c").join(format!("{name}.c")));
+        if ours {
+            let library = built();
+            // The name that it is loaded by; 'make install' makes it too.
+            let _ =
+                std::os::unix::fs::symlink(library.join("libunisockets.so"), self.folder.join("libunisockets.so.0"));
+            compiler.args(["-DUNISOCKETS_WITH_ALIAS", "-I"]).arg(root().join("capi/include"));
+            compiler.arg("-L").arg(&library).arg("-lunisockets").arg(format!("-Wl,-rpath,{}", self.folder.display()));
+        }
+        let output = compiler.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        program
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.nodes.clear();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn command(program: &Path, node: Option<&String>, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    for variable in ["UNISOCKETS_NODE", "UNISOCKETS_SIGNAL", "UNISOCKETS_NETWORK", "UNISOCKETS_NAME"] {
+        command.env_remove(variable);
+    }
+    if let Some(node) = node {
+        command.env("UNISOCKETS_NODE", node);
+    }
+    command
+}
+
+/// Gives a program its input, and returns what it printed.
+fn filter(mut command: Command, input: Vec<u8>) -> Vec<u8> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let feeding = std::thread::spawn(move || stdin.write_all(&input));
+    let mut stdout = child.stdout.take().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stdout.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let deadline = Instant::now() + LIMIT;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("{command:?} does not end");
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    };
+    assert!(status.success(), "{command:?}: {status}");
+    let _ = feeding.join().unwrap();
+    reading.join().unwrap().unwrap()
+}
+
+/// Runs a test with the system's sockets on loopback, and with ours over two members.
+fn both(test: impl Fn(&Place, bool, Option<&String>, Option<&String>, &str)) {
+    let place = Place::new();
+    test(&place, false, None, None, "127.0.0.1");
+    let mut place = Place::new();
+    let [alpha, beta] = place.network();
+    test(&place, true, Some(&alpha), Some(&beta), "alpha");
+}
+
+#[test]
+fn an_echo_server_and_its_client() {
+    both(|place, ours, alpha, beta, host| {
+        let mut server = Running::start(&mut command(&place.compile("echo_server", ours), alpha, &[]));
+        let port = server.line();
+        let client = place.compile("echo_client", ours);
+        let bytes: Vec<u8> = (0..4_000_000u32).map(|number| (number * 7 + number / 251) as u8).collect();
+        for _ in 0..3 {
+            assert!(filter(command(&client, beta, &[host, &port]), bytes.clone()) == bytes, "every byte came back");
+        }
+    });
+}
+
+#[test]
+fn an_event_loop_with_fifty_connections_at_once() {
+    both(|place, ours, alpha, beta, host| {
+        let mut server = Running::start(&mut command(&place.compile("http_server", ours), alpha, &[]));
+        let port = server.line();
+        let client = place.compile("echo_client", ours);
+        std::thread::scope(|scope| {
+            for _ in 0..50 {
+                scope.spawn(|| {
+                    let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
+                    let answer = filter(command(&client, beta, &[host, &port]), request);
+                    assert!(answer.ends_with(b"\r\n\r\nhello\n"), "{}", String::from_utf8_lossy(&answer));
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn datagrams_of_every_size() {
+    both(|place, ours, alpha, beta, host| {
+        let mut server = Running::start(&mut command(&place.compile("udp_server", ours), alpha, &[]));
+        let port = server.line();
+        let said = filter(command(&place.compile("udp_client", ours), beta, &[host, &port]), Vec::new());
+        assert_eq!(String::from_utf8(said).unwrap(), "0\n1\n1000\n9000\n65507\n");
+    });
+}
+
+/// Without a network the library is the operating system's sockets.
+#[test]
+fn without_a_network_every_call_goes_to_the_operating_system() {
+    let place = Place::new();
+    let mut server = Running::start(&mut command(&place.compile("echo_server", true), None, &[]));
+    let port = server.line();
+    let client = place.compile("echo_client", true);
+    assert_eq!(filter(command(&client, None, &["127.0.0.1", &port]), b"hello".to_vec()), b"hello");
+}
+
+/// A node that is not there is an error that says so, not a hang.
+#[test]
+fn a_node_that_is_not_there_is_network_down() {
+    let place = Place::new();
+    let nowhere = place.folder.join("nowhere").to_str().unwrap().to_owned();
+    let output = command(&place.compile("echo_server", true), Some(&nowhere), &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Network is down"), "{output:?}");
+}
