@@ -115,8 +115,8 @@ fn nginx_and_curl() {
         );
         let front = configuration("front", "listen 80; location / { proxy_pass http://web/; }");
         // It goes into the background by itself, and its node stays.
-        net.run("web", &["nginx", "-c", &web]);
-        net.run("front", &["nginx", "-c", &front]);
+        net.run("web", &["/usr/sbin/nginx", "-c", &web]);
+        net.run("front", &["/usr/sbin/nginx", "-c", &front]);
         let get = |url: &str| {
             let path = net.place.path("got");
             net.until("client", &["curl", "-sSf", "-k", "-o", path.to_str().unwrap(), url]);
