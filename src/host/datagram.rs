@@ -99,9 +99,13 @@ impl Datagram {
         self.error.swap(0, Ordering::AcqRel)
     }
 
-    /// Takes the peer away.
-    pub(super) fn disconnect(&self) {
-        *self.peer() = None;
+    /// Takes the peer away; what the program has sent to it still goes there.
+    pub(super) fn disconnect(&self, socket: &Arc<Socket>) {
+        let before = self.peer().take();
+        if let Some(peer) = before {
+            peer.task.abort();
+            drain(&peer.socket, socket, Destination::Peer);
+        }
     }
 
     /// Makes a socket that sends to the program in the name of `source`.

@@ -210,6 +210,7 @@ impl Inner {
             return Err(fault(Error::NotSupported));
         };
         let socket = &entry.socket;
+        shared.disconnect(socket);
         socket.driver.with(|state, now, _| state.core.stack.connect(now, socket.id, address)).map_err(fault)?;
         let address = socket.peer_addr().map_err(|error| system(&error))?;
         let name = shared.connect(socket, address).map_err(|error| system(&error))?;
@@ -222,8 +223,8 @@ impl Inner {
             return Err(fault(Error::NotSupported));
         };
         let socket = &entry.socket;
+        shared.disconnect(socket);
         socket.driver.with(|state, _, _| state.core.stack.disconnect(socket.id)).map_err(fault)?;
-        shared.disconnect();
         ok()
     }
 
