@@ -243,6 +243,9 @@ fn open_key(path: &Path) -> Result<([u8; 32], File), KeyError> {
         options.mode(0o600);
     }
     let mut file = options.open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(KeyError(format!("{} is no file; give another one with --key", path.display())));
+    }
     if !is_locked(&file) {
         let path = path.display();
         return Err(KeyError(format!(

@@ -55,7 +55,7 @@ class Hash(socketserver.BaseRequestHandler):
         self.request.sendall(f'{length} {digest.hexdigest()}'.encode())
 class Reset(socketserver.BaseRequestHandler):
     def handle(self):
-        self.request.recv(1, socket.MSG_PEEK)
+        self.request.recv(100)
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\0\\0\\0')
         self.request.close()
 class Server(socketserver.ThreadingTCPServer):
@@ -257,6 +257,17 @@ fn exit_status_signals_and_output_are_the_programs_own() {
     let ended = place.start(&["run", "--preload", "--publish", "x:80", "--", "true"]).end();
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert!(ended.err.contains("no pair of ports"), "{ended:?}");
+}
+
+/// A path that was given by mistake cost the file that was there.
+#[test]
+fn a_control_socket_never_takes_the_place_of_a_file() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let victim = script(&place, "victim", "precious");
+    let ended = place.start(&["node", "--control", victim.to_str().unwrap()]).end();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
 }
 
 /// The node goes when its program has gone and nothing is left to deliver, and not before.

@@ -31,6 +31,8 @@ use crate::tcp::Socket;
 /// Bytes of each descriptor's send buffer as asked for; the kernel takes twice as much (socket(7)). A writer is woken
 /// when a quarter of that is in use at most, and the stale byte may hold a whole piece with its overhead: 36 KiB, or 68 KiB from `sendfile`.
 const BUFFER_LEN: usize = 160 * 1024;
+/// How long a peer may take nothing of what a program has left behind: as long as the stack waits for its orphans.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// Bytes moved at a time.
 const CHUNK_LEN: usize = 64 * 1024;
 /// Moves in a row before other connections have their turn.
@@ -149,6 +151,7 @@ async fn run(label: &Label, socket: &Arc<Socket>, end: HostEnd) -> io::Result<En
         up_over: false,
         down_over: false,
         deaf: false,
+        bounded: false,
         failed: None,
     };
     if let Some(end) = poll_fn(|cx| pump.poll_connected(cx)).await {
@@ -183,6 +186,8 @@ struct Pump {
     down_over: bool,
     /// The program has shut its receiving direction: what comes is dropped.
     deaf: bool,
+    /// Whether the wait for the peer is bounded, since the program has closed.
+    bounded: bool,
     /// Why the network takes no more, until the program has what came before.
     failed: Option<i32>,
 }
@@ -258,7 +263,10 @@ impl Pump {
                     Step::Moved
                 }
                 Poll::Ready(Err(error)) => self.write_failed(&error),
-                Poll::Pending => Step::Waits,
+                Poll::Pending => {
+                    self.bound_patience(cx);
+                    Step::Waits
+                }
             };
         }
         if self.up_over {
@@ -272,7 +280,7 @@ impl Pump {
             };
             match rustix::io::ioctl_fionread(self.host.get_ref()) {
                 Ok(len) if len > 1 => return self.read_program(cx, len - 1),
-                Ok(_) if guard.ready().is_read_closed() => return self.program_ended(),
+                Ok(_) if guard.ready().is_read_closed() => return self.program_ended(cx),
                 Ok(_) => guard.clear_ready(),
                 Err(error) => return Step::Ended(End::Failed(error.raw_os_error())),
             }
@@ -305,13 +313,25 @@ impl Pump {
     }
 
     /// The program has written its last: it has shut this direction, or closed the descriptor.
-    fn program_ended(&mut self) -> Step {
+    fn program_ended(&mut self, cx: &mut Context<'_>) -> Step {
         self.up_over = true;
         if matches!(sockopt::socket_error(self.host.get_ref()), Ok(Err(Errno::CONNRESET))) {
             return Step::Ended(End::Discarded);
         }
+        if self.is_hung_up(cx) {
+            // The stack decides by SO_LINGER whether this is a FIN or a reset.
+            return Step::Ended(self.closed());
+        }
         let _ = self.socket.shutdown(unisockets_stack::Shutdown::Write);
         Step::Moved
+    }
+
+    /// Waits no longer than for an orphan for a peer that takes nothing, once the program is gone.
+    fn bound_patience(&mut self, cx: &mut Context<'_>) {
+        if !self.bounded && self.is_hung_up(cx) {
+            self.bounded = true;
+            let _ = self.socket.set_option(SocketOption::UserTimeout(Some(PATIENCE)));
+        }
     }
 
     /// Returns how a connection ends that the program has closed.

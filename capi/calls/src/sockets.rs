@@ -23,7 +23,8 @@ use Handled::{Here, System};
 
 /// Takes the descriptor that an answer brings.
 fn brought(answer: (Reply, Option<OwnedFd>)) -> Result<OwnedFd, Errno> {
-    answer.1.ok_or(libc::EPROTO)
+    // The kernel leaves a descriptor out for which there is no number (unix(7), MSG_CTRUNC).
+    answer.1.ok_or(libc::EMFILE)
 }
 
 /// `bind`: an ordinary socket that is bound to an address of the network, or to any, becomes virtual.
@@ -105,7 +106,13 @@ pub(crate) fn accept(fd: RawFd, flags: c_int) -> Result<Handled<(RawFd, Option<N
             system::recv_descriptor(fd, passed)
         }
         result => result,
-    }?;
+    }
+    .inspect_err(|errno| {
+        // It was taken, though there was no number for it.
+        if *errno == libc::EMFILE {
+            system::send_byte(fd, b'a');
+        }
+    })?;
     // The end of the way means that it was shut (accept(2): EINVAL), or that the node has ended.
     let descriptor = descriptor.ok_or(libc::EINVAL)?;
     system::send_byte(fd, b'a');

@@ -267,7 +267,8 @@ pub(crate) fn recv_descriptor(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>
     let head = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     // SAFETY: the header lies in the control part, where there is one.
     let Some(header) = (unsafe { head.as_ref() }) else {
-        return Ok(None);
+        // There was no number for it (unix(7), MSG_CTRUNC).
+        return Err(libc::EMFILE);
     };
     if header.cmsg_level != libc::SOL_SOCKET || header.cmsg_type != libc::SCM_RIGHTS {
         return Ok(None);
