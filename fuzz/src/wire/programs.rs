@@ -251,13 +251,12 @@ fn connect(
     script: &mut Script<'_>,
 ) {
     let to = SocketAddr::new(host(script, at), script.pick(PORTS));
-    // A connection of its own port each, so that the ledger can tell them apart.
-    if program.kind == Kind::Tcp && program.bound {
+    // A connection of its own port each, so that the ledger can tell them apart; a socket whose connection failed could
+    // try again, perhaps from the same port.
+    if program.kind == Kind::Tcp && (program.bound || program.place.is_some()) {
         return;
     }
-    let before = program.place;
     if stack.connect(now, program.socket, to) == Err(Error::InProgress) {
-        assert!(before.is_none(), "a socket connects once");
         let from = stack.local_address(program.socket).expect("the socket is there");
         let known = ledger.connections.iter().any(|connection| connection.from == from && connection.to == to);
         assert!(!known, "an ephemeral port makes a connection new");
