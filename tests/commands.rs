@@ -180,7 +180,8 @@ fn a_file_whose_sender_was_killed_is_sent_again_from_where_it_stopped() {
         status["peers"][0]["counters"]["received_bytes"].as_u64().is_some_and(|bytes| bytes > 4 << 20)
     });
     sender.kill();
-    receiver.err.wait("the receiver notices", |text| text.contains("did not send a whole file"));
+    // The link falls silent, then the peer has its time to come back.
+    receiver.err.wait_long(3 * LIMIT, "the receiver notices", |text| text.contains("did not send a whole file"));
     let part = fs::read_dir(place.path("inbox")).unwrap().flatten().map(|entry| entry.path());
     let part = part.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "part")).unwrap();
     let arrived = fs::metadata(&part).unwrap().len();

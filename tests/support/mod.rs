@@ -139,7 +139,12 @@ impl Output {
 
     /// Waits for text.
     pub fn wait(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let bytes = self.wait_until(what, |written| wanted(&String::from_utf8_lossy(&written.bytes)));
+        self.wait_long(LIMIT, what, wanted)
+    }
+
+    /// Waits for text that comes only after a deadline of the network's own.
+    pub fn wait_long(&self, limit: Duration, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let bytes = self.wait_within(limit, what, |written| wanted(&String::from_utf8_lossy(&written.bytes)));
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
