@@ -373,6 +373,7 @@ impl NodeCore {
             self.drop_link(old);
         }
         self.stack.path_up(now, path, PathConfig { mtu, verify_checksums: false });
+        self.device_writable(path);
     }
 
     /// Two peers may show leases of one address: the one given out later holds.
@@ -429,7 +430,7 @@ impl NodeCore {
         for link in peer.link.into_iter().chain(peer.attempt.map(|attempt| attempt.link)) {
             self.drop_link(link);
         }
-        self.stack.end_path(now, peer.path, end);
+        self.end_path(now, peer.path, end);
     }
 
     fn drop_link(&mut self, id: LinkId) {

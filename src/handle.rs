@@ -207,6 +207,11 @@ impl Node {
         self.welcome().ipv6
     }
 
+    /// Returns the network's prefixes with their lengths in bits.
+    pub fn prefixes(&self) -> Vec<(IpAddr, u8)> {
+        self.welcome().prefixes.iter().map(|prefix| (prefix.address, prefix.len)).collect()
+    }
+
     /// Returns the node's name, if it has one.
     pub fn name(&self) -> Option<String> {
         self.welcome().lease.lease.name

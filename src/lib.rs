@@ -48,6 +48,7 @@ macro_rules! planted {
 mod capture;
 #[cfg(not(target_family = "wasm"))]
 mod config;
+mod device;
 mod dial;
 #[cfg(not(target_family = "wasm"))]
 mod driver;
@@ -78,6 +79,9 @@ pub mod core {
 
 #[cfg(not(target_family = "wasm"))]
 pub use config::{Config, Key, KeyError, create_key, data_folder, key_path, load_pins, read_key, save_pins};
+pub use device::Open;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+pub use device::{Attached, Tun};
 #[cfg(not(target_family = "wasm"))]
 pub use handle::{JoinError, Node};
 #[cfg(all(feature = "descriptors", target_os = "linux"))]

@@ -15,6 +15,7 @@ use unisockets_signaling::pins::{Pins, Subject};
 use unisockets_signaling::protocol::{Member, Query, SignedLease, Welcome};
 use unisockets_stack::{Class, DropReason, Event, Instant, PathEnd, PathId, Prefix, Room, SocketId, Stack};
 
+use crate::device::Device;
 use crate::peers::{LinkEntry, LinkId, Peer};
 use crate::tap::{Direction, Tap};
 
@@ -104,6 +105,7 @@ pub struct NodeCore {
     pub(crate) freshness: Freshness,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) tap: Option<Box<dyn Tap>>,
+    pub(crate) device: Option<Device>,
     pub(crate) origin_unix_ms: u64,
     /// Which keys were seen before.
     pub pins: Pins,
@@ -146,6 +148,7 @@ impl NodeCore {
             freshness: Freshness::default(),
             outputs: VecDeque::new(),
             tap: None,
+            device: None,
             origin_unix_ms: config.origin_unix_ms,
             pins: config.pins,
             host: config.host,
@@ -307,7 +310,7 @@ impl NodeCore {
             }
             (Pending::Path(path, destination), _) => {
                 tracing::debug!(%destination, "nobody is at that address");
-                self.stack.end_path(now, path, PathEnd::Unreachable);
+                self.end_path(now, path, PathEnd::Unreachable);
             }
         }
     }
@@ -372,7 +375,7 @@ impl NodeCore {
     /// Gives a pending path to the peer that it leads to, and dials.
     fn connect_path(&mut self, now: Instant, path: PathId, destination: IpAddr, member: &Member) {
         if member.key == self.key || (self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&member.key)) {
-            return self.stack.end_path(now, path, PathEnd::Unreachable);
+            return self.end_path(now, path, PathEnd::Unreachable);
         }
         let acquaintance = self.random_number();
         let peer = self.peers.entry(member.key).or_insert_with(|| {
@@ -384,6 +387,7 @@ impl NodeCore {
         let route = peer.path;
         self.peers_changed = true;
         self.stack.add_route(now, destination, route);
+        self.device_moved(now, path, route);
         self.dial(now, member.key);
     }
 
@@ -441,7 +445,11 @@ impl NodeCore {
                 return;
             };
             let result = if source_of(packet).is_some_and(|source| sources.hold(source)) {
-                self.stack.handle_packet(now, path, packet).map_err(DropReason::name)
+                let handed_to_device = self.hand_to_device(now, packet);
+                match handed_to_device {
+                    Some(result) => result,
+                    None => self.stack.handle_packet(now, path, packet).map_err(DropReason::name),
+                }
             } else {
                 *self.rejected.entry("foreign_source").or_default() += 1;
                 Err("foreign_source")
@@ -455,7 +463,9 @@ impl NodeCore {
     /// Says that a link has room again.
     pub fn link_writable(&mut self, link: LinkId) {
         if let Some(peer) = self.links.get(&link).and_then(|entry| self.peers.get(&entry.peer)) {
-            self.stack.path_writable(peer.path);
+            let path = peer.path;
+            self.stack.path_writable(path);
+            self.device_writable(path);
         }
     }
 
@@ -473,6 +483,7 @@ impl NodeCore {
                 self.pump_link(now, path, &*link, interface);
             }
         }
+        while self.pump_device(now) {}
         self.take_events(now);
         if std::mem::take(&mut self.peers_changed) {
             self.peers_due = self.peers.values().filter_map(Peer::deadline).min();
@@ -489,7 +500,12 @@ impl NodeCore {
         }
     }
 
-    fn link_of(&self, path: PathId) -> Option<(Arc<dyn Link>, Option<u32>)> {
+    pub(crate) fn mtu_of(&self, path: PathId) -> usize {
+        let peer = self.paths.get(&path).and_then(|key| self.peers.get(key));
+        peer.map_or(unisockets_stack::MTU_MIN, |peer| peer.mtu)
+    }
+
+    pub(crate) fn link_of(&self, path: PathId) -> Option<(Arc<dyn Link>, Option<u32>)> {
         let peer = self.peers.get(self.paths.get(&path)?)?;
         let link = self.links.get(&peer.link?)?.link.clone()?;
         Some((link, peer.interface))

@@ -138,15 +138,23 @@ Examples:
     Demo(Demo),
     /// Run a program that knows nothing of the network, on it
     ///
-    /// Its servers are reachable under this member's name, its clients reach members by name; everything else goes to
-    /// the operating system's network, unless UNISOCKETS_OTHERS is "refuse". Works for programs that are linked
-    /// dynamically. Its exit status, signals, terminal and files are the program's own.
+    /// The program gets a network namespace of its own, whose only way out is the network: its servers are reachable
+    /// under this member's name, its clients reach members by name, and nothing else is there. Exit status, signals,
+    /// terminal and files are the program's own; its process numbers are those of the namespace. Needs no privilege, but
+    /// user namespaces and /dev/net/tun.
+    ///
+    /// With --preload a library carries its sockets instead, which needs neither, for programs that are linked
+    /// dynamically; what is not of the network then goes to the operating system's, unless UNISOCKETS_OTHERS is "refuse".
     #[command(after_help = "\
 Examples:
-  unisockets run --preload --name web -- python3 -m http.server 80
+  unisockets run --name web -- python3 -m http.server 80
+  unisockets run -- curl http://web/
   unisockets run --preload -- curl http://web/
   unisockets run --preload --name db --publish 6379:6379 -- redis-server --protected-mode no")]
     Run(Run),
+    /// Start a program in its namespaces, as their first process
+    #[command(hide = true)]
+    Init(Init),
     /// Hold the sockets of programs that use the C library, or the preloaded one
     ///
     /// Programs find it by UNISOCKETS_NODE, which is the path of its control socket; several share one member so. The
@@ -301,9 +309,28 @@ pub(super) struct Node {
     /// Stay for ten seconds more without a socket, for a program that goes into the background
     #[arg(long, hide = true)]
     pub(super) linger: bool,
+    /// Hold the device of a namespace, which standard input leads to
+    #[arg(long, hide = true)]
+    pub(super) namespace: bool,
     /// Return as soon as the node is there, and leave it running
     #[arg(long)]
     pub(super) background: bool,
+}
+
+/// What the first process of a namespace is given.
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    /// The descriptor that leads to the command
+    pub(super) front: i32,
+    /// The descriptor that leads to the node
+    pub(super) node: i32,
+    /// The member's addresses, as JSON
+    pub(super) addresses: String,
+    /// The program's name, as it was given
+    pub(super) name: std::ffi::OsString,
+    /// The program's file and its arguments
+    #[arg(required = true, last = true)]
+    pub(super) program: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,12 +2,18 @@
 
 mod args;
 mod bench;
+mod channel;
 mod control;
 mod demo;
 mod exit;
 mod forward;
+mod init;
+mod interface;
+mod isolate;
 mod key;
 mod listen;
+mod namespace;
+mod namespaced;
 mod nc;
 mod node;
 mod output;
@@ -56,7 +62,8 @@ async fn run(options: Options) -> Result<(), Failure> {
     match options.command {
         Command::Signal(command) => signal::run(command).await,
         Command::Node(command) => node::run(command).await,
-        Command::Run(command) => run::run(&command),
+        Command::Run(command) => run::run(&command).await,
+        Command::Init(command) => init::run(&command),
         Command::Nc(command) => nc::run(command).await,
         Command::Ping(command) => ping::run(command).await,
         Command::Forward(command) => forward::forward(command).await,

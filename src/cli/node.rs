@@ -26,6 +26,9 @@ const READY: &str = "ready ";
 pub(super) const INVITATION: &str = "invitation ";
 
 pub(super) async fn run(options: args::Node) -> Result<(), Failure> {
+    if options.namespace {
+        return super::namespaced::run(&options).await;
+    }
     if options.background {
         return background(&options).await;
     }

@@ -12,14 +12,11 @@ use super::exit::Failure;
 const LIBRARY: &str = "libunisockets_preload.so";
 
 /// Becomes the program: its process number, terminal, signals and exit status are those of this command.
-pub(super) fn run(options: &args::Run) -> Result<(), Failure> {
-    if !options.preload {
-        return Err(Failure::usage(
-            "this version runs programs with --preload only: unisockets run --preload -- PROGRAM; for others use \
-             'forward' and 'expose'",
-        ));
-    }
+pub(super) async fn run(options: &args::Run) -> Result<(), Failure> {
     let program = find(&options.program[0])?;
+    if !options.preload {
+        return super::namespace::run(options, &program).await;
+    }
     check(&program)?;
     let library = library()?;
     let node = start_node(options)?;
@@ -37,6 +34,17 @@ pub(super) fn run(options: &args::Run) -> Result<(), Failure> {
 /// Starts a node that follows this process, which becomes the program; returns what goes into UNISOCKETS_NODE.
 fn start_node(options: &args::Run) -> Result<OsString, Failure> {
     let mut command = Command::new(std::env::current_exe()?);
+    command.args(node_arguments(options)).arg("--background").arg("--follow").arg(std::process::id().to_string());
+    let output = command.stderr(std::process::Stdio::inherit()).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match said.lines().find_map(|line| line.strip_prefix(super::node::INVITATION)) {
+        Some(path) => Ok(OsString::from(path)),
+        None => Err(Failure::silent(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
+    }
+}
+
+/// Returns what starts the node of a program: the options of this command that are the node's too.
+pub(super) fn node_arguments(options: &args::Run) -> Vec<OsString> {
     // The same options are this command's and the node's.
     let given: Vec<OsString> = std::env::args_os().skip(1).collect();
     let own = given.len() - options.program.len();
@@ -50,13 +58,7 @@ fn start_node(options: &args::Run) -> Result<OsString, Failure> {
         }
         argument.clone()
     });
-    command.args(arguments).arg("--background").arg("--follow").arg(std::process::id().to_string());
-    let output = command.stderr(std::process::Stdio::inherit()).output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    match said.lines().find_map(|line| line.strip_prefix(super::node::INVITATION)) {
-        Some(path) => Ok(OsString::from(path)),
-        None => Err(Failure::silent(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
-    }
+    arguments.collect()
 }
 
 /// Finds a program as the shell does.

@@ -10,7 +10,6 @@ use unisockets_stack::{Error, Readiness};
 use super::errors::{fault, system};
 use super::stream::{self, Label, Pair, Plug};
 use super::{Entry, Inner, Outcome, Role, bound, datagram, options};
-use crate::handle::Node;
 use crate::tcp::Socket;
 
 /// What a new socket is made of.
@@ -276,13 +275,5 @@ fn stack_family(family: Family) -> unisockets_stack::Family {
     match family {
         Family::V4 => unisockets_stack::Family::V4,
         Family::V6 => unisockets_stack::Family::V6,
-    }
-}
-
-impl Node {
-    /// Returns the ranges of the network's addresses: the first address of each, and how many bits count.
-    pub(super) fn prefixes(&self) -> Vec<(IpAddr, u8)> {
-        let welcome = self.driver().welcome();
-        welcome.iter().flat_map(|welcome| &welcome.prefixes).map(|prefix| (prefix.address, prefix.len)).collect()
     }
 }

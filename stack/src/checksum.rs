@@ -48,7 +48,7 @@ fn sum(bytes: &[u8]) -> u64 {
 
 /// Computes the Internet checksum (RFC 1071) over the concatenation of `parts`, of which all but the
 /// last have even lengths.
-pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
+pub fn checksum(parts: &[&[u8]]) -> u16 {
     // A part of 4n+2 bytes is filled up with zeros; the one's complement sum does not mind which half of a word
     // its last 16 bits land in.
     let mut sum: u64 = parts.iter().map(|part| sum(part)).sum();
@@ -69,7 +69,10 @@ pub(crate) fn fill_tcp_checksum(packet: &mut [u8]) {
 }
 
 /// Computes the checksum of a transport payload with its pseudo-header (RFC 9293, 3.1; RFC 8200, 8.1).
-pub(crate) fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> u16 {
+///
+/// # Panics
+/// If the addresses are of two families.
+pub fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> u16 {
     let len = (payload.len() as u32).to_be_bytes();
     let tail = [0, 0, 0, protocol];
     match (source, destination) {

@@ -22,6 +22,8 @@ const V6_UNREACHABLE: u8 = 1;
 const V6_TOO_BIG: u8 = 2;
 const V6_ECHO_REQUEST: u8 = 128;
 const V6_ECHO_REPLY: u8 = 129;
+const V4_HOST_UNREACHABLE: u8 = 1;
+const V6_ADDRESS_UNREACHABLE: u8 = 3;
 const V4_PORT_UNREACHABLE: u8 = 3;
 const V6_PORT_UNREACHABLE: u8 = 4;
 const V4_FRAGMENTATION_NEEDED: u8 = 4;
@@ -57,11 +59,16 @@ fn finish(source: std::net::IpAddr, destination: std::net::IpAddr, mut message: 
 
 /// Writes the error that answers a datagram to a port without a socket.
 pub(crate) fn port_unreachable(packet: &Packet<'_>) -> Option<Vec<u8>> {
-    let (kind, code, quote) = if packet.source.is_ipv4() {
-        (V4_UNREACHABLE, V4_PORT_UNREACHABLE, QUOTE_LEN_MAX_V4)
-    } else {
-        (V6_UNREACHABLE, V6_PORT_UNREACHABLE, QUOTE_LEN_MAX_V6)
+    let (kind, code) = match packet.source.is_ipv4() {
+        true => (V4_UNREACHABLE, V4_PORT_UNREACHABLE),
+        false => (V6_UNREACHABLE, V6_PORT_UNREACHABLE),
     };
+    Some(error_message(packet, [kind, code], 0))
+}
+
+/// Writes an error that quotes a packet, on its way back from where that was going to.
+fn error_message(packet: &Packet<'_>, [kind, code]: [u8; 2], rest: u32) -> Vec<u8> {
+    let quote = if packet.source.is_ipv4() { QUOTE_LEN_MAX_V4 } else { QUOTE_LEN_MAX_V6 };
     let whole;
     let mut bytes = packet.bytes;
     if bytes.is_empty() {
@@ -71,10 +78,44 @@ pub(crate) fn port_unreachable(packet: &Packet<'_>) -> Option<Vec<u8>> {
         whole = header.packet(packet.payload);
         bytes = &whole;
     }
-    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    let mut message = vec![kind, code, 0, 0];
+    message.extend_from_slice(&rest.to_be_bytes());
     message.extend_from_slice(&bytes[..bytes.len().min(quote)]);
     let (protocol, message) = finish(packet.destination, packet.source, message);
-    Some(Header::new(packet.destination, packet.source, protocol).packet(&message))
+    Header::new(packet.destination, packet.source, protocol).packet(&message)
+}
+
+/// Why a packet of a kernel that sends through this network goes no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody is at its destination, or nobody can be reached there.
+    HostUnreachable,
+    /// It is longer than this MTU, in bytes, which its destination's link has.
+    TooBig(usize),
+}
+
+/// Writes the ICMP error that tells the sender of an IP packet why it goes no further (RFC 792, RFC 4443); nothing if
+/// the packet is one that no error may answer: an error itself, a later fragment, for many, or broken (RFC 1122,
+/// section 3.2.2).
+pub fn refuse(packet: &[u8], refusal: Refusal) -> Option<Vec<u8>> {
+    let packet = Packet::parse(packet, false).ok()?;
+    let v4 = packet.source.is_ipv4();
+    let is_error = match (packet.protocol, packet.payload.first()) {
+        (packet::PROTOCOL_ICMP, Some(kind)) => !matches!(*kind, V4_ECHO_REPLY | V4_ECHO_REQUEST),
+        (packet::PROTOCOL_ICMPV6, Some(kind)) => *kind < V6_ECHO_REQUEST,
+        _ => false,
+    };
+    let is_later = packet.fragment.as_ref().is_some_and(|fragment| fragment.offset > 0);
+    if is_error || is_later || packet.destination.is_multicast() || packet.source.is_unspecified() {
+        return None;
+    }
+    let (code, rest) = match (refusal, v4) {
+        (Refusal::HostUnreachable, true) => ([V4_UNREACHABLE, V4_HOST_UNREACHABLE], 0),
+        (Refusal::HostUnreachable, false) => ([V6_UNREACHABLE, V6_ADDRESS_UNREACHABLE], 0),
+        (Refusal::TooBig(mtu), true) => ([V4_UNREACHABLE, V4_FRAGMENTATION_NEEDED], mtu),
+        (Refusal::TooBig(mtu), false) => ([V6_TOO_BIG, 0], mtu),
+    };
+    Some(error_message(&packet, code, u32::try_from(rest).unwrap_or(u32::MAX)))
 }
 
 impl Stack {

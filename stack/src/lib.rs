@@ -46,7 +46,7 @@ mod buffers;
 #[cfg(not(all(unix, target_pointer_width = "64")))]
 #[path = "buffers/heap.rs"]
 mod buffers;
-mod checksum;
+pub mod checksum;
 mod egress;
 mod errno;
 mod flight;
@@ -78,6 +78,7 @@ mod udp;
 mod window;
 
 pub use errno::Error;
+pub use icmp::{Refusal, refuse};
 pub use limits::{DATAGRAM_LEN_MAX, MTU_MIN, PACKET_LEN_MAX};
 pub use meter::RoundTrip;
 pub use options::{Options, SocketOption};

@@ -242,8 +242,12 @@ impl Stack {
         own.copied().ok_or(Error::NetworkUnreachable)
     }
 
-    /// Returns the path to an address, making a pending one for an address of the network.
-    pub(crate) fn path_to(&mut self, destination: IpAddr) -> Result<PathId, Error> {
+    /// Returns the path to an address, making a pending one for an address of the network, which then is wanted
+    /// ([`Event::PathWanted`]).
+    ///
+    /// # Errors
+    /// [`Error::NetworkUnreachable`] outside the network's prefixes, [`Error::NoBuffers`] at the limit of 16,384 paths.
+    pub fn path_to(&mut self, destination: IpAddr) -> Result<PathId, Error> {
         if self.is_own(destination) {
             return Ok(self.loopback);
         }

@@ -1,0 +1,126 @@
+//! The first process of a program's namespaces: it starts the program, and the kernel ends all others with it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process};
+
+use super::channel::Channel;
+use super::exit::Failure;
+use super::interface::Addresses;
+use super::{args, isolate};
+
+/// How long what programs have sent may take to reach its destination after the last of them has ended.
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// States of connections that still send (net/tcp_states.h): FIN_WAIT1, LAST_ACK and CLOSING.
+const SENDING: [&str; 3] = ["04", "09", "0B"];
+
+/// Starts the program and waits until nothing of it is left.
+pub(super) fn run(options: &args::Init) -> Result<(), Failure> {
+    let front = Channel(isolate::inherited(options.front)?);
+    let node = Arc::new(Channel(isolate::inherited(options.node)?));
+    // Processes that look at each other see those of their own namespace. Where it is not allowed they see all.
+    let _ = isolate::mount_proc();
+    isolate::drop_capabilities()?;
+    let mut command = Command::new(&options.program[0]);
+    command.arg0(&options.name).args(&options.program[1..]);
+    let program = match command.spawn() {
+        Ok(program) => program,
+        Err(error) => {
+            let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+            super::output::note(format_args!("unisockets: cannot run {}: {error}", options.name.display()));
+            return Err(Failure::silent(code));
+        }
+    };
+    let program = i32::try_from(program.id()).ok().and_then(Pid::from_raw);
+    let program = program.ok_or_else(|| Failure::failed("the program has no process number"))?;
+    let front = Arc::new(front);
+    {
+        let front = Arc::clone(&front);
+        std::thread::spawn(move || obey(&front, program));
+    }
+    {
+        let (node, addresses) = (Arc::clone(&node), options.addresses.clone());
+        std::thread::spawn(move || serve(&node, &addresses));
+    }
+    reap(&front, program);
+    drain();
+    Ok(())
+}
+
+/// Sends the program the signals that the command got, and ends everything when the command is no more.
+fn obey(front: &Channel, program: Pid) {
+    while let Ok(Some((message, _))) = front.receive() {
+        match message.as_slice() {
+            // The command has its answer and ends; what the program left running goes on.
+            [0] => return,
+            [number] => {
+                if let Some(signal) = Signal::from_named_raw(i32::from(*number)) {
+                    let _ = kill_process(program, signal);
+                }
+            }
+            _ => {}
+        }
+    }
+    std::process::exit(1);
+}
+
+/// Opens connections to the program's ports for the node, and ends everything when the node is no more.
+fn serve(node: &Arc<Channel>, addresses: &str) {
+    let own: Option<Addresses> = serde_json::from_str(addresses).ok();
+    let virtual_address = own.map(|own| IpAddr::V4(own.ipv4));
+    while let Ok(Some((message, _))) = node.receive() {
+        let text = String::from_utf8_lossy(&message).into_owned();
+        let request = text.split_once(' ').and_then(|(id, port)| Some((id.to_owned(), port.parse::<u16>().ok()?)));
+        let Some((id, port)) = request else {
+            continue;
+        };
+        let node = Arc::clone(node);
+        // A full backlog makes this wait: not for the others.
+        std::thread::spawn(move || {
+            let places =
+                [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), Some(IpAddr::V6(Ipv6Addr::LOCALHOST)), virtual_address];
+            let connected = places
+                .into_iter()
+                .flatten()
+                .find_map(|ip| TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(30)).ok());
+            let descriptor = connected.map(OwnedFd::from);
+            let _ = node.send(id.as_bytes(), descriptor.as_ref());
+        });
+    }
+    std::process::exit(1);
+}
+
+/// Waits for every process; tells the command how the program ended.
+fn reap(front: &Channel, program: Pid) {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == program => {
+                let _ = front.send(&status.as_raw().to_ne_bytes(), None);
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Waits until the kernel has sent what programs wrote before they ended.
+fn drain() {
+    let end = Instant::now() + DRAIN_LIMIT;
+    while is_sending() && Instant::now() < end {
+        std::thread::sleep(DRAIN_LOOK);
+    }
+}
+
+fn is_sending() -> bool {
+    ["/proc/self/net/tcp", "/proc/self/net/tcp6"].iter().any(|table| {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        text.lines().skip(1).any(|line| line.split_whitespace().nth(3).is_some_and(|state| SENDING.contains(&state)))
+    })
+}

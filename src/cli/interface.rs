@@ -1,0 +1,92 @@
+//! The kernel's side of a TUN device: its addresses, routes and MTU, by rtnetlink(7).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteScope};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use serde::{Deserialize, Serialize};
+use unisockets::Node;
+
+/// The device's name.
+pub(super) const NAME: &str = "unisockets0";
+/// TCP's least time-out over the network, in milliseconds: links repeat what is lost by themselves, and may take longer
+/// for it than the 200 ms after which the kernel would send everything again.
+const RTO_MIN_MS: u32 = 1_000;
+
+/// What a member's interface has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Addresses {
+    pub(super) ipv4: Ipv4Addr,
+    pub(super) ipv6: Ipv6Addr,
+    /// The network's prefixes with their lengths.
+    pub(super) prefixes: Vec<(IpAddr, u8)>,
+}
+
+impl Addresses {
+    pub(super) fn of(node: &Node) -> Addresses {
+        Addresses { ipv4: node.ipv4(), ipv6: node.ipv6(), prefixes: node.prefixes() }
+    }
+}
+
+/// Asks this thread's network namespace; must be called within a runtime.
+pub(super) fn kernel() -> io::Result<Handle> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+fn error(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// Returns an interface's number in this thread's network namespace.
+fn index(name: &str) -> io::Result<u32> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, name)?)
+}
+
+/// Brings the namespace's loopback interface up.
+pub(super) async fn bring_loopback_up(kernel: &Handle) -> io::Result<()> {
+    let loopback = index("lo")?;
+    kernel.link().set(LinkUnspec::new_with_index(loopback).up().build()).execute().await.map_err(error)
+}
+
+/// Gives the device its addresses, and routes the network's prefixes over it.
+pub(super) async fn configure(kernel: &Handle, addresses: &Addresses) -> io::Result<()> {
+    let device = index(NAME)?;
+    let mtu = u32::try_from(Node::TUN_MTU).unwrap_or(u32::MAX);
+    let link = LinkUnspec::new_with_index(device).mtu(mtu).up().build();
+    kernel.link().set(link).execute().await.map_err(error)?;
+    for (address, len) in [(IpAddr::V4(addresses.ipv4), 32), (IpAddr::V6(addresses.ipv6), 128)] {
+        kernel.address().add(device, address, len).execute().await.map_err(error)?;
+    }
+    for (prefix, len) in &addresses.prefixes {
+        let route = match prefix {
+            IpAddr::V4(prefix) => with_rto_min(
+                RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(*prefix, *len)
+                    .pref_source(addresses.ipv4)
+                    .scope(RouteScope::Link)
+                    .output_interface(device)
+                    .build(),
+            ),
+            IpAddr::V6(prefix) => with_rto_min(
+                RouteMessageBuilder::<Ipv6Addr>::new()
+                    .destination_prefix(*prefix, *len)
+                    .output_interface(device)
+                    .build(),
+            ),
+        };
+        kernel.route().add(route).replace().execute().await.map_err(error)?;
+    }
+    Ok(())
+}
+
+fn with_rto_min(mut route: RouteMessage) -> RouteMessage {
+    route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::RtoMin(RTO_MIN_MS)]));
+    route
+}

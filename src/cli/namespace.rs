@@ -1,0 +1,153 @@
+//! `run`: a program in a network namespace of its own, whose only way out is the network.
+//!
+//! Three processes: this command, which waits for the program and hands signals on; `init` (init.rs), the first process
+//! of the program's namespaces; and the node (node.rs), outside. Each notices when one of the others is gone.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::siginfo::{Cause, Origin};
+use unisockets::Tun;
+
+use super::channel::Channel;
+use super::exit::Failure;
+use super::interface::{self, Addresses};
+use super::{args, isolate};
+
+/// Where names are asked for inside.
+const NAME_SERVER: &str = "127.0.0.53:53";
+const RESOLVER: &str = "# Names of the network, by unisockets run\nnameserver 127.0.0.53\nsearch .\n";
+const PRELOAD_INSTEAD: &str = "'unisockets run --preload' needs none of this";
+
+/// Runs the program; its exit status becomes this command's.
+pub(super) async fn run(options: &args::Run, program: &Path) -> Result<(), Failure> {
+    if options.common.capture.as_deref() == Some(Path::new("-")) {
+        return Err(Failure::usage("standard output is the program's; give --capture a file"));
+    }
+    let (ours, theirs) = Channel::pair()?;
+    let mut node = node(&super::run::node_arguments(options))?.stdin(theirs.0).stdout(Stdio::null()).spawn()?;
+    isolate::enter().map_err(|error| {
+        let advice = "this system does not let its users have namespaces (user.max_user_namespaces, or a rule of \
+                      AppArmor for user namespaces)";
+        Failure::failed(format!("no namespace for the program: {error}; {advice}; {PRELOAD_INSTEAD}"))
+    })?;
+    let tun = Tun::create(interface::NAME).map_err(|error| no_tun(&error))?;
+    let kernel = interface::kernel()?;
+    interface::bring_loopback_up(&kernel).await?;
+    let (udp, tcp) = (UdpSocket::bind(NAME_SERVER)?, TcpListener::bind(NAME_SERVER)?);
+    for (what, descriptor) in [("tun", tun.into_descriptor()), ("udp", udp.into()), ("tcp", OwnedFd::from(tcp))] {
+        ours.send(what.as_bytes(), Some(&descriptor))?;
+    }
+    // The node says why it could not join.
+    let Some((addresses, _)) = ours.receive()? else {
+        let code = node.wait()?.code().and_then(|code| u8::try_from(code).ok());
+        return Err(Failure::silent(code.unwrap_or(1)));
+    };
+    let text = String::from_utf8_lossy(&addresses).into_owned();
+    let addresses: Addresses =
+        serde_json::from_str(&text).map_err(|_| Failure::failed("the node and this program are of two versions"))?;
+    interface::configure(&kernel, &addresses).await?;
+    isolate::replace_file("/etc/resolv.conf", RESOLVER)?;
+    if let Ok(services) = std::fs::read_to_string("/etc/nsswitch.conf") {
+        isolate::replace_file("/etc/nsswitch.conf", &with_names_by_dns(&services))?;
+    }
+    let (front, init) = Channel::pair()?;
+    let signals = signals()?;
+    let mut first = Command::new(std::env::current_exe()?);
+    first.arg("init").arg(init.inherit()?.to_string()).arg(ours.inherit()?.to_string()).arg(text);
+    first.arg(&options.program[0]).arg("--").arg(program).args(&options.program[1..]);
+    isolate::keep_mount_capability()?;
+    let mut first = first.spawn()?;
+    drop((ours, init));
+    let status = wait(&front, signals)?;
+    let Some(status) = status else {
+        // What init could not start it has said itself.
+        let code = first.wait()?.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code > 1);
+        return Err(match code {
+            Some(code) => Failure::silent(code),
+            None => Failure::failed("the program's node has ended, and the program with it"),
+        });
+    };
+    let _ = front.send(&[0], None);
+    end_like(status)
+}
+
+/// The command that holds the node.
+fn node(arguments: &[OsString]) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(arguments).arg("--namespace");
+    Ok(command)
+}
+
+fn no_tun(error: &io::Error) -> Failure {
+    let text = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "'sudo chmod 0666 /dev/net/tun' opens it to all users, as most distributions ship it"
+        }
+        io::ErrorKind::NotFound => "'sudo modprobe tun' makes it, where the kernel has it",
+        _ => "the kernel does not give one here",
+    };
+    Failure::failed(format!("no TUN device: /dev/net/tun: {error}; {text}; {PRELOAD_INSTEAD}"))
+}
+
+/// Other services would ask daemons of the machine, which know nothing of the network.
+fn with_names_by_dns(services: &str) -> String {
+    let lines = services.lines().map(|line| if line.starts_with("hosts:") { "hosts: files dns" } else { line });
+    lines.fold(String::new(), |text, line| text + line + "\n")
+}
+
+type Signals = SignalDelivery<UnixStream, WithOrigin>;
+
+fn signals() -> io::Result<Signals> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    write.set_nonblocking(true)?;
+    SignalDelivery::with_pipe(read, write, WithOrigin::default(), [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])
+}
+
+/// Waits for the program's status, handing signals on meanwhile; nothing if nobody is there any more to tell it.
+fn wait(front: &Channel, mut signals: Signals) -> io::Result<Option<i32>> {
+    loop {
+        let told = {
+            let mut wanted = [PollFd::new(&front.0, PollFlags::IN), PollFd::new(signals.get_read(), PollFlags::IN)];
+            match poll(&mut wanted, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            !wanted[0].revents().is_empty()
+        };
+        for Origin { signal, cause, .. } in signals.pending() {
+            // What the terminal sends it sends to the program too.
+            if !matches!(cause, Cause::Kernel) {
+                let _ = front.send(&[u8::try_from(signal).unwrap_or(0)], None);
+            }
+        }
+        if told {
+            let status = front.receive()?.and_then(|(status, _)| status.try_into().ok());
+            return Ok(status.map(i32::from_ne_bytes));
+        }
+    }
+}
+
+/// Ends as the program did.
+fn end_like(status: i32) -> Result<(), Failure> {
+    use std::os::unix::process::ExitStatusExt;
+    let status = std::process::ExitStatus::from_raw(status);
+    if let Some(signal) = status.signal() {
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+        return Err(Failure::silent(u8::try_from(128 + signal).unwrap_or(255)));
+    }
+    match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(0) => Ok(()),
+        code => Err(Failure::silent(code.unwrap_or(1))),
+    }
+}

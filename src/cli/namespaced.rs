@@ -1,0 +1,115 @@
+//! The node of a program in a namespace: it stays outside, and holds the program's device.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::net;
+use tokio::sync::oneshot;
+use unisockets::{Node, Tun};
+
+use super::args;
+use super::channel::{AsyncChannel, Channel};
+use super::exit::{Failure, sentence};
+use super::interface::Addresses;
+use super::output::note;
+use super::with_node;
+
+/// Connections from this machine that wait for the program's answer.
+const ASKED_MAX: usize = 1_024;
+
+type Asked = Arc<Mutex<HashMap<u64, oneshot::Sender<Option<OwnedFd>>>>>;
+
+/// Serves the namespace whose channel is standard input.
+pub(super) async fn run(options: &args::Node) -> Result<(), Failure> {
+    // What a terminal sends to the program is not meant for its node.
+    let _ = rustix::process::setsid();
+    let channel = Channel(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let mut given = HashMap::new();
+    while given.len() < 3 {
+        match channel.receive()? {
+            Some((what, Some(descriptor))) => drop(given.insert(what, descriptor)),
+            // The command could not make the namespace, and says why.
+            _ => return Err(Failure::silent(1)),
+        }
+    }
+    let mut take =
+        |what: &str| given.remove(what.as_bytes()).ok_or_else(|| Failure::failed("no namespace gave a device"));
+    let (tun, udp, tcp) = (Tun::from_descriptor(take("tun")?), take("udp")?, take("tcp")?);
+    let udp = std::net::UdpSocket::from(udp);
+    let tcp = std::net::TcpListener::from(tcp);
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    with_node(&options.common, |node| async move {
+        let attached = node.attach(tun, None)?;
+        let addresses = serde_json::to_vec(&Addresses::of(&node)).expect("addresses have a JSON form");
+        channel.send(&addresses, None)?;
+        let channel = Arc::new(AsyncChannel::new(channel)?);
+        let asked = Asked::default();
+        for publish in &options.publish {
+            let listener = net::TcpListener::bind(publish.machine).await.map_err(|error| {
+                Failure::failed(format!("cannot publish at {}: {}", publish.machine, sentence(&error)))
+            })?;
+            tokio::spawn(lead(listener, publish.port, Arc::clone(&channel), Arc::clone(&asked)));
+        }
+        let names = node.clone();
+        let (udp, tcp) = (net::UdpSocket::from_std(udp)?, net::TcpListener::from_std(tcp)?);
+        let names = tokio::spawn(async move { names.serve_names(udp, tcp).await });
+        while let Some((message, descriptor)) = channel.receive().await? {
+            let id = String::from_utf8_lossy(&message).parse().unwrap_or(u64::MAX);
+            let waiting = asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            if let Some(waiting) = waiting {
+                let _ = waiting.send(descriptor);
+            }
+        }
+        names.abort();
+        drained(&node).await;
+        drop(attached);
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until what the namespace sent last is on its way.
+async fn drained(node: &Node) {
+    const LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+    let _ = tokio::time::timeout(LIMIT, async {
+        while node.device_waits() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Carries what connects to a port of this machine to one of the program.
+async fn lead(listener: net::TcpListener, port: u16, channel: Arc<AsyncChannel>, asked: Asked) {
+    for id in 0u64.. {
+        let Ok((mut machine, peer)) = listener.accept().await else {
+            return;
+        };
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if asked.len() >= ASKED_MAX {
+                continue;
+            }
+            asked.insert(id << 16 | u64::from(port), sender);
+        }
+        let request = format!("{} {port}", id << 16 | u64::from(port));
+        if channel.send(request.as_bytes()).await.is_err() {
+            return;
+        }
+        tokio::spawn(async move {
+            let program = answer.await.ok().flatten().map(std::net::TcpStream::from);
+            let Some(program) = program else {
+                note(format_args!("{peer} could not be carried to port {port}: nobody listens on it"));
+                let _ = machine.set_zero_linger();
+                return;
+            };
+            let _ = program.set_nonblocking(true);
+            if let Ok(mut program) = net::TcpStream::from_std(program) {
+                let _ = tokio::io::copy_bidirectional(&mut machine, &mut program).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,296 @@
+//! A kernel beside the node's own stack: packets of a TUN device to the links and back, without I/O.
+//!
+//! With a device the node's addresses are the kernel's: what peers send goes there, except what a [`Filter`] keeps back.
+
+mod fair;
+mod filter;
+mod header;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+mod names;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+mod segments;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+mod tun;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use unisockets_link::Lane;
+use unisockets_stack::{Instant, PathEnd, PathId, Refusal, refuse};
+
+use crate::node::NodeCore;
+use crate::tap::Direction;
+use fair::Fair;
+use filter::Filter;
+pub use filter::Open;
+use header::{Header, TCP};
+#[cfg(all(feature = "tun", target_os = "linux"))]
+pub use tun::{Attached, Tun};
+
+/// Bytes that wait for all peers together.
+const QUEUED_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that wait for the kernel.
+const INBOUND_MAX: usize = 4 * 1024 * 1024;
+
+#[derive(Default)]
+struct Queues {
+    streams: Fair,
+    datagrams: Fair,
+    is_ready: bool,
+}
+
+/// Whole IP packets on their way to the kernel, one after the other.
+#[derive(Default)]
+pub(crate) struct Inbound {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    packets: Vec<u8>,
+    closed: bool,
+    dropped: u64,
+}
+
+impl Inbound {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a packet; returns whether it was taken.
+    fn push(&self, packet: &[u8]) -> bool {
+        let mut waiting = self.lock();
+        if waiting.packets.len() + packet.len() > INBOUND_MAX {
+            waiting.dropped += 1;
+            return false;
+        }
+        waiting.packets.extend_from_slice(packet);
+        if waiting.packets.len() == packet.len() {
+            self.arrived.notify_one();
+        }
+        true
+    }
+
+    /// Waits for packets and puts them in the place of `before`; false when the device is gone.
+    pub(crate) fn take(&self, before: &mut Vec<u8>) -> bool {
+        before.clear();
+        let waiting = self.lock();
+        let waiting = self.arrived.wait_while(waiting, |waiting| waiting.packets.is_empty() && !waiting.closed);
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut waiting.packets, before);
+        !before.is_empty()
+    }
+
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.arrived.notify_all();
+    }
+}
+
+/// The kernel's side of a node.
+pub(crate) struct Device {
+    queues: HashMap<PathId, Queues>,
+    ready: VecDeque<PathId>,
+    inbound: Arc<Inbound>,
+    filter: Option<Filter>,
+    hash: RandomState,
+    queued: usize,
+    dropped: u64,
+}
+
+impl Device {
+    fn mark_ready(&mut self, path: PathId) {
+        if let Some(queues) = self.queues.get_mut(&path)
+            && !queues.is_ready
+            && !(queues.streams.is_empty() && queues.datagrams.is_empty())
+        {
+            queues.is_ready = true;
+            self.ready.push_back(path);
+        }
+    }
+
+    /// Returns what tells a packet's flow from others, and whether it is one of TCP.
+    fn flow_of(&self, header: &Header<'_>) -> (u64, bool) {
+        let flow = self.hash.hash_one((header.source, header.destination, header.protocol, header.ports()));
+        (flow, header.protocol == TCP)
+    }
+
+    fn push(&mut self, now: Instant, path: PathId, (flow, is_stream): (u64, bool), packet: Vec<u8>) {
+        if self.queued + packet.len() > QUEUED_MAX {
+            self.dropped += 1;
+            return;
+        }
+        let queues = self.queues.entry(path).or_default();
+        let fair = if is_stream { &mut queues.streams } else { &mut queues.datagrams };
+        let before = fair.bytes();
+        fair.push(now, flow, packet);
+        self.queued = self.queued - before + fair.bytes();
+        self.mark_ready(path);
+    }
+
+    /// Takes back all that waits for a path that is no more.
+    fn take_all(&mut self, path: PathId) -> Vec<Vec<u8>> {
+        let Some(mut queues) = self.queues.remove(&path) else {
+            return Vec::new();
+        };
+        self.queued -= queues.streams.bytes() + queues.datagrams.bytes();
+        let mut packets = queues.streams.take_all();
+        packets.append(&mut queues.datagrams.take_all());
+        packets
+    }
+}
+
+impl NodeCore {
+    /// Gives the node's addresses to a kernel; what it is to get is put into `inbound`. With `open`, only that is
+    /// reachable of it.
+    pub(crate) fn attach_device(&mut self, now: Instant, inbound: Arc<Inbound>, open: Option<Vec<Open>>) {
+        self.device = Some(Device {
+            queues: HashMap::new(),
+            ready: VecDeque::new(),
+            inbound,
+            filter: open.map(|open| Filter::new(now, open)),
+            hash: RandomState::new(),
+            queued: 0,
+            dropped: 0,
+        });
+    }
+
+    /// Takes the addresses back.
+    pub(crate) fn detach_device(&mut self) {
+        if let Some(device) = self.device.take() {
+            device.inbound.close();
+        }
+    }
+
+    /// Takes a packet of the kernel's.
+    pub(crate) fn send_from_device(&mut self, now: Instant, packet: Vec<u8>) {
+        let Some(header) = Header::parse(&packet) else {
+            return;
+        };
+        // What asks for routers and groups is for no peer.
+        if !self.stack.addresses().contains(&header.source) || header.destination.is_multicast() {
+            return;
+        }
+        let path = match self.stack.path_to(header.destination) {
+            Ok(path) if path != self.stack.loopback() => path,
+            _ => return self.refuse_to_device(&packet, Refusal::HostUnreachable),
+        };
+        let Some(device) = &mut self.device else {
+            return;
+        };
+        if let Some(filter) = &mut device.filter {
+            filter.note(now, &header);
+        }
+        let flow = device.flow_of(&header);
+        device.push(now, path, flow, packet);
+    }
+
+    /// Takes a packet from a peer, whose source was checked; `None` if it is for the node's own stack.
+    pub(crate) fn hand_to_device(&mut self, now: Instant, packet: &[u8]) -> Option<Result<(), &'static str>> {
+        let device = self.device.as_mut()?;
+        let header = Header::parse(packet)?;
+        if !self.stack.addresses().contains(&header.destination) {
+            return Some(Err("not_ours"));
+        }
+        if let Some(filter) = &mut device.filter
+            && !filter.passes(now, &header)
+        {
+            return None;
+        }
+        Some(if device.inbound.push(packet) { Ok(()) } else { Err("device_full") })
+    }
+
+    fn refuse_to_device(&mut self, packet: &[u8], refusal: Refusal) {
+        if let (Some(device), Some(answer)) = (&self.device, refuse(packet, refusal)) {
+            device.inbound.push(&answer);
+        }
+    }
+
+    /// Whether packets of the kernel wait for a link that is there.
+    #[cfg(all(feature = "tun", target_os = "linux"))]
+    pub(crate) fn device_waits(&self) -> bool {
+        let waits = |queues: &Queues| !(queues.streams.is_empty() && queues.datagrams.is_empty());
+        let mut queues = self.device.iter().flat_map(|device| &device.queues);
+        queues.any(|(path, queues)| waits(queues) && self.link_of(*path).is_some())
+    }
+
+    /// Says that a path may send, or again.
+    pub(crate) fn device_writable(&mut self, path: PathId) {
+        if let Some(device) = &mut self.device {
+            device.mark_ready(path);
+        }
+    }
+
+    /// Moves what waited for one path to another: it turned out to lead to the same peer.
+    pub(crate) fn device_moved(&mut self, now: Instant, from: PathId, to: PathId) {
+        if from == to {
+            return;
+        }
+        let packets = self.device.as_mut().map(|device| device.take_all(from)).unwrap_or_default();
+        for packet in packets {
+            let (Some(device), Some(header)) = (&mut self.device, Header::parse(&packet)) else {
+                return;
+            };
+            let flow = device.flow_of(&header);
+            device.push(now, to, flow, packet);
+        }
+    }
+
+    /// Ends a path, and tells the kernel of what could not be sent.
+    pub(crate) fn end_path(&mut self, now: Instant, path: PathId, end: PathEnd) {
+        self.stack.end_path(now, path, end);
+        let packets = self.device.as_mut().map(|device| device.take_all(path)).unwrap_or_default();
+        if end == PathEnd::Unreachable {
+            for packet in &packets {
+                self.refuse_to_device(packet, Refusal::HostUnreachable);
+            }
+        }
+    }
+
+    /// Sends what waits for one path and has room; returns whether there was one.
+    pub(crate) fn pump_device(&mut self, now: Instant) -> bool {
+        let Some(device) = &mut self.device else {
+            return false;
+        };
+        let Some(path) = device.ready.pop_front() else {
+            return false;
+        };
+        if let Some(queues) = device.queues.get_mut(&path) {
+            queues.is_ready = false;
+        }
+        let Some((link, interface)) = self.link_of(path) else {
+            return true;
+        };
+        let mtu = self.mtu_of(path);
+        loop {
+            let room = link.room();
+            let Some(queues) = self.device.as_mut().and_then(|device| device.queues.get_mut(&path)) else {
+                return true;
+            };
+            let before = queues.streams.bytes() + queues.datagrams.bytes();
+            let stream = queues.streams.pop(now, room.stream);
+            let datagram = queues.datagrams.pop(now, room.datagram);
+            let freed = before - queues.streams.bytes() - queues.datagrams.bytes();
+            if let Some(device) = &mut self.device {
+                device.queued -= freed;
+            }
+            if stream.is_none() && datagram.is_none() {
+                return true;
+            }
+            let lane = |large| if large { Lane::Bulk } else { Lane::Interactive };
+            let stream = stream.map(|due| (lane(due.large), due.packet));
+            for (lane, packet) in stream.into_iter().chain(datagram.map(|due| (Lane::Datagram, due.packet))) {
+                if packet.len() > mtu {
+                    self.refuse_to_device(&packet, Refusal::TooBig(mtu));
+                    continue;
+                }
+                let dropped = link.send(lane, &packet).err().map(|_| "link_full");
+                if let Some(tap) = &mut self.tap {
+                    tap.packet(now, interface, Direction::Outbound, &packet, dropped);
+                }
+            }
+        }
+    }
+}

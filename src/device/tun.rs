@@ -1,0 +1,182 @@
+//! A TUN device: a kernel's side of the network, read and written by two threads.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{IntegerSetter, Updater, ioctl};
+use unisockets_link::frame;
+
+use super::segments::{VNET_LEN, cut, join};
+use super::{Inbound, Open};
+use crate::driver::Driver;
+use crate::handle::Node;
+
+/// TUNSETIFF, an interface for a descriptor (linux/if_tun.h).
+const SET_INTERFACE: u32 = 0x4004_54ca;
+/// TUNSETOFFLOAD, what the reader of a device can do itself.
+const SET_OFFLOAD: u32 = 0x4004_54d0;
+const INTERFACE_LEN: usize = 40;
+const NAME_LEN: usize = 16;
+/// IFF_TUN, IFF_NO_PI and IFF_VNET_HDR.
+const FLAGS: u16 = 0x0001 | 0x1000 | 0x4000;
+/// TUN_F_CSUM, TUN_F_TSO4 and TUN_F_TSO6.
+const OFFLOADS: usize = 0x01 | 0x02 | 0x04;
+/// The longest read: a super-segment of 64 KiB behind its header.
+const READ_LEN: usize = 65_536 + VNET_LEN;
+/// Parts of one write.
+const PARTS_MAX: usize = 64;
+
+/// A TUN device that a node can be given, with the headers and offloads that it wants.
+#[derive(Debug)]
+pub struct Tun {
+    descriptor: OwnedFd,
+}
+
+impl Tun {
+    /// Makes a device in the network namespace of the calling thread; it is gone when the descriptor is closed.
+    ///
+    /// # Errors
+    /// Those of `/dev/net/tun`: EACCES or EPERM without the right to, ENOENT where the kernel has no such driver, EBUSY
+    /// if the name is taken, EINVAL if it is empty or longer than 15 bytes.
+    pub fn create(name: &str) -> io::Result<Tun> {
+        if name.is_empty() || name.len() >= NAME_LEN {
+            return Err(io::Error::from_raw_os_error(Errno::INVAL.raw_os_error()));
+        }
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let descriptor = rustix::fs::open("/dev/net/tun", flags, Mode::empty())?;
+        let mut request = [0; INTERFACE_LEN];
+        request[..name.len()].copy_from_slice(name.as_bytes());
+        request[NAME_LEN..NAME_LEN + 2].copy_from_slice(&FLAGS.to_ne_bytes());
+        // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which has 40 bytes on 64-bit machines and fewer on others.
+        let interface = unsafe { Updater::<SET_INTERFACE, _>::new(&mut request) };
+        // SAFETY: the descriptor is one of /dev/net/tun, and the request is its own.
+        unsafe { ioctl(&descriptor, interface) }?;
+        // SAFETY: TUNSETOFFLOAD takes a number.
+        let offload = unsafe { IntegerSetter::<SET_OFFLOAD>::new_usize(OFFLOADS) };
+        // SAFETY: as above.
+        unsafe { ioctl(&descriptor, offload) }?;
+        Ok(Tun { descriptor })
+    }
+
+    /// Takes a device that [`Tun::create`] made in another process.
+    pub fn from_descriptor(descriptor: OwnedFd) -> Tun {
+        Tun { descriptor }
+    }
+
+    /// Returns the descriptor, to be handed to another process.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.descriptor
+    }
+}
+
+/// A device in use by a node; dropping it takes the device away.
+#[derive(Debug)]
+pub struct Attached {
+    driver: Weak<Driver>,
+    /// Closed to end the reading thread.
+    stop: Option<OwnedFd>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Some(driver) = self.driver.upgrade() {
+            driver.with(|state, _, _| state.core.detach_device());
+        }
+        drop(self.stop.take());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Node {
+    /// Gives the node's addresses to the kernel behind a TUN device: its sockets are then on the network, and those of
+    /// this node are not. With `open`, peers reach only these ports of it, and what answers it.
+    ///
+    /// The device needs the node's addresses and an MTU of [`Node::TUN_MTU`].
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    pub fn attach(&self, tun: Tun, open: Option<Vec<Open>>) -> io::Result<Attached> {
+        let inbound = Arc::new(Inbound::default());
+        let driver = self.driver();
+        driver.with(|state, now, _| state.core.attach_device(now, Arc::clone(&inbound), open));
+        let (stop, stopped) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let device = Arc::new(tun.descriptor);
+        let mut attached = Attached { driver: Arc::downgrade(driver), stop: Some(stopped), threads: Vec::new() };
+        let (weak, reading) = (Arc::downgrade(driver), Arc::clone(&device));
+        let reader = std::thread::Builder::new().name("tun-read".to_owned());
+        attached.threads.push(reader.spawn(move || read(&weak, &reading, &stop))?);
+        let writer = std::thread::Builder::new().name("tun-write".to_owned());
+        attached.threads.push(writer.spawn(move || write(&device, &inbound))?);
+        Ok(attached)
+    }
+
+    /// Whether packets of a device still wait for their link.
+    pub fn device_waits(&self) -> bool {
+        self.driver().look(|state| state.core.device_waits())
+    }
+
+    /// The MTU that a device of [`Node::attach`] should have, in bytes.
+    pub const TUN_MTU: usize = unisockets_link::MTU;
+}
+
+/// Takes what the kernel sends, until the node or the device is gone.
+fn read(driver: &Weak<Driver>, device: &OwnedFd, stop: &OwnedFd) {
+    let mut buffer = vec![0; READ_LEN];
+    let mut packets = Vec::new();
+    loop {
+        let mut wanted = [PollFd::new(device, PollFlags::IN), PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)];
+        match poll(&mut wanted, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+        if !wanted[1].revents().is_empty() {
+            return;
+        }
+        let len = match rustix::io::read(device, &mut buffer) {
+            Ok(len) => len,
+            Err(Errno::AGAIN | Errno::INTR) => continue,
+            Err(_) => return,
+        };
+        if !cut(&buffer[..len], |packet| packets.push(packet)) {
+            tracing::debug!(len, "the device gave what is no packet");
+        }
+        let Some(driver) = driver.upgrade() else {
+            return;
+        };
+        driver.with(|state, now, _| {
+            for packet in packets.drain(..) {
+                state.core.send_from_device(now, packet);
+            }
+        });
+    }
+}
+
+/// Hands the kernel what peers send.
+fn write(device: &OwnedFd, inbound: &Inbound) {
+    let mut bytes = Vec::new();
+    while inbound.take(&mut bytes) {
+        let packets: Vec<&[u8]> = frame::packets(&bytes).map_while(Result::ok).collect();
+        let mut rest = packets.as_slice();
+        while let Some((joined, count)) = join(&rest[..rest.len().min(PARTS_MAX)]) {
+            let mut slices = vec![IoSlice::new(&joined.head)];
+            slices.extend(joined.parts.iter().map(|part| IoSlice::new(part)));
+            while let Err(error) = rustix::io::writev(device, &slices) {
+                match error {
+                    Errno::INTR => {}
+                    // It is down, or has no memory: the packet is lost, as on any wire.
+                    Errno::IO | Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INVAL => break,
+                    _ => return,
+                }
+            }
+            rest = &rest[count..];
+        }
+    }
+}
