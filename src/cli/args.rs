@@ -152,6 +152,18 @@ Examples:
   unisockets run --preload -- curl http://web/
   unisockets run --preload --name db --publish 6379:6379 -- redis-server --protected-mode no")]
     Run(Run),
+    /// Join with this machine and everything that runs on it, through a network interface
+    ///
+    /// Its programs reach members by address, and by name where systemd-resolved serves the machine
+    /// (NAME.NETWORK.internal). Members reach only the ports that are published. Needs root or CAP_NET_ADMIN.
+    #[command(after_help = "\
+Examples:
+  sudo unisockets up --name desk
+  sudo unisockets up --name desk --publish 22 --publish 53/udp
+  sudo unisockets down")]
+    Up(Up),
+    /// Take this machine off the network again
+    Down,
     /// Start a program in its namespaces, as their first process
     #[command(hide = true)]
     Init(Init),
@@ -316,6 +328,22 @@ pub(super) struct Node {
     #[arg(long)]
     pub(super) background: bool,
 }
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Let members reach a port of this machine: 80, 80/tcp or 53/udp; may be repeated
+    #[arg(long, value_name = "PORT", value_parser = super::up::parse_open)]
+    pub(super) publish: Vec<Opened>,
+    /// Stay in the foreground, as services do
+    #[arg(long)]
+    pub(super) foreground: bool,
+}
+
+/// A port that members may reach.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opened(pub(super) unisockets::Open);
 
 /// What the first process of a namespace is given.
 #[derive(Debug, Args)]

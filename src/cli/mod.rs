@@ -24,6 +24,7 @@ mod servers;
 mod signal;
 mod status;
 mod transfer;
+mod up;
 mod workload;
 
 use std::process::ExitCode;
@@ -63,6 +64,8 @@ async fn run(options: Options) -> Result<(), Failure> {
         Command::Signal(command) => signal::run(command).await,
         Command::Node(command) => node::run(command).await,
         Command::Run(command) => run::run(&command).await,
+        Command::Up(command) => up::up(command).await,
+        Command::Down => up::down(),
         Command::Init(command) => init::run(&command),
         Command::Nc(command) => nc::run(command).await,
         Command::Ping(command) => ping::run(command).await,
