@@ -365,6 +365,7 @@ impl Driver {
         {
             let mut config = self.link_config.lock().unwrap_or_else(PoisonError::into_inner);
             config.ice_servers = self.ice_servers.iter().cloned().chain(servers).collect();
+            config.avoid = welcome.prefixes.iter().map(|prefix| (prefix.address, prefix.len)).collect();
         }
         if !peers.is_empty() {
             self.send(Command::Watch(peers));

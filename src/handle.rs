@@ -302,6 +302,7 @@ fn link_config(config: &Config, url: &Url) -> link::Config {
         ice_servers: config.ice_servers.clone(),
         relay_only: config.relay_only,
         bind,
+        avoid: Vec::new(),
         socket_buffer_max: config.socket_buffer_max,
         conditions: config.fault,
     }

@@ -10,7 +10,7 @@ mod repaired;
 mod repeated;
 mod route;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,6 +76,9 @@ pub struct Config {
     pub relay_only: bool,
     /// Local addresses to use, port 0; none means every interface.
     pub bind: Vec<SocketAddr>,
+    /// Ranges of addresses that are reached over links themselves, by their first address and how many bits count: no
+    /// link goes through them.
+    pub avoid: Vec<(IpAddr, u8)>,
     /// Holds the kernel's socket buffers down, in bytes; for measuring only.
     pub socket_buffer_max: Option<usize>,
     /// Puts every link on a bad wire, both ways.
@@ -254,6 +257,7 @@ enum Notice {
 struct Reporter {
     notices: mpsc::Sender<Notice>,
     relay_only: bool,
+    avoid: Vec<(IpAddr, u8)>,
 }
 
 #[async_trait::async_trait]
@@ -261,6 +265,7 @@ impl PeerConnectionEventHandler for Reporter {
     async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
         if let Ok(init) = event.candidate.to_json()
             && !init.candidate.is_empty()
+            && !route::is_within(&init.candidate, &self.avoid)
             && let Some(candidate) =
                 if self.relay_only { route::conceal(&init.candidate) } else { Some(init.candidate) }
         {
@@ -325,7 +330,7 @@ async fn connect(
         .with_configuration(configuration)
         .with_setting_engine(settings)
         .with_runtime(Arc::new(runtime))
-        .with_handler(Arc::new(Reporter { notices, relay_only: config.relay_only }))
+        .with_handler(Arc::new(Reporter { notices, relay_only: config.relay_only, avoid: config.avoid.clone() }))
         .with_udp_addrs(addresses)
         .with_data_channel_send_buffer_limit(BUDGET_MAX + frame::MESSAGE_LEN_MAX)
         .build()
@@ -367,6 +372,7 @@ async fn negotiate(shared: Arc<Shared>, config: Config, role: Role, mut inbox: m
         shared: &shared,
         connection: &*connection,
         relay_only: config.relay_only,
+        avoid: config.avoid,
         early: Vec::new(),
         candidates: 0,
         described: false,
@@ -405,6 +411,7 @@ struct Negotiation<'a> {
     shared: &'a Shared,
     connection: &'a dyn PeerConnection,
     relay_only: bool,
+    avoid: Vec<(IpAddr, u8)>,
     /// Candidates that came before the description.
     early: Vec<RTCIceCandidateInit>,
     /// Candidates of the peer that were taken in all: each is an address that checks are sent to (threat T8).
@@ -484,6 +491,10 @@ impl Negotiation<'_> {
             }
             Signal::Candidate { .. } if self.candidates >= signal::CANDIDATES_MAX => {
                 debug!("a candidate of the peer was dropped: too many");
+                Ok(())
+            }
+            Signal::Candidate { candidate, .. } if route::is_within(&candidate, &self.avoid) => {
+                debug!("a candidate of the peer was dropped: it is an address of the network itself");
                 Ok(())
             }
             Signal::Candidate { candidate, mid } => {

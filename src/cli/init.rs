@@ -40,6 +40,7 @@ pub(super) fn run(options: &args::Init) -> Result<(), Failure> {
     };
     let program = i32::try_from(program.id()).ok().and_then(Pid::from_raw);
     let program = program.ok_or_else(|| Failure::failed("the program has no process number"))?;
+    close_standard_streams();
     let front = Arc::new(front);
     {
         let front = Arc::clone(&front);
@@ -52,6 +53,16 @@ pub(super) fn run(options: &args::Init) -> Result<(), Failure> {
     reap(&front, program);
     drain();
     Ok(())
+}
+
+/// Lets go of what is the program's: who reads its output waits for the end of it.
+fn close_standard_streams() {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+    if let Ok(null) = null {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
 }
 
 /// Sends the program the signals that the command got, and ends everything when the command is no more.

@@ -34,7 +34,13 @@ pub(super) async fn run(options: &args::Run, program: &Path) -> Result<(), Failu
         return Err(Failure::usage("standard output is the program's; give --capture a file"));
     }
     let (ours, theirs) = Channel::pair()?;
-    let mut node = node(&super::run::node_arguments(options))?.stdin(theirs.0).stdout(Stdio::null()).spawn()?;
+    let mut node = node(&super::run::node_arguments(options))?
+        .stdin(theirs.0)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // Its words go through this command: who waits for the end of this command's output must not wait for the node.
+    let mut words = node.stderr.take().map(OwnedFd::from);
     isolate::enter().map_err(|error| {
         let advice = "this system does not let its users have namespaces (user.max_user_namespaces, or a rule of \
                       AppArmor for user namespaces)";
@@ -49,6 +55,7 @@ pub(super) async fn run(options: &args::Run, program: &Path) -> Result<(), Failu
     }
     // The node says why it could not join.
     let Some((addresses, _)) = ours.receive()? else {
+        while relay(&mut words) {}
         let code = node.wait()?.code().and_then(|code| u8::try_from(code).ok());
         return Err(Failure::silent(code.unwrap_or(1)));
     };
@@ -68,7 +75,7 @@ pub(super) async fn run(options: &args::Run, program: &Path) -> Result<(), Failu
     isolate::keep_mount_capability()?;
     let mut first = first.spawn()?;
     drop((ours, init));
-    let status = wait(&front, signals)?;
+    let status = wait(&front, signals, &mut words)?;
     let Some(status) = status else {
         // What init could not start it has said itself.
         let code = first.wait()?.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code > 1);
@@ -115,16 +122,20 @@ fn signals() -> io::Result<Signals> {
 }
 
 /// Waits for the program's status, handing signals on meanwhile; nothing if nobody is there any more to tell it.
-fn wait(front: &Channel, mut signals: Signals) -> io::Result<Option<i32>> {
+fn wait(front: &Channel, mut signals: Signals, words: &mut Option<OwnedFd>) -> io::Result<Option<i32>> {
     loop {
-        let told = {
-            let mut wanted = [PollFd::new(&front.0, PollFlags::IN), PollFd::new(signals.get_read(), PollFlags::IN)];
+        let (told, said) = {
+            let mut wanted = vec![PollFd::new(&front.0, PollFlags::IN), PollFd::new(signals.get_read(), PollFlags::IN)];
+            wanted.extend(words.iter().map(|words| PollFd::new(words, PollFlags::IN)));
             match poll(&mut wanted, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            !wanted[0].revents().is_empty()
+            (!wanted[0].revents().is_empty(), wanted.get(2).is_some_and(|words| !words.revents().is_empty()))
         };
+        if said {
+            relay(words);
+        }
         for Origin { signal, cause, .. } in signals.pending() {
             // What the terminal sends it sends to the program too.
             if !matches!(cause, Cause::Kernel) {
@@ -134,6 +145,22 @@ fn wait(front: &Channel, mut signals: Signals) -> io::Result<Option<i32>> {
         if told {
             let status = front.receive()?.and_then(|(status, _)| status.try_into().ok());
             return Ok(status.map(i32::from_ne_bytes));
+        }
+    }
+}
+
+/// Passes on what the node says; false when it says no more.
+fn relay(words: &mut Option<OwnedFd>) -> bool {
+    let mut text = [0; 4096];
+    match words.as_ref().map(|words| rustix::io::read(words, &mut text)) {
+        Some(Ok(len @ 1..)) => {
+            let _ = io::Write::write_all(&mut io::stderr(), &text[..len]);
+            true
+        }
+        Some(Err(rustix::io::Errno::INTR)) => true,
+        _ => {
+            *words = None;
+            false
         }
     }
 }

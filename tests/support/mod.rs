@@ -51,10 +51,15 @@ impl Place {
 
     /// Starts the tool.
     pub fn start(&self, arguments: &[&str]) -> Process {
-        let tool = env!("CARGO_BIN_EXE_unisockets").to_owned();
-        let words: Vec<String> = self.prefix.iter().cloned().chain([tool]).collect();
+        self.start_other(&[&[env!("CARGO_BIN_EXE_unisockets")], arguments].concat())
+    }
+
+    /// Starts any program in the place.
+    pub fn start_other(&self, arguments: &[&str]) -> Process {
+        let words: Vec<String> =
+            self.prefix.iter().cloned().chain(arguments.iter().copied().map(str::to_owned)).collect();
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(arguments).current_dir(&self.folder).env_clear();
+        command.args(&words[1..]).current_dir(&self.folder).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.path("home")).env("XDG_DATA_HOME", self.path("data"));
         command.env("XDG_RUNTIME_DIR", self.path("run"));
@@ -209,6 +214,13 @@ impl Process {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Asks it to end (SIGTERM).
+    #[cfg(target_os = "linux")]
+    pub fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
     /// Ends its standard input; what it still receives it goes on with.

@@ -1,5 +1,7 @@
 //! Which way a link's packets take, and what the peer may learn of this machine.
 
+use std::net::IpAddr;
+
 use webrtc::peer_connection::{PeerConnection, RTCIceCandidate, RTCIceCandidateType};
 
 use crate::Route;
@@ -44,6 +46,22 @@ pub(super) fn conceal(candidate: &str) -> Option<String> {
     Some(words.join(" "))
 }
 
+/// Whether a candidate's address (RFC 8839, section 5.1) lies within one of some ranges.
+pub(super) fn is_within(candidate: &str, ranges: &[(IpAddr, u8)]) -> bool {
+    let address = candidate.split_ascii_whitespace().nth(4).and_then(|word| word.parse::<IpAddr>().ok());
+    let Some(address) = address else {
+        return false;
+    };
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    ranges.iter().any(|(first, len)| {
+        let differing = bits(*first) ^ bits(address);
+        first.is_ipv4() == address.is_ipv4() && differing.leading_zeros() >= u32::from(*len)
+    })
+}
+
 /// Returns a description without candidates; those that the peer may see follow by themselves.
 pub(super) fn conceal_all(sdp: &str) -> String {
     sdp.split_inclusive('\n').filter(|line| !line.starts_with("a=candidate:")).collect()
@@ -52,6 +70,20 @@ pub(super) fn conceal_all(sdp: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_the_network_itself_are_told_from_others() {
+        let ranges = ["10.80.0.0", "fd75:6e69:5f98::"].map(|first| first.parse().unwrap());
+        let ranges = [(ranges[0], 16), (ranges[1], 48)];
+        let candidate = |address: &str| format!("candidate:1 1 udp 2130706431 {address} 5000 typ host");
+        for (address, within) in
+            [("10.80.3.4", true), ("10.81.0.1", false), ("fd75:6e69:5f98:1::2", true), ("fd75:6e69:5f99::", false)]
+        {
+            assert_eq!(is_within(&candidate(address), &ranges), within, "{address}");
+        }
+        assert!(!is_within("candidate:1 1 udp 1 a.local 1 typ host", &ranges));
+        assert!(!is_within("", &ranges));
+    }
 
     #[test]
     fn a_relays_candidate_loses_the_address_behind_it_and_others_are_kept_back() {

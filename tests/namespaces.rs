@@ -1,0 +1,288 @@
+//! Programs that nobody changed, in namespaces behind a TUN device: `run`, and `up` for a whole machine.
+#![cfg(target_os = "linux")]
+
+#[allow(dead_code, reason = "it serves every test of the tool")]
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::{Ended, LIMIT, Place, Process};
+
+struct Net {
+    place: Place,
+    _signal: Process,
+}
+
+fn net() -> Net {
+    let mut place = Place::new();
+    let signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    Net { place, _signal: signal }
+}
+
+impl Net {
+    fn start(&self, options: &[&str], program: &[&str]) -> Process {
+        self.place.start(&[&["run"], options, &["--"], program].concat())
+    }
+
+    fn run(&self, program: &[&str]) -> Ended {
+        self.start(&[], program).end()
+    }
+
+    /// Runs a client until the server that it talks to is there.
+    fn until(&self, program: &[&str]) -> Ended {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let ended = self.run(program);
+            if ended.code == Some(0) || Instant::now() > deadline {
+                return ended;
+            }
+        }
+    }
+}
+
+/// Builds a C program, linked statically.
+fn static_program(place: &Place, name: &str, source: &str) -> String {
+    let (file, program) = (place.path(&format!("{name}.c")), place.path(name));
+    std::fs::write(&file, source).unwrap();
+    let built = Command::new("cc").args(["-O1", "-static", "-o"]).arg(&program).arg(&file).status().unwrap();
+    assert!(built.success());
+    program.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn two_programs_find_each_other_by_name_and_see_nothing_else() {
+    let net = net();
+    std::fs::write(net.place.path("page"), "hello from a namespace").unwrap();
+    let _server = net.start(&["--name", "web"], &["python3", "-m", "http.server", "80", "--bind", "::"]);
+    let page = net.until(&["curl", "-sS", "--max-time", "20", "http://web/page"]);
+    assert_eq!(page.out, "hello from a namespace", "{page:?}");
+    let six = net.run(&["curl", "-6", "-sS", "--max-time", "20", "http://web.default.internal/page"]);
+    assert_eq!(six.out, "hello from a namespace", "{six:?}");
+    let port = net.place.url.rsplit(':').next().unwrap().trim_end_matches(|c: char| !c.is_ascii_digit()).to_owned();
+    let outside = net.run(&["curl", "-sS", "--max-time", "5", &format!("http://127.0.0.1:{port}/")]);
+    assert_eq!(outside.code, Some(7), "the machine's own loopback is another one: {outside:?}");
+    let nobody = net.run(&["curl", "-sS", "--max-time", "20", "http://nobody/"]);
+    assert_eq!(nobody.code, Some(6), "{nobody:?}");
+    let began = Instant::now();
+    let empty = net.run(&["curl", "-sS", "--max-time", "25", "http://10.80.99.99/"]);
+    assert_eq!(empty.code, Some(7), "{empty:?}");
+    assert!(began.elapsed() < Duration::from_secs(25), "an address that nobody has is told as such");
+}
+
+#[test]
+fn status_signals_and_input_pass_through_and_bad_programs_are_named() {
+    let net = net();
+    assert_eq!(net.run(&["sh", "-c", "exit 7"]).code, Some(7));
+    let mut cat = net.start(&[], &["cat"]);
+    cat.write(b"through");
+    assert_eq!(cat.end().out, "through");
+    let trap =
+        net.start(&[], &["sh", "-c", "trap 'echo got it; exit 3' TERM; echo ready; while :; do sleep 0.1; done"]);
+    trap.out.wait("the program", |text| text.contains("ready"));
+    trap.terminate();
+    let ended = trap.end();
+    assert_eq!((ended.code, ended.out.as_str()), (Some(3), "ready\ngot it\n"), "{ended:?}");
+    let killed = net.run(&["sh", "-c", "kill -KILL $$"]);
+    assert_eq!(killed.code, None, "it ends by the signal that ended the program: {killed:?}");
+    let missing = net.run(&["no-such-program"]);
+    assert!(missing.code != Some(0) && missing.err.contains("no-such-program"), "{missing:?}");
+    std::fs::write(net.place.path("text"), "no program").unwrap();
+    let unusable = net.run(&["./text"]);
+    assert_eq!(unusable.code, Some(126), "{unusable:?}");
+}
+
+/// What is written last arrives though the program is gone at once, and nothing stays behind.
+#[test]
+fn a_static_program_that_ends_right_after_a_write_loses_nothing() {
+    let net = net();
+    let burst = static_program(
+        &net.place,
+        "burst",
+        r#"
+        #include <arpa/inet.h>
+        #include <netinet/in.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/socket.h>
+        #include <unistd.h>
+        #include <signal.h>
+        int main(int argc, char **argv) {
+            struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(9000)};
+            inet_pton(AF_INET, argv[1], &to.sin_addr);
+            int s = socket(AF_INET, SOCK_STREAM, 0);
+            if (connect(s, (struct sockaddr *)&to, sizeof to)) return 1;
+            static char data[300000];
+            memset(data, 'x', sizeof data);
+            size_t sent = 0;
+            while (sent < sizeof data) {
+                ssize_t n = write(s, data + sent, sizeof data - sent);
+                if (n < 0) return 2;
+                sent += n;
+            }
+            raise(SIGKILL);
+        }
+        "#,
+    );
+    let server = net.start(&["--name", "sink"], &["socat", "-u", "tcp-listen:9000,reuseaddr", "stdio"]);
+    let found = net.until(&["getent", "ahostsv4", "sink"]);
+    let address = found.out.split_whitespace().next().unwrap().to_owned();
+    net.place.status("sink", |status| status["name"] == "sink");
+    let ended = net.until_killed(&[&burst, &address]);
+    assert_eq!(ended.code, None, "{ended:?}");
+    let received = server.end();
+    assert_eq!(received.out.len(), 300_000);
+}
+
+impl Net {
+    /// Runs a program that ends by a signal once its server is there.
+    fn until_killed(&self, program: &[&str]) -> Ended {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let ended = self.run(program);
+            if ended.code != Some(1) || Instant::now() > deadline {
+                return ended;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_published_port_leads_to_the_program() {
+    let net = net();
+    std::fs::write(net.place.path("page"), "published").unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let publish = format!("{port}:80");
+    let server = net.start(&["--name", "web", "--publish", &publish], &["python3", "-m", "http.server", "80"]);
+    net.until(&["curl", "-sS", "http://web/page"]);
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(b"GET /page HTTP/1.0\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    assert!(page.ends_with("published"), "{page}");
+    drop(server);
+}
+
+/// Whichever of the three processes is killed, the others end, and so does all that the program started.
+#[test]
+fn nothing_is_left_when_any_part_is_killed() {
+    for part in ["command", "node", "init"] {
+        let net = net();
+        let mark = format!("30.{}{}", std::process::id(), part.len());
+        let script = format!("setsid sleep {mark} & echo started; wait");
+        let process = net.start(&["--name", "victim"], &["sh", "-c", &script]);
+        process.out.wait("the program", |text| text.contains("started"));
+        let url = net.place.url.clone();
+        let ours = |words: &[String]| match part {
+            "command" => words.iter().any(|word| word == "run"),
+            "node" => words.iter().any(|word| word == "--namespace"),
+            _ => words.iter().any(|word| word == "init"),
+        };
+        let victims: Vec<u32> = processes(&mark, &url).filter(|(_, words)| ours(words)).map(|(pid, _)| pid).collect();
+        assert_eq!(victims.len(), 1, "{part}");
+        assert!(Command::new("kill").args(["-KILL", &victims[0].to_string()]).status().unwrap().success());
+        let deadline = Instant::now() + LIMIT;
+        while processes(&mark, &url).next().is_some() {
+            assert!(Instant::now() < deadline, "{part} was killed and something is left");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+/// All processes of one `run`: those with a mark in their command line, and the tool's with the URL in their environment.
+fn processes(mark: &str, url: &str) -> impl Iterator<Item = (u32, Vec<String>)> {
+    let (mark, url) = (mark.to_owned(), format!("UNISOCKETS_SIGNAL={url}"));
+    std::fs::read_dir("/proc").unwrap().flatten().filter_map(move |entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let read = |name: &str| {
+            let bytes = std::fs::read(entry.path().join(name)).unwrap_or_default();
+            bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>()
+        };
+        let words = read("cmdline");
+        let is_tool = words.first().is_some_and(|word| word.ends_with("unisockets"));
+        let ours = is_tool && read("environ").contains(&url) && !words.iter().any(|word| word == "serve");
+        (words.iter().any(|word| word.contains(&mark)) || ours).then_some((pid, words))
+    })
+}
+
+/// A user without any right, where the device is open to all, and where it is not.
+#[test]
+fn an_ordinary_user_needs_no_right_but_an_open_device() {
+    if !rustix::process::geteuid().is_root() {
+        // Then every other test of this file is this one.
+        return;
+    }
+    let mut net = net();
+    let open = |mode: &str| {
+        let script = format!(
+            "mount -t tmpfs none /dev/net && mknod -m {mode} /dev/net/tun c 10 200 && \
+             chown -R 65534:65534 . && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\""
+        );
+        ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
+    };
+    // The tool may be where only root can go.
+    let tool = net.place.path("unisockets");
+    std::fs::copy(env!("CARGO_BIN_EXE_unisockets"), &tool).unwrap();
+    let tool = tool.to_str().unwrap().to_owned();
+    let started = |net: &Net, options: &[&str], program: &[&str]| {
+        net.place.start_other(&[&[tool.as_str(), "run"], options, &["--"], program].concat())
+    };
+    net.place.prefix = open("0600");
+    let refused = started(&net, &[], &["true"]).end();
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("chmod 0666 /dev/net/tun") && refused.err.contains("--preload"), "{refused:?}");
+    net.place.prefix = open("0666");
+    let _server = started(&net, &["--name", "web"], &["python3", "-m", "http.server", "80"]);
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let ended = started(&net, &[], &["curl", "-sS", "http://web/"]).end();
+        if ended.code == Some(0) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{ended:?}");
+    }
+    let rights = started(&net, &[], &["sh", "-c", "id -u; grep -c 'CapEff:.0000000000000000' /proc/self/status"]).end();
+    assert_eq!(rights.out, "65534\n1\n", "{rights:?}");
+}
+
+/// The whole machine, which here is a network namespace: only what is published can be reached.
+#[test]
+fn a_machine_joins_and_only_what_it_publishes_is_reachable() {
+    let holder = Command::new("unshare").args(["-n", "sleep", "120"]).spawn();
+    let Ok(mut holder) = holder else { panic!("unshare starts") };
+    let mut place = Place::new();
+    std::thread::park_timeout(Duration::from_millis(300));
+    place.prefix = ["nsenter", "-t", &holder.id().to_string(), "-n"].map(str::to_owned).to_vec();
+    assert_eq!(place.start_other(&["ip", "link", "set", "lo", "up"]).end().code, Some(0));
+    let signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    std::fs::write(place.path("page"), "from the machine").unwrap();
+    let net = Net { place, _signal: signal };
+    let down = net.place.start(&["down"]).end();
+    assert!(down.code == Some(1) && down.err.contains("unisockets up"), "{down:?}");
+    let up = net.place.start(&["up", "--name", "desk", "--publish", "8000"]).end();
+    assert!(up.code == Some(0) && up.out.starts_with("up as desk: 10.80."), "{up:?}");
+    let again = net.place.start(&["up"]).end();
+    assert!(again.code == Some(1) && again.err.contains("unisockets down"), "{again:?}");
+    let servers = ["8000", "8001"].map(|port| net.place.start_other(&["python3", "-m", "http.server", port]));
+    let page = net.until(&["curl", "-sS", "--max-time", "20", "http://desk:8000/page"]);
+    assert_eq!(page.out, "from the machine", "{page:?}");
+    let closed = net.run(&["curl", "-sS", "--max-time", "20", "http://desk:8001/page"]);
+    assert_eq!(closed.code, Some(7), "what is not published is refused: {closed:?}");
+    // The machine's own programs reach members, and get their answers.
+    let _web = net.start(&["--name", "web"], &["python3", "-m", "http.server", "80"]);
+    net.until(&["curl", "-sS", "http://web/page"]);
+    let address = net.run(&["getent", "ahostsv4", "web"]).out.split_whitespace().next().unwrap().to_owned();
+    let from_machine = net.place.start_other(&["curl", "-sS", "--max-time", "20", &format!("http://{address}/page")]);
+    let from_machine = from_machine.end();
+    assert_eq!(from_machine.out, "from the machine", "{from_machine:?}");
+    let down = net.place.start(&["down"]).end();
+    assert_eq!(down.code, Some(0), "{down:?}");
+    let left = net.place.start_other(&["ip", "-br", "link"]).end();
+    assert!(!left.out.contains("unisockets0"), "{left:?}");
+    drop(servers);
+    let _ = holder.kill();
+    let _ = holder.wait();
+}
