@@ -166,6 +166,41 @@ fn a_published_port_leads_to_the_program() {
     drop(server);
 }
 
+/// A device is one queue for all peers: one that takes nothing must not stop what goes to another.
+#[test]
+fn a_stalled_peer_does_not_stop_another() {
+    let net = net();
+    let sink = ["socat", "-u", "tcp-listen:9000,reuseaddr,fork", "open:/dev/null"];
+    let _stalled = net.start(&["--name", "stalled"], &sink);
+    let good = net.start(&["--name", "good"], &["socat", "-u", "tcp-listen:9000,reuseaddr", "stdio"]);
+    for name in ["stalled", "good"] {
+        assert_eq!(net.until(&["getent", "hosts", name]).code, Some(0));
+    }
+    let script = "
+        echo x | socat -u stdio tcp:stalled:9000 || exit 1
+        (dd if=/dev/zero bs=64k count=100000 2>/dev/null | socat -u stdio tcp:stalled:9000 2>/dev/null) &
+        read go
+        dd if=/dev/zero bs=64k count=160 2>/dev/null | socat -u stdio tcp:good:9000 && echo done";
+    let mut client = net.start(&["--name", "client"], &["sh", "-c", script]);
+    // Its node is stopped once it has received something, and then takes nothing any more.
+    let received = |status: &serde_json::Value| {
+        status["peers"][0]["counters"]["received_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20)
+    };
+    net.place.status("stalled", received);
+    let url = net.place.url.clone();
+    let is_its_node =
+        |words: &[String]| ["--namespace", "stalled"].iter().all(|word| words.iter().any(|other| other == word));
+    let nodes: Vec<u32> =
+        processes("no mark", &url).filter(|(_, words)| is_its_node(words)).map(|(pid, _)| pid).collect();
+    assert_eq!(nodes.len(), 1);
+    let signal = |name: &str| Command::new("kill").args([name, &nodes[0].to_string()]).status().unwrap();
+    assert!(signal("-STOP").success());
+    client.write(b"go\n");
+    client.out.wait("the other transfer", |text| text.contains("done"));
+    assert_eq!(good.end().out.len(), 160 * 64 * 1024);
+    assert!(signal("-CONT").success());
+}
+
 /// Whichever of the three processes is killed, the others end, and so does all that the program started.
 #[test]
 fn nothing_is_left_when_any_part_is_killed() {

@@ -1,10 +1,14 @@
 //! The definition of the command line: `--help`, man pages and completions all come from here.
 
+mod programs;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use unisockets::{Config, Key};
+
+pub(super) use programs::{Init, Node, Opened, Run, Up};
 
 use super::exit::Failure;
 use super::output::note;
@@ -268,97 +272,6 @@ impl Common {
     pub(super) fn captures_to_stdout(&self) -> bool {
         self.capture.as_ref().is_some_and(|path| path.as_os_str() == "-")
     }
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Run {
-    #[command(flatten)]
-    pub(super) common: Common,
-    /// Put a library before the program that carries its sockets to the network
-    #[arg(long)]
-    pub(super) preload: bool,
-    /// Let this machine's programs reach a port of the program: 8080:80 leads from 127.0.0.1:8080 to its port 80; may be
-    /// repeated
-    #[arg(long, value_name = "PORT:PORT", value_parser = parse_publish)]
-    pub(super) publish: Vec<Publish>,
-    /// The program and its arguments
-    #[arg(required = true, last = true, value_name = "PROGRAM")]
-    pub(super) program: Vec<std::ffi::OsString>,
-}
-
-/// A port of this machine that leads to one on the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Publish {
-    /// Where this machine's programs connect to.
-    pub(super) machine: SocketAddr,
-    /// Where that leads.
-    pub(super) port: u16,
-}
-
-/// Reads `8080:80`, `80` for the same port, or `192.0.2.1:8080:80`.
-fn parse_publish(text: &str) -> Result<Publish, String> {
-    let wrong = || format!("'{text}' is no pair of ports; it looks like 8080:80, or 127.0.0.1:8080:80");
-    let (machine, port) = text.rsplit_once(':').unwrap_or((text, text));
-    let port = port.parse().map_err(|_| wrong())?;
-    let machine = if machine.contains(':') { machine.to_owned() } else { format!("127.0.0.1:{machine}") };
-    Ok(Publish { machine: machine.parse().map_err(|_| wrong())?, port })
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Node {
-    #[command(flatten)]
-    pub(super) common: Common,
-    /// Let this machine's programs reach a port on this member: 8080:80 leads from 127.0.0.1:8080 to its port 80; may be
-    /// repeated
-    #[arg(long, value_name = "PORT:PORT", value_parser = parse_publish)]
-    pub(super) publish: Vec<Publish>,
-    /// The path of the control socket; one in the user's runtime folder by default
-    #[arg(long, value_name = "PATH")]
-    pub(super) control: Option<PathBuf>,
-    /// End when this process has ended and its sockets, and those of its children, have drained
-    #[arg(long, value_name = "PID")]
-    pub(super) follow: Option<u32>,
-    /// Stay for ten seconds more without a socket, for a program that goes into the background
-    #[arg(long, hide = true)]
-    pub(super) linger: bool,
-    /// Hold the device of a namespace, which standard input leads to
-    #[arg(long, hide = true)]
-    pub(super) namespace: bool,
-    /// Return as soon as the node is there, and leave it running
-    #[arg(long)]
-    pub(super) background: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Up {
-    #[command(flatten)]
-    pub(super) common: Common,
-    /// Let members reach a port of this machine: 80, 80/tcp or 53/udp; may be repeated
-    #[arg(long, value_name = "PORT", value_parser = super::up::parse_open)]
-    pub(super) publish: Vec<Opened>,
-    /// Stay in the foreground, as services do
-    #[arg(long)]
-    pub(super) foreground: bool,
-}
-
-/// A port that members may reach.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Opened(pub(super) unisockets::Open);
-
-/// What the first process of a namespace is given.
-#[derive(Debug, Args)]
-pub(super) struct Init {
-    /// The descriptor that leads to the command
-    pub(super) front: i32,
-    /// The descriptor that leads to the node
-    pub(super) node: i32,
-    /// The member's addresses, as JSON
-    pub(super) addresses: String,
-    /// The program's name, as it was given
-    pub(super) name: std::ffi::OsString,
-    /// The program's file and its arguments
-    #[arg(required = true, last = true)]
-    pub(super) program: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -218,6 +218,7 @@ impl Process {
 
     /// Asks it to end (SIGTERM).
     #[cfg(target_os = "linux")]
+    #[allow(dead_code, reason = "tests of signals alone use it")]
     pub fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
