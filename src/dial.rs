@@ -373,7 +373,7 @@ impl NodeCore {
             self.drop_link(old);
         }
         self.stack.path_up(now, path, PathConfig { mtu, verify_checksums: false });
-        self.device_writable(path);
+        self.device_up(path);
     }
 
     /// Two peers may show leases of one address: the one given out later holds.
@@ -404,7 +404,7 @@ impl NodeCore {
             Bye::Leaving if current => self.forget_peer(now, key, PathEnd::Reset),
             Bye::Idle if current => {
                 // A connection made here at this very moment dials again.
-                let used = self.peers.get(&key).is_some_and(|peer| self.stack.flow_count(peer.path) > 0);
+                let used = self.peers.get(&key).is_some_and(|peer| self.is_used(now, peer.path));
                 if used {
                     self.link_lost(now, id, Lost::Transport);
                 } else {
@@ -476,6 +476,7 @@ impl NodeCore {
 
     /// An attempt failed: what never was connected fails, what was goes on trying.
     fn attempt_failed(&mut self, now: Instant, key: PublicKey, lost: Lost) {
+        let in_use = self.peers.get(&key).is_some_and(|peer| self.is_used(now, peer.path));
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
@@ -493,7 +494,7 @@ impl NodeCore {
             self.incident(now, "no_link", text);
             return self.forget_peer(now, key, PathEnd::Unreachable);
         }
-        if self.stack.flow_count(peer.path) == 0 {
+        if !in_use {
             return self.forget_peer(now, key, PathEnd::Idle);
         }
         peer.redial_at = Some(now + peer.redial_pause());
@@ -549,14 +550,20 @@ impl NodeCore {
         }
     }
 
+    /// Whether connections go over a path, of the node's own stack or of a kernel.
+    fn is_used(&self, now: Instant, path: unisockets_stack::PathId) -> bool {
+        self.stack.flow_count(path) > 0 || self.device_uses(now, path)
+    }
+
     fn close_if_idle(&mut self, now: Instant, key: PublicKey, id: LinkId) {
         let counters = self.links.get(&id).map(LinkEntry::counters).unwrap_or_default();
+        let in_use = self.peers.get(&key).is_some_and(|peer| self.is_used(now, peer.path));
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
         let passed = counters.sent_packets + counters.received_packets;
         let joined = self.signaling == Signaling::Reachable;
-        if passed != peer.counted || (self.stack.flow_count(peer.path) > 0 && !planted!(BusyLinkClosed)) || !joined {
+        if passed != peer.counted || (in_use && !planted!(BusyLinkClosed)) || !joined {
             peer.counted = passed;
             peer.active_at = now;
             return;

@@ -445,7 +445,7 @@ impl NodeCore {
                 return;
             };
             let result = if source_of(packet).is_some_and(|source| sources.hold(source)) {
-                let handed_to_device = self.hand_to_device(now, packet);
+                let handed_to_device = self.hand_to_device(now, packet, |address| sources.hold(address));
                 match handed_to_device {
                     Some(result) => result,
                     None => self.stack.handle_packet(now, path, packet).map_err(DropReason::name),

@@ -8,6 +8,7 @@ mod members;
 mod node;
 mod peers;
 mod processes;
+mod programs;
 mod rows;
 mod stack;
 mod wire;

@@ -8,12 +8,12 @@ use tokio::io::AsyncWriteExt;
 use unisockets::{Config, Node, TcpListener, TcpStream};
 
 use crate::processes::{Failure, Process, Raw, median, raw, signal, unix_round_trip};
-use crate::{Reach, Row, load, members, stack, wire};
+use crate::{Reach, Row, load, members, programs, stack, wire};
 
 type Measure = fn() -> Result<Vec<Row>, Failure>;
 
 /// What can be measured, and by which function.
-pub(crate) const ALL: [(&[&str], Measure); 18] = [
+pub(crate) const ALL: [(&[&str], Measure); 20] = [
     (&["tcp_vs_raw", "tcp_mb_per_s"], throughput),
     (&["small_rmem_vs_full"], small_buffers),
     (&["echo_vs_unix"], echo),
@@ -26,6 +26,8 @@ pub(crate) const ALL: [(&[&str], Measure); 18] = [
     (&["loss_vs_kernel"], wire::loss),
     (&["delay_vs_loopback"], wire::delay),
     (&["redial_gap_ms"], wire::redial),
+    (&["run_iperf_vs_rust"], programs::iperf),
+    (&["redis_set_per_s"], programs::redis),
     (&["step_10k_vs_10", "step_50k_vs_10"], stack::steps),
     (&["burst_accepted"], stack::burst),
     (&["connects_per_s"], stack::connects),
@@ -39,7 +41,7 @@ const BYTES: u64 = 256 << 20;
 const SMALL_BUFFER: &str = "212992";
 /// Message sizes of the raw channel; the best of them counts.
 const RAW_SIZES: [usize; 3] = [1_160, 16_384, 65_535];
-const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 
 pub(crate) fn figure(text: &str, path: &[&str]) -> Result<f64, Failure> {
     let value: Value = serde_json::from_str(text)?;
@@ -48,7 +50,7 @@ pub(crate) fn figure(text: &str, path: &[&str]) -> Result<f64, Failure> {
 }
 
 /// One run of `bench` between two new processes.
-fn bench(url: &str, bytes: u64, round_trips: u32, extra: &[&str]) -> Result<String, Failure> {
+pub(crate) fn bench(url: &str, bytes: u64, round_trips: u32, extra: &[&str]) -> Result<String, Failure> {
     let key = key();
     let serve = [&["bench", "serve", "--signal", url, "--name", "bench-server", "--key", &key], extra].concat();
     let _server = Process::tool(&serve)?;

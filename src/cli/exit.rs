@@ -45,6 +45,11 @@ impl Failure {
         Failure { code: 5, text: Some(text.to_string()) }
     }
 
+    /// A program to run is not there: what shells say.
+    pub(super) fn not_found(text: impl fmt::Display) -> Failure {
+        Failure { code: 127, text: Some(text.to_string()) }
+    }
+
     /// The failure was reported already.
     pub(super) fn silent(code: u8) -> Failure {
         Failure { code, text: None }

@@ -93,8 +93,10 @@ fn serve(node: &Arc<Channel>, addresses: &str) {
             continue;
         };
         let node = Arc::clone(node);
-        // A full backlog makes this wait: not for the others.
-        std::thread::spawn(move || {
+        // A full backlog makes this wait: not for the others. Without a thread it is refused.
+        let refused = Arc::clone(&node);
+        let number = id.clone();
+        let started = std::thread::Builder::new().spawn(move || {
             let places =
                 [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), Some(IpAddr::V6(Ipv6Addr::LOCALHOST)), virtual_address];
             let connected = places
@@ -104,6 +106,9 @@ fn serve(node: &Arc<Channel>, addresses: &str) {
             let descriptor = connected.map(OwnedFd::from);
             let _ = node.send(id.as_bytes(), descriptor.as_ref());
         });
+        if started.is_err() {
+            let _ = refused.send(number.as_bytes(), None);
+        }
     }
     std::process::exit(1);
 }

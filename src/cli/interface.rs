@@ -65,6 +65,11 @@ pub(super) async fn configure(kernel: &Handle, addresses: &Addresses) -> io::Res
         kernel.address().add(device, address, len).execute().await.map_err(error)?;
     }
     for (prefix, len) in &addresses.prefixes {
+        if !is_private(*prefix, *len) {
+            return Err(io::Error::other(format!(
+                "the signaling server leases from {prefix}/{len}, which is no range for private networks; no route leads there"
+            )));
+        }
         let route = match prefix {
             IpAddr::V4(prefix) => with_rto_min(
                 RouteMessageBuilder::<Ipv4Addr>::new()
@@ -81,12 +86,52 @@ pub(super) async fn configure(kernel: &Handle, addresses: &Addresses) -> io::Res
                     .build(),
             ),
         };
-        kernel.route().add(route).replace().execute().await.map_err(error)?;
+        kernel.route().add(route).execute().await.map_err(|failure| match error(failure) {
+            taken if taken.kind() == io::ErrorKind::AlreadyExists => io::Error::other(format!(
+                "this machine has a route for {prefix}/{len} already, to another network; 'signal serve --prefix' leases others"
+            )),
+            other => other,
+        })?;
     }
     Ok(())
+}
+
+/// Whether a range is for private use (RFC 1918, RFC 6598, RFC 4193): a server must not draw a machine's other traffic.
+fn is_private(first: IpAddr, len: u8) -> bool {
+    let ranges: &[([u8; 4], u8)] =
+        &[([10, 0, 0, 0], 8), ([172, 16, 0, 0], 12), ([192, 168, 0, 0], 16), ([100, 64, 0, 0], 10)];
+    match first {
+        IpAddr::V4(v4) => ranges.iter().any(|(range, range_len)| {
+            len >= *range_len && (u32::from(v4) ^ u32::from_be_bytes(*range)).leading_zeros() >= u32::from(*range_len)
+        }),
+        IpAddr::V6(v6) => len >= 8 && v6.octets()[0] == 0xfd,
+    }
 }
 
 fn with_rto_min(mut route: RouteMessage) -> RouteMessage {
     route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::RtoMin(RTO_MIN_MS)]));
     route
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_private_ranges_are_routed() {
+        let is_private = |text: &str| {
+            let (first, len) = text.split_once('/').unwrap();
+            is_private(first.parse().unwrap(), len.parse().unwrap())
+        };
+        for range in
+            ["10.80.0.0/16", "10.0.0.0/8", "172.20.0.0/16", "192.168.7.0/24", "100.64.0.0/10", "fd75:6e69:5f98::/48"]
+        {
+            assert!(is_private(range), "{range}");
+        }
+        for range in
+            ["0.0.0.0/1", "128.0.0.0/1", "8.8.8.8/32", "10.0.0.0/7", "172.32.0.0/16", "2000::/3", "::/0", "fc00::/7"]
+        {
+            assert!(!is_private(range), "{range}");
+        }
+    }
 }

@@ -66,6 +66,8 @@ pub(super) fn replace_file(path: &str, text: &str) -> io::Result<()> {
     }
     let place = std::env::temp_dir().join(format!("unisockets-{}-{}", std::process::id(), text.len()));
     std::fs::File::create_new(&place)?;
+    // Programs that give their rights up read it too.
+    std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     let replaced = std::fs::write(&place, text).and_then(|()| Ok(mount_bind(&place, path)?));
     // What is mounted stays there without its name.
     let _ = std::fs::remove_file(&place);

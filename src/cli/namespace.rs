@@ -18,7 +18,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
 use unisockets::Tun;
 
-use super::channel::Channel;
+use super::channel::{Channel, Message};
 use super::exit::Failure;
 use super::interface::{self, Addresses};
 use super::{args, isolate};
@@ -54,7 +54,7 @@ pub(super) async fn run(options: &args::Run, program: &Path) -> Result<(), Failu
         ours.send(what.as_bytes(), Some(&descriptor))?;
     }
     // The node says why it could not join.
-    let Some((addresses, _)) = ours.receive()? else {
+    let Some((addresses, _)) = answer(&ours, &mut words)? else {
         while relay(&mut words) {}
         let code = node.wait()?.code().and_then(|code| u8::try_from(code).ok());
         return Err(Failure::silent(code.unwrap_or(1)));
@@ -118,7 +118,34 @@ fn signals() -> io::Result<Signals> {
     let (read, write) = UnixStream::pair()?;
     read.set_nonblocking(true)?;
     write.set_nonblocking(true)?;
-    SignalDelivery::with_pipe(read, write, WithOrigin::default(), [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])
+    // What is ignored here stays ignored by the program, as nohup wants it.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let wanted = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+    let wanted = wanted.into_iter().filter(|signal| ignored & 1 << (signal - 1) == 0);
+    SignalDelivery::with_pipe(read, write, WithOrigin::default(), wanted)
+}
+
+/// Waits for a message of the node, passing on what it says meanwhile.
+fn answer(node: &Channel, words: &mut Option<OwnedFd>) -> io::Result<Option<Message>> {
+    loop {
+        let (answered, said) = {
+            let mut wanted = vec![PollFd::new(&node.0, PollFlags::IN)];
+            wanted.extend(words.iter().map(|words| PollFd::new(words, PollFlags::IN)));
+            match poll(&mut wanted, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            (!wanted[0].revents().is_empty(), wanted.get(1).is_some_and(|words| !words.revents().is_empty()))
+        };
+        if said {
+            relay(words);
+        }
+        if answered {
+            return node.receive();
+        }
+    }
 }
 
 /// Waits for the program's status, handing signals on meanwhile; nothing if nobody is there any more to tell it.

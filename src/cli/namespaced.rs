@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net;
@@ -24,6 +25,7 @@ type Asked = Arc<Mutex<HashMap<u64, oneshot::Sender<Option<OwnedFd>>>>>;
 pub(super) async fn run(options: &args::Node) -> Result<(), Failure> {
     // What a terminal sends to the program is not meant for its node.
     let _ = rustix::process::setsid();
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let channel = Channel(std::io::stdin().as_fd().try_clone_to_owned()?);
     let mut given = HashMap::new();
     while given.len() < 3 {
@@ -81,21 +83,31 @@ async fn drained(node: &Node) {
     .await;
 }
 
+/// The number of the next question, of whichever port.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 /// Carries what connects to a port of this machine to one of the program.
 async fn lead(listener: net::TcpListener, port: u16, channel: Arc<AsyncChannel>, asked: Asked) {
-    for id in 0u64.. {
-        let Ok((mut machine, peer)) = listener.accept().await else {
-            return;
+    loop {
+        let (mut machine, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // What cannot be had now, such as a descriptor, may be had soon.
+                note(format_args!("port {port} could not be published for a moment: {}", sentence(&error)));
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
         };
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         {
             let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
             if asked.len() >= ASKED_MAX {
                 continue;
             }
-            asked.insert(id << 16 | u64::from(port), sender);
+            asked.insert(id, sender);
         }
-        let request = format!("{} {port}", id << 16 | u64::from(port));
+        let request = format!("{id} {port}");
         if channel.send(request.as_bytes()).await.is_err() {
             return;
         }

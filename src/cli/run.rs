@@ -68,8 +68,13 @@ fn find(name: &OsString) -> Result<PathBuf, Failure> {
         return Ok(path.to_owned());
     }
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&folders).map(|folder| folder.join(path)).find(|file| file.is_file());
-    found.ok_or_else(|| Failure::failed(format!("{}: no such program is on PATH", path.display())))
+    let found = std::env::split_paths(&folders).map(|folder| folder.join(path)).find(|file| is_program(file));
+    found.ok_or_else(|| Failure::not_found(format!("{}: no such program is on PATH", path.display())))
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file).is_ok_and(|entry| entry.is_file() && entry.permissions().mode() & 0o111 != 0)
 }
 
 /// Finds the preloaded library: beside this program, or where it is installed.

@@ -29,8 +29,8 @@ pub(super) async fn up(options: args::Up) -> Result<(), Failure> {
     if !options.foreground {
         return background().await;
     }
-    let taken = |_| Failure::failed("this machine is on the network already; 'unisockets down' ends that");
-    let listener = UnixListener::bind_addr(&control()?).map_err(taken)?;
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let listener = UnixListener::bind_addr(&control()?).map_err(|_| taken())?;
     listener.set_nonblocking(true)?;
     let listener = net::UnixListener::from_std(listener)?;
     let tun = Tun::create(interface::NAME).map_err(|error| no_tun(&error))?;
@@ -54,6 +54,29 @@ pub(super) async fn up(options: args::Up) -> Result<(), Failure> {
     // Whoever asked sees the end of the connection when all is over.
     drop(asked);
     result
+}
+
+/// Why this machine's control socket cannot be had.
+fn taken() -> Failure {
+    match control().and_then(|address| UnixStream::connect_addr(&address)).and_then(|holder| user_of(&holder)) {
+        Ok(user) if is_trusted(user) => {
+            Failure::failed("this machine is on the network already; 'unisockets down' ends that")
+        }
+        Ok(user) => foreign(user),
+        Err(error) => Failure::failed(sentence(&error)),
+    }
+}
+
+fn foreign(user: u32) -> Failure {
+    Failure::failed(format!("a program of user {user} holds the name of this machine's node, @{CONTROL}; end it first"))
+}
+
+fn user_of(stream: &UnixStream) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
+}
+
+fn is_trusted(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
 }
 
 fn no_tun(error: &io::Error) -> Failure {
@@ -87,10 +110,20 @@ async fn serve_names(node: &Node, addresses: &Addresses) {
 /// Waits for somebody who may end this: the same user, or root.
 async fn asked_to_end(listener: &net::UnixListener) -> io::Result<net::UnixStream> {
     loop {
-        let (asking, _) = listener.accept().await?;
+        let Ok((mut asking, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
         let user = asking.peer_cred()?.uid();
-        if user == 0 || user == rustix::process::geteuid().as_raw() {
+        let mut word = [0];
+        // Who only looks who is here asks for nothing.
+        let word = tokio::time::timeout(Duration::from_secs(1), asking.read(&mut word)).await;
+        let wants = word.is_ok_and(|read| read.is_ok_and(|len| len == 1));
+        if wants && is_trusted(user) {
             return Ok(asking);
+        }
+        if wants {
+            let _ = asking.try_write(&[1]);
         }
     }
 }
@@ -101,17 +134,33 @@ async fn background() -> Result<(), Failure> {
     command.args(std::env::args_os().skip(1)).arg("--foreground").process_group(0);
     let mut node = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut said = String::new();
-    if let Some(stdout) = node.stdout.take() {
-        BufReader::new(stdout).read_line(&mut said).await?;
+    let (Some(stdout), Some(mut words)) = (node.stdout.take(), node.stderr.take()) else {
+        return Err(Failure::failed("the node has no output"));
+    };
+    let mut stdout = BufReader::new(stdout);
+    {
+        let line = stdout.read_line(&mut said);
+        tokio::pin!(line);
+        let mut text = [0; 4096];
+        // What it says meanwhile is passed on: it may be much, and the pipe is short.
+        loop {
+            tokio::select! {
+                line = &mut line => {
+                    line?;
+                    break;
+                }
+                Ok(len @ 1..) = words.read(&mut text) => {
+                    let _ = io::Write::write_all(&mut io::stderr(), &text[..len]);
+                }
+            }
+        }
     }
     if !said.is_empty() {
         return print(said.trim_end());
     }
-    let mut reason = String::new();
-    if let Some(mut stderr) = node.stderr.take() {
-        let _ = stderr.read_to_string(&mut reason).await;
-    }
-    note(reason.trim_end());
+    let mut reason = Vec::new();
+    let _ = words.read_to_end(&mut reason).await;
+    let _ = io::Write::write_all(&mut io::stderr(), &reason);
     Err(Failure::silent(node.wait().await?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }
 
@@ -123,12 +172,18 @@ pub(super) fn down() -> Result<(), Failure> {
         }
         _ => Failure::failed(sentence(&error)),
     })?;
+    let user = user_of(&stream)?;
+    if !is_trusted(user) {
+        return Err(foreign(user));
+    }
     stream.set_read_timeout(Some(DOWN_LIMIT))?;
+    io::Write::write_all(&mut &stream, &[1])?;
     match io::Read::read(&mut &stream, &mut [0]) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Failure::failed(
-            "the machine's node belongs to another user, or does not end; its process is in 'unisockets status'",
-        )),
+        Ok(0) => Ok(()),
+        Ok(_) => Err(Failure::failed("the machine's node is root's; only root may end it")),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(Failure::failed("the machine's node does not end; its process is in 'unisockets status'"))
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -27,15 +27,21 @@ const FLOWS_MAX: usize = 1_024;
 #[derive(Debug, Default)]
 struct Codel {
     first_above: Option<Instant>,
+    /// While it drops: when the next packet is.
     drop_next: Option<Instant>,
+    /// Packets dropped since it began to, and what that was the time before.
     count: u32,
+    count_before: u32,
+    /// When the next would have been dropped as it stopped.
+    stopped: Option<Instant>,
 }
 
 impl Codel {
     /// Whether a packet that has waited so long is dropped now.
     fn drops(&mut self, now: Instant, waited: Duration, is_last: bool) -> bool {
         if waited < TARGET || is_last {
-            (self.first_above, self.drop_next) = (None, None);
+            self.stopped = self.drop_next.take().or(self.stopped);
+            self.first_above = None;
             return false;
         }
         let first_above = *self.first_above.get_or_insert(now + INTERVAL);
@@ -43,7 +49,10 @@ impl Codel {
             None if now < first_above => false,
             None => {
                 // Soon after the last time it goes on about where it was.
-                self.count = if self.count > 2 { self.count - 2 } else { 1 };
+                let more = self.count.saturating_sub(self.count_before);
+                let soon = self.stopped.is_some_and(|stopped| now.saturating_since(stopped) < 16 * INTERVAL);
+                self.count = if soon && more > 1 { more } else { 1 };
+                self.count_before = self.count;
                 self.drop_next = Some(now + self.pause());
                 true
             }
@@ -108,8 +117,9 @@ impl Fair {
                 flow.in_turn || flow.idle_since.is_none_or(|since| now.saturating_since(since) < REST)
             });
         }
-        // Beyond the limit flows share: rather a little unfair than without a bound.
-        let flow = if self.flows.len() >= FLOWS_MAX { flow % 64 } else { flow };
+        // Beyond the limit new flows share: rather a little unfair than without a bound.
+        let is_full = self.flows.len() >= FLOWS_MAX && !self.flows.contains_key(&flow);
+        let flow = if is_full { flow % 64 } else { flow };
         let entry = self.flows.entry(flow).or_default();
         if entry.idle_since.take().is_some_and(|since| now.saturating_since(since) >= REST) {
             entry.sent = 0;
@@ -174,6 +184,13 @@ impl Fair {
             let large = flow.sent > LARGE;
             flow.sent = flow.sent.saturating_add(packet.len());
             return Some(Due { packet, large });
+        }
+    }
+
+    /// Begins anew to look at delays: there was no link for a while, and that is nobody's fault.
+    pub(crate) fn link_up(&mut self) {
+        for flow in self.flows.values_mut() {
+            flow.codel = Codel::default();
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Header<'a> {
     pub(crate) protocol: u8,
     /// In bytes.
     pub(crate) fragment_offset: usize,
+    /// Whether it is a fragment, the first one among them.
+    pub(crate) is_fragment: bool,
     /// What follows IP's header, and IPv6's header of fragments.
     pub(crate) payload: &'a [u8],
 }
@@ -52,6 +54,7 @@ impl<'a> Header<'a> {
                     destination: IpAddr::V4(Ipv4Addr::from(destination)),
                     protocol: fixed[9],
                     fragment_offset: usize::from(u16::from_be_bytes([fixed[6], fixed[7]]) & 0x1fff) * 8,
+                    is_fragment: u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0,
                     payload: packet.get(len.max(20)..)?,
                 })
             }
@@ -64,12 +67,15 @@ impl<'a> Header<'a> {
                     destination: IpAddr::V6(Ipv6Addr::from(destination)),
                     protocol: fixed[6],
                     fragment_offset: 0,
+                    is_fragment: false,
                     payload: &packet[40..],
                 };
                 if header.protocol == FRAGMENT {
                     let (fragment, payload) = header.payload.split_first_chunk::<8>()?;
                     header.protocol = fragment[0];
-                    header.fragment_offset = usize::from(u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8);
+                    let position = u16::from_be_bytes([fragment[2], fragment[3]]);
+                    header.fragment_offset = usize::from(position & 0xfff8);
+                    header.is_fragment = position & 0xfff9 != 0;
                     header.payload = payload;
                 }
                 Some(header)
@@ -78,10 +84,29 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Returns the source's and the destination's port.
+    /// Returns the source's and the destination's port; a later fragment has none.
     pub(crate) fn ports(&self) -> Option<(u16, u16)> {
+        if self.fragment_offset > 0 {
+            return None;
+        }
         let ports: &[u8; 4] = self.payload.first_chunk().filter(|_| matches!(self.protocol, TCP | UDP))?;
         Some((u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]])))
+    }
+
+    /// Returns who sent the packet that an ICMP error quotes, and to whom; nothing if this is no error.
+    pub(crate) fn quoted(&self) -> Option<Option<(IpAddr, IpAddr)>> {
+        let kind = *self.payload.first()?;
+        let is_error = match self.protocol {
+            ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
+            ICMPV6 => kind < 128,
+            _ => false,
+        };
+        // The quotation may be cut anywhere after the header.
+        let quoted = || {
+            let quoted = self.payload.get(8..)?;
+            Header::parse(quoted).map(|header| (header.source, header.destination))
+        };
+        is_error.then(quoted)
     }
 
     pub(crate) fn tcp_flags(&self) -> Option<Flags> {

@@ -14,7 +14,9 @@ mod tun;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use unisockets_link::Lane;
 use unisockets_stack::{Instant, PathEnd, PathId, Refusal, refuse};
@@ -30,6 +32,8 @@ pub use tun::{Attached, Tun};
 
 /// Bytes that wait for all peers together.
 const QUEUED_MAX: usize = 64 * 1024 * 1024;
+/// A connection of the kernel's may be silent for so long: the two hours of keep-alive (tcp_keepalive_time), and its probes.
+const SILENCE: Duration = Duration::from_secs(2 * 3_600 + 900);
 /// Bytes that wait for the kernel.
 const INBOUND_MAX: usize = 4 * 1024 * 1024;
 
@@ -38,6 +42,8 @@ struct Queues {
     streams: Fair,
     datagrams: Fair,
     is_ready: bool,
+    /// When the kernel last sent TCP here.
+    tcp_at: Option<Instant>,
 }
 
 /// Whole IP packets on their way to the kernel, one after the other.
@@ -113,7 +119,9 @@ impl Device {
 
     /// Returns what tells a packet's flow from others, and whether it is one of TCP.
     fn flow_of(&self, header: &Header<'_>) -> (u64, bool) {
-        let flow = self.hash.hash_one((header.source, header.destination, header.protocol, header.ports()));
+        // All fragments of a packet are of one flow.
+        let ports = header.ports().filter(|_| !header.is_fragment);
+        let flow = self.hash.hash_one((header.source, header.destination, header.protocol, ports));
         (flow, header.protocol == TCP)
     }
 
@@ -123,6 +131,9 @@ impl Device {
             return;
         }
         let queues = self.queues.entry(path).or_default();
+        if is_stream {
+            queues.tcp_at = Some(now);
+        }
         let fair = if is_stream { &mut queues.streams } else { &mut queues.datagrams };
         let before = fair.bytes();
         fair.push(now, flow, packet);
@@ -187,12 +198,24 @@ impl NodeCore {
         device.push(now, path, flow, packet);
     }
 
-    /// Takes a packet from a peer, whose source was checked; `None` if it is for the node's own stack.
-    pub(crate) fn hand_to_device(&mut self, now: Instant, packet: &[u8]) -> Option<Result<(), &'static str>> {
+    /// Takes a packet from a peer, whose source was checked, and which holds some addresses; `None` if it is for the
+    /// node's own stack.
+    pub(crate) fn hand_to_device(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        is_peers: impl Fn(IpAddr) -> bool,
+    ) -> Option<Result<(), &'static str>> {
         let device = self.device.as_mut()?;
         let header = Header::parse(packet)?;
         if !self.stack.addresses().contains(&header.destination) {
             return Some(Err("not_ours"));
+        }
+        // An error may speak of what was sent to that peer only (threat T2).
+        if let Some(quoted) = header.quoted()
+            && !quoted.is_some_and(|(source, destination)| source == header.destination && is_peers(destination))
+        {
+            return Some(Err("wrong_path"));
         }
         if let Some(filter) = &mut device.filter
             && !filter.passes(now, &header)
@@ -214,6 +237,21 @@ impl NodeCore {
         let waits = |queues: &Queues| !(queues.streams.is_empty() && queues.datagrams.is_empty());
         let mut queues = self.device.iter().flat_map(|device| &device.queues);
         queues.any(|(path, queues)| waits(queues) && self.link_of(*path).is_some())
+    }
+
+    /// Whether the kernel may have connections over a path.
+    pub(crate) fn device_uses(&self, now: Instant, path: PathId) -> bool {
+        let queues = self.device.as_ref().and_then(|device| device.queues.get(&path));
+        queues.and_then(|queues| queues.tcp_at).is_some_and(|at| now.saturating_since(at) < SILENCE)
+    }
+
+    /// Says that a path has a link, or another one.
+    pub(crate) fn device_up(&mut self, path: PathId) {
+        if let Some(queues) = self.device.as_mut().and_then(|device| device.queues.get_mut(&path)) {
+            queues.streams.link_up();
+            queues.datagrams.link_up();
+        }
+        self.device_writable(path);
     }
 
     /// Says that a path may send, or again.

@@ -3,29 +3,34 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use simple_dns::rdata::{A, AAAA, PTR, RData};
 use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QTYPE, Question, RCODE, ResourceRecord, TYPE};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
+use crate::driver::Membership;
 use crate::handle::Node;
 
 /// Questions that are looked up at one time; more are dropped, and asked again by who wants to know.
 const QUESTIONS_MAX: usize = 256;
+/// Connections that ask, at one time.
+const STREAMS_MAX: usize = 64;
+/// How long a connection may be silent (RFC 7766, section 6.2.3).
+const SILENCE: Duration = Duration::from_secs(10);
 /// Longest message.
 const MESSAGE_LEN_MAX: usize = 4_096;
 /// How long an answer holds, in seconds: members come and go.
 const TTL: u32 = 5;
 
 impl Node {
-    /// Answers questions for names and addresses of members (RFC 1035): A, AAAA, and PTR of both.
-    ///
-    /// # Errors
-    /// Those of a socket that cannot be used.
-    pub async fn serve_names(&self, udp: UdpSocket, tcp: TcpListener) -> io::Result<()> {
+    /// Answers questions for names and addresses of members (RFC 1035): A, AAAA, and PTR of both. It never ends.
+    pub async fn serve_names(&self, udp: UdpSocket, tcp: TcpListener) {
         let (udp, places) = (Arc::new(udp), Arc::new(Semaphore::new(QUESTIONS_MAX)));
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let mut message = vec![0; MESSAGE_LEN_MAX];
         loop {
             tokio::select! {
@@ -34,7 +39,10 @@ impl Node {
                         Ok(received) => received,
                         // An answer that nobody wanted any more comes back as an error of the socket.
                         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-                        Err(error) => return Err(error),
+                        Err(error) => {
+                            pause(&error).await;
+                            continue;
+                        }
                     };
                     let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                         continue;
@@ -48,8 +56,14 @@ impl Node {
                     });
                 }
                 accepted = tcp.accept() => {
-                    let (stream, _) = accepted?;
-                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    let stream = match accepted {
+                        Ok((stream, _)) => stream,
+                        Err(error) => {
+                            pause(&error).await;
+                            continue;
+                        }
+                    };
+                    let Ok(place) = Arc::clone(&streams).try_acquire_owned() else {
                         continue;
                     };
                     let node = self.clone();
@@ -64,8 +78,12 @@ impl Node {
 
     async fn answer_stream(&self, mut stream: TcpStream) -> io::Result<()> {
         loop {
-            let mut question = vec![0; usize::from(stream.read_u16().await?)];
-            stream.read_exact(&mut question).await?;
+            let question = timeout(SILENCE, async {
+                let mut question = vec![0; usize::from(stream.read_u16().await?)];
+                stream.read_exact(&mut question).await?;
+                io::Result::Ok(question)
+            });
+            let question = question.await??;
             let Some(answer) = self.answer(&question).await else {
                 return Ok(());
             };
@@ -101,11 +119,20 @@ impl Node {
         reply.build_bytes_vec().ok()
     }
 
+    /// Why nobody was found: nobody is there, or the server that knows cannot be reached and may be asked again.
+    fn absent(&self) -> RCODE {
+        if matches!(*self.driver().membership.borrow(), Membership::Joined(_)) {
+            RCODE::NameError
+        } else {
+            RCODE::ServerFailure
+        }
+    }
+
     async fn records<'a>(&self, question: &Question<'a>) -> Result<Vec<ResourceRecord<'a>>, RCODE> {
         let name = question.qname.to_string();
         let record = |data: RData<'a>| ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data);
         if let Some(address) = reverse(&name) {
-            let member = self.resolve(&address.to_string()).await.map_err(|_| RCODE::NameError)?;
+            let member = self.resolve(&address.to_string()).await.map_err(|_| self.absent())?;
             let name = member.name.ok_or(RCODE::NameError)?;
             let name = Name::new(&name).map_err(|_| RCODE::ServerFailure)?.into_owned();
             return Ok(vec![record(RData::PTR(PTR(name)))]);
@@ -113,7 +140,7 @@ impl Node {
         if name.is_empty() {
             return Err(RCODE::NameError);
         }
-        let member = self.resolve(&name).await.map_err(|_| RCODE::NameError)?;
+        let member = self.resolve(&name).await.map_err(|_| self.absent())?;
         let v4 = || record(RData::A(A { address: u32::from(member.ipv4) }));
         let v6 = || record(RData::AAAA(AAAA { address: u128::from(member.ipv6) }));
         Ok(match question.qtype {
@@ -123,6 +150,12 @@ impl Node {
             _ => Vec::new(),
         })
     }
+}
+
+/// What cannot be had now, such as a descriptor, may be had soon.
+async fn pause(error: &io::Error) {
+    tracing::debug!(%error, "a question for a name was not taken");
+    tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
 /// Reads a name of the reverse trees (RFC 1035, section 3.5; RFC 3596, section 2.5).
