@@ -228,6 +228,7 @@ scripts! {
     rfc9293_3_10_7_4_syn_received_resets_an_unacceptable_ack
     rfc9293_3_10_7_4_syn_received_takes_a_fin
     rfc9293_3_10_7_4_time_wait_answers_the_peers_fin
+    rfc9293_3_10_7_4_time_wait_of_a_held_socket_answers_every_fin
     rfc9293_3_1_a_data_offset_out_of_range_is_dropped
     rfc9293_3_1_all_flags_and_no_flags_do_no_harm
     rfc9293_3_1_bad_checksum
