@@ -149,15 +149,14 @@ impl Stack {
             let bytes = packet::acknowledgement(remote, local, numbers);
             return self.take_accepted(now, path, id, &bytes, &opening);
         }
-        if flow.state == State::TimeWait && segment.fin && !segment.rst && !segment.syn {
-            if let Some(acknowledgement) = flow.receive_next.filter(|next| *next == segment.sequence_end()) {
-                // The peer repeats its FIN until that is acknowledged. The engine does so once a second of the flow's own
-                // clock, which stands.
-                let numbers = Numbers { sequence: flow.send_next, acknowledgement, window: 0 };
-                let answer = packet::acknowledgement(flow.tuple.local, flow.tuple.remote, numbers);
-                self.reply(path, Class::Interactive, answer);
-                return Ok(());
-            }
+        let repeats_fin = flow.state == State::TimeWait && segment.fin && !segment.rst && !segment.syn;
+        if let Some(acknowledgement) = flow.receive_next.filter(|next| repeats_fin && *next == segment.sequence_end()) {
+            // The peer repeats its FIN until that is acknowledged. The engine does so once a second of the flow's own
+            // clock, which stands.
+            let numbers = Numbers { sequence: flow.send_next, acknowledgement, window: 0 };
+            let answer = packet::acknowledgement(flow.tuple.local, flow.tuple.remote, numbers);
+            self.reply(path, Class::Interactive, answer);
+            return Ok(());
         }
         let expected =
             Expected { state: flow.state, receive_next: flow.receive_next, window: flow.connection.receive_window() };

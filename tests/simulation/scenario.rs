@@ -8,11 +8,11 @@ use crate::cables::Weather;
 use crate::datagrams::{Echoes, Flood};
 use crate::programs::{Session, Step, Target};
 use crate::random::Random;
-use crate::talk::{Deal, HEADER_LEN, SPARES_KNOWN_FAULTS};
+use crate::talk::{Deal, HEADER_LEN};
 use crate::world::{MS, SECOND};
 
 /// The longest pause of a slow reader.
-const PAUSE_MAX: u64 = if SPARES_KNOWN_FAULTS { 100 * MS } else { 3 * SECOND };
+const PAUSE_MAX: u64 = 3 * SECOND;
 
 /// How wrong a clock may be, in milliseconds: two of them, with the way between them, are within what members bear.
 const CLOCK_MS_MAX: u64 = 120_000;

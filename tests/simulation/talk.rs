@@ -5,12 +5,6 @@ use unisockets_stack::{Error, Instant, Readiness, Shutdown, SocketId, Stack};
 use crate::random::pattern;
 use crate::world::MS;
 
-/// Programs are kept from what is known to go wrong: a FIN together with the last data may never be
-/// acknowledged, data that is read more than 10 seconds after both FINs is lost, and a long connection that
-/// only one side has given up never ends at the other.
-pub const SPARES_KNOWN_FAULTS: bool = false;
-/// How often a program looks whether all that it sent has arrived, before it ends its direction.
-const LOOK_EVERY: u64 = 50 * MS;
 /// Bytes with which a client names its session.
 pub const HEADER_LEN: u64 = 8;
 const CHUNK: usize = 16 * 1024;
@@ -264,10 +258,6 @@ impl Talk {
                 Err(Error::Again) => return Ok(()),
                 Err(error) => return Err(error),
             }
-        }
-        if SPARES_KNOWN_FAULTS && stack.stream_info(self.socket)?.send_queue > 0 {
-            self.finish_at.get_or_insert(now + LOOK_EVERY);
-            return Ok(());
         }
         stack.shutdown(at, self.socket, Shutdown::Write)?;
         self.shut = true;
