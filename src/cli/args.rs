@@ -37,6 +37,8 @@ macro_rules! exit_codes {
   3    the network could not be joined
   4    the other side could not be reached
   5    data arrived damaged
+  126  'run': the program cannot be run
+  127  'run': there is no such program
   130  interrupted"
     };
 }

@@ -50,6 +50,11 @@ impl Failure {
         Failure { code: 127, text: Some(text.to_string()) }
     }
 
+    /// A program to run is there, but cannot be run: what shells say.
+    pub(super) fn not_runnable(text: impl fmt::Display) -> Failure {
+        Failure { code: 126, text: Some(text.to_string()) }
+    }
+
     /// The failure was reported already.
     pub(super) fn silent(code: u8) -> Failure {
         Failure { code, text: None }

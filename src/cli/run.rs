@@ -28,7 +28,7 @@ pub(super) async fn run(options: &args::Run) -> Result<(), Failure> {
     let mut command = Command::new(&program);
     command.arg0(&options.program[0]).args(&options.program[1..]);
     let error = command.env("LD_PRELOAD", preload).env("UNISOCKETS_NODE", node).exec();
-    Err(Failure::failed(format!("cannot run {}: {error}", program.display())))
+    Err(Failure::not_runnable(format!("cannot run {}: {error}", program.display())))
 }
 
 /// Starts a node that follows this process, which becomes the program; returns what goes into UNISOCKETS_NODE.
