@@ -89,6 +89,7 @@ impl NodeCore {
         let lease = self.lease().map(|lease| &lease.lease);
         let mut dropped: BTreeMap<String, u64> =
             self.stack.drops().filter(|(_, count)| *count > 0).map(|(r, count)| (r.name().to_owned(), count)).collect();
+        dropped.extend(self.device_drops().filter(|(_, count)| *count > 0).map(|(r, count)| (r.to_owned(), count)));
         dropped.extend(self.refusals().filter(|(kind, _)| *kind == "foreign_source").map(|(k, n)| (k.to_owned(), n)));
         let passed = self.links.values().map(LinkEntry::counters).fold(self.past, crate::peers::sum);
         let mut peers: Vec<PeerStatus> = self.peers.values().map(|peer| self.peer_status(peer)).collect();

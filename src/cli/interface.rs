@@ -96,6 +96,19 @@ pub(super) async fn configure(kernel: &Handle, addresses: &Addresses) -> io::Res
     Ok(())
 }
 
+/// Says so when the node is given another address than its device has: after a long sleep somebody else may have the old one.
+pub(super) async fn watch(node: Node, addresses: Addresses, advice: &str) {
+    const INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+    while node.ipv4() == addresses.ipv4 {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    super::output::note(format_args!(
+        "unisockets: this member's address is now {}, and {} of {NAME} leads nowhere any more; {advice}",
+        node.ipv4(),
+        addresses.ipv4
+    ));
+}
+
 /// Whether a range is for private use (RFC 1918, RFC 6598, RFC 4193): a server must not draw a machine's other traffic.
 fn is_private(first: IpAddr, len: u8) -> bool {
     let ranges: &[([u8; 4], u8)] =

@@ -12,7 +12,7 @@ use unisockets::{Node, Tun};
 use super::args;
 use super::channel::{AsyncChannel, Channel};
 use super::exit::{Failure, sentence};
-use super::interface::Addresses;
+use super::interface::{self, Addresses};
 use super::output::note;
 use super::with_node;
 
@@ -44,7 +44,9 @@ pub(super) async fn run(options: &args::Node) -> Result<(), Failure> {
     tcp.set_nonblocking(true)?;
     with_node(&options.common, |node| async move {
         let attached = node.attach(tun, None)?;
-        let addresses = serde_json::to_vec(&Addresses::of(&node)).expect("addresses have a JSON form");
+        let own = Addresses::of(&node);
+        let addresses = serde_json::to_vec(&own).expect("addresses have a JSON form");
+        tokio::spawn(interface::watch(node.clone(), own, "start the program again"));
         channel.send(&addresses, None)?;
         let channel = Arc::new(AsyncChannel::new(channel)?);
         let asked = Asked::default();

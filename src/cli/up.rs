@@ -43,6 +43,8 @@ pub(super) async fn up(options: args::Up) -> Result<(), Failure> {
             let attached = node.attach(tun, Some(open))?;
             interface::configure(&interface::kernel()?, &addresses).await?;
             serve_names(&node, &addresses).await;
+            let advice = "'unisockets down' and 'up' again";
+            tokio::spawn(interface::watch(node.clone(), addresses.clone(), advice));
             let name = node.name().map_or(String::new(), |name| format!(" as {name}"));
             print(format_args!("up{name}: {} and {} on {}", addresses.ipv4, addresses.ipv6, interface::NAME))?;
             *asked = Some(asked_to_end(&listener).await?);

@@ -103,7 +103,11 @@ pub(crate) struct Device {
     filter: Option<Filter>,
     hash: RandomState,
     queued: usize,
+    /// Packets that found no room, and packets from addresses that are not the node's.
     dropped: u64,
+    foreign: u64,
+    /// What the queues of paths dropped that are no more.
+    past: u64,
 }
 
 impl Device {
@@ -147,6 +151,7 @@ impl Device {
             return Vec::new();
         };
         self.queued -= queues.streams.bytes() + queues.datagrams.bytes();
+        self.past += queues.streams.dropped + queues.datagrams.dropped;
         let mut packets = queues.streams.take_all();
         packets.append(&mut queues.datagrams.take_all());
         packets
@@ -165,6 +170,8 @@ impl NodeCore {
             hash: RandomState::new(),
             queued: 0,
             dropped: 0,
+            foreign: 0,
+            past: 0,
         });
     }
 
@@ -181,7 +188,13 @@ impl NodeCore {
             return;
         };
         // What asks for routers and groups is for no peer.
-        if !self.stack.addresses().contains(&header.source) || header.destination.is_multicast() {
+        if header.destination.is_multicast() {
+            return;
+        }
+        if !self.stack.addresses().contains(&header.source) {
+            if let Some(device) = &mut self.device {
+                device.foreign += 1;
+            }
             return;
         }
         let path = match self.stack.path_to(header.destination) {
@@ -237,6 +250,20 @@ impl NodeCore {
         let waits = |queues: &Queues| !(queues.streams.is_empty() && queues.datagrams.is_empty());
         let mut queues = self.device.iter().flat_map(|device| &device.queues);
         queues.any(|(path, queues)| waits(queues) && self.link_of(*path).is_some())
+    }
+
+    /// Returns how many packets of a device were dropped, by reason: the queues', which tell the kernel's TCP to slow
+    /// down, among them.
+    pub(crate) fn device_drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.device.iter().flat_map(|device| {
+            let queues = device.queues.values().map(|queues| queues.streams.dropped + queues.datagrams.dropped);
+            let to_kernel = device.inbound.lock().dropped;
+            [
+                ("device_queue", device.past + queues.sum::<u64>()),
+                ("device_full", device.dropped + to_kernel),
+                ("device_source", device.foreign),
+            ]
+        })
     }
 
     /// Whether the kernel may have connections over a path.
