@@ -180,7 +180,8 @@ fn a_stalled_peer_does_not_stop_another() {
         echo x | socat -u stdio tcp:stalled:9000 || exit 1
         (dd if=/dev/zero bs=64k count=100000 2>/dev/null | socat -u stdio tcp:stalled:9000 2>/dev/null) &
         read go
-        dd if=/dev/zero bs=64k count=160 2>/dev/null | socat -u stdio tcp:good:9000 && echo done";
+        dd if=/dev/zero bs=64k count=160 2>/dev/null | socat -u stdio tcp:good:9000 && echo done
+        sleep 300";
     let mut client = net.start(&["--name", "client"], &["sh", "-c", script]);
     // Its node is stopped once it has received something, and then takes nothing any more.
     let received = |status: &serde_json::Value| {
@@ -196,6 +197,7 @@ fn a_stalled_peer_does_not_stop_another() {
     let signal = |name: &str| Command::new("kill").args([name, &nodes[0].to_string()]).status().unwrap();
     assert!(signal("-STOP").success());
     client.write(b"go\n");
+    // What it started in the background ends with it, when this test lets go of it.
     client.out.wait("the other transfer", |text| text.contains("done"));
     assert_eq!(good.end().out.len(), 160 * 64 * 1024);
     assert!(signal("-CONT").success());
