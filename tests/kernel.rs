@@ -11,7 +11,7 @@ mod lab;
 mod member;
 #[path = "kernel/path_mtu.rs"]
 mod path_mtu;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the simulation uses the rest of it")]
 #[path = "simulation/random.rs"]
 mod random;
 #[path = "kernel/talk.rs"]

@@ -42,7 +42,7 @@ pub unsafe extern "C" fn unisockets_setsockopt(
 }
 
 /// The number of descriptors for poll(2).
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types, reason = "it goes into the header, where C's names are")]
 pub type c_nfds = c_ulong;
 
 /// Waits for descriptors (poll(2)): the kernel's own call.

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -129,40 +129,32 @@ fn signals() -> io::Result<Signals> {
 
 /// Waits for a message of the node, passing on what it says meanwhile.
 fn answer(node: &Channel, words: &mut Option<OwnedFd>) -> io::Result<Option<Message>> {
-    loop {
-        let (answered, said) = {
-            let mut wanted = vec![PollFd::new(&node.0, PollFlags::IN)];
-            wanted.extend(words.iter().map(|words| PollFd::new(words, PollFlags::IN)));
-            match poll(&mut wanted, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            (!wanted[0].revents().is_empty(), wanted.get(1).is_some_and(|words| !words.revents().is_empty()))
-        };
-        if said {
-            relay(words);
+    while !look(&[node.0.as_fd()], words)? {}
+    node.receive()
+}
+
+/// Waits until something can be read, and passes on what the node says; returns whether the first can be read.
+fn look(wanted: &[BorrowedFd<'_>], words: &mut Option<OwnedFd>) -> io::Result<bool> {
+    let (first, said) = {
+        let all = wanted.iter().copied().chain(words.as_ref().map(AsFd::as_fd));
+        let mut all: Vec<PollFd<'_>> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        match poll(&mut all, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
-        if answered {
-            return node.receive();
-        }
+        let readable = |at: usize| all.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        (readable(0), readable(wanted.len()))
+    };
+    if said {
+        relay(words);
     }
+    Ok(first)
 }
 
 /// Waits for the program's status, handing signals on meanwhile; nothing if nobody is there any more to tell it.
 fn wait(front: &Channel, mut signals: Signals, words: &mut Option<OwnedFd>) -> io::Result<Option<i32>> {
     loop {
-        let (told, said) = {
-            let mut wanted = vec![PollFd::new(&front.0, PollFlags::IN), PollFd::new(signals.get_read(), PollFlags::IN)];
-            wanted.extend(words.iter().map(|words| PollFd::new(words, PollFlags::IN)));
-            match poll(&mut wanted, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            (!wanted[0].revents().is_empty(), wanted.get(2).is_some_and(|words| !words.revents().is_empty()))
-        };
-        if said {
-            relay(words);
-        }
+        let told = look(&[front.0.as_fd(), signals.get_read().as_fd()], words)?;
         for Origin { signal, cause, .. } in signals.pending() {
             // What the terminal sends it sends to the program too.
             if !matches!(cause, Cause::Kernel) {

@@ -106,8 +106,8 @@ impl Node {
     pub fn attach(&self, tun: Tun, open: Option<Vec<Open>>) -> io::Result<Attached> {
         let inbound = Arc::new(Inbound::default());
         let driver = self.driver();
-        driver.with(|state, now, _| state.core.attach_device(now, Arc::clone(&inbound), open));
         let (stop, stopped) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        driver.with(|state, now, _| state.core.attach_device(now, Arc::clone(&inbound), open));
         let device = Arc::new(tun.descriptor);
         let mut attached = Attached { driver: Arc::downgrade(driver), stop: Some(stopped), threads: Vec::new() };
         let (weak, reading) = (Arc::downgrade(driver), Arc::clone(&device));
