@@ -542,6 +542,8 @@ impl Stack {
     pub(crate) fn bury(&mut self, now: Instant, id: FlowId) {
         if let Some(flow) = self.flows.get(id)
             && flow.state == State::TimeWait
+            // A newer connection may have taken the name already.
+            && self.tuples.get(&flow.tuple) == Some(&id)
             && !planted!(TimeWaitNotKept)
         {
             let (send_next, receive_next) = (flow.send_next, flow.receive_next.unwrap_or(0));

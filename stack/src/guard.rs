@@ -38,6 +38,11 @@ pub(crate) fn judge(expected: Expected, segment: &Segment) -> Verdict {
         _ => {}
     }
     if segment.rst {
+        // Both directions are over: a peer that has forgotten the connection resets a second answer to its FIN, and
+        // that must not end the wait (RFC 1337, section 3, fix F1).
+        if expected.state == State::TimeWait {
+            return Verdict::Drop;
+        }
         // RFC 5961, section 3.2.
         let ahead = segment.sequence.wrapping_sub(receive_next);
         return match ahead {
@@ -127,7 +132,7 @@ mod tests {
 
     #[test]
     fn only_a_reset_with_the_expected_number_ends_a_connection() {
-        for state in [State::SynReceived, State::Established, State::FinWait2, State::TimeWait] {
+        for state in [State::SynReceived, State::Established, State::FinWait2, State::LastAck] {
             assert_eq!(verdict(state, u32::MAX - 10, "R"), Verdict::Pass);
             assert_eq!(verdict(state, u32::MAX - 9, "R"), Verdict::Challenge);
             assert_eq!(verdict(state, 88, "R"), Verdict::Challenge);
@@ -135,6 +140,7 @@ mod tests {
             assert_eq!(verdict(state, u32::MAX - 11, "R"), Verdict::Drop);
         }
         assert_eq!(verdict(State::SynSent, 0, "R"), Verdict::Pass);
+        assert_eq!(verdict(State::TimeWait, u32::MAX - 10, "R"), Verdict::Drop);
     }
 
     #[test]

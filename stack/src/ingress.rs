@@ -116,9 +116,14 @@ impl Stack {
     }
 
     /// Whether a connection that is over, and that only a program's descriptor still keeps, leaves its name to the new
-    /// one that a SYN asks for.
+    /// one that a SYN asks for (RFC 9293, section 3.6.1).
     fn makes_way(&mut self, id: FlowId, tuple: &Tuple, segment: &Segment) -> bool {
-        let over = |flow: &crate::flow::Flow| flow.state == State::Closed && !flow.connection.owes_reset();
+        let newer = |last: u32| segment.sequence.wrapping_sub(last) as i32 > 0;
+        let over = |flow: &crate::flow::Flow| match flow.state {
+            State::Closed => !flow.connection.owes_reset(),
+            State::TimeWait => flow.receive_next.is_some_and(newer),
+            _ => false,
+        };
         let is_new = segment.syn && !segment.ack && !segment.rst;
         if !is_new || !self.flows.get(id).is_some_and(over) {
             return false;

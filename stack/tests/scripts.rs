@@ -134,6 +134,7 @@ scripts! {
     rfc1191_3_a_too_big_error_lowers_the_mtu
     rfc1191_3_an_error_about_a_packet_that_fitted_is_ignored
     rfc1337_3_a_reset_in_time_wait_is_ignored
+    rfc1337_3_a_reset_in_time_wait_of_a_held_socket_is_ignored
     rfc2018_2_sack_permitted_only_when_offered
     rfc2018_4_the_first_block_holds_the_newest_segment
     rfc2018_5_what_is_sacked_is_not_repeated
@@ -244,6 +245,7 @@ scripts! {
     rfc9293_3_5_passive_open
     rfc9293_3_5_simultaneous_open
     rfc9293_3_6_1_a_newer_syn_ends_time_wait
+    rfc9293_3_6_1_a_newer_syn_ends_time_wait_of_a_held_socket
     rfc9293_3_6_1_an_older_syn_does_not_end_time_wait
     rfc9293_3_6_1_close_with_unread_data_resets
     rfc9293_3_6_1_time_wait_lasts_four_minutes
