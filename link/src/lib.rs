@@ -1,8 +1,8 @@
 //! How a packet reaches that peer: one link for each peer, with lanes for kinds of traffic.
 //!
 //! A [`Link`] takes packets synchronously into a bounded queue and delivers what arrives to a
-//! [`Sink`]. The real link is `native`: four WebRTC data channels (feature `webrtc`, on by default). [`memory`] joins two ends in one
-//! process, [`fault`] is a bad wire in virtual time, [`pcapng`] writes what passed.
+//! [`Sink`]. The real link is four WebRTC data channels: `native` (feature `webrtc`, on by default), and `browser`, whose
+//! channels are a page's. [`memory`] joins two ends in one process, [`fault`] is a bad wire in virtual time, [`pcapng`] writes what passed.
 //!
 //! The cores, [`budget`], [`frame`], [`lanes`], [`liveness`], [`fault`], [`repair`] and [`pcapng`], do no I/O.
 
@@ -16,6 +16,8 @@ macro_rules! planted {
     };
 }
 
+#[cfg(any(feature = "webrtc", target_family = "wasm"))]
+pub mod browser;
 pub mod budget;
 pub mod fault;
 pub mod frame;
@@ -24,6 +26,8 @@ pub mod liveness;
 pub mod memory;
 #[cfg(all(feature = "webrtc", not(target_family = "wasm")))]
 pub mod native;
+#[cfg(any(feature = "webrtc", target_family = "wasm"))]
+mod outgoing;
 pub mod pcapng;
 pub mod repair;
 pub mod signal;

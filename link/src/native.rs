@@ -6,7 +6,6 @@
 mod bad_wire;
 mod drain;
 mod negotiation;
-mod outgoing;
 mod repaired;
 mod repeated;
 mod route;
@@ -32,7 +31,6 @@ use webrtc::runtime::AsyncUdpSocket;
 
 use self::bad_wire::BadWire;
 use self::negotiation::Negotiation;
-use self::outgoing::Outgoing;
 use self::repaired::{Repaired, Repairs};
 use self::repeated::Repeated;
 use crate::budget::BUDGET_MAX;
@@ -40,6 +38,7 @@ use crate::fault::Conditions;
 use crate::frame::{self, Probe};
 use crate::lanes::Lane;
 use crate::liveness::Liveness;
+use crate::outgoing::Outgoing;
 use crate::signal::{self, IceServer, Role, Signal};
 use crate::sockets::{Activity, TunedRuntime};
 use crate::{Counters, Event, Full, Link, Lost, Room, Route, Sink};

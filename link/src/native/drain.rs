@@ -8,12 +8,12 @@ use tokio::time::timeout;
 use tracing::trace;
 use webrtc::peer_connection::PeerConnection;
 
-use super::outgoing::Waits;
 use super::{Channels, Shared};
 use crate::budget::Budget;
 use crate::frame::Probe;
 use crate::lanes::Lane;
 use crate::liveness::Action;
+use crate::outgoing::Waits;
 use crate::{Event, Lost};
 
 /// How often outstanding bytes are looked at while there are some.

@@ -14,7 +14,7 @@ const PROBES_MAX: usize = 4;
 
 /// What waits in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waits {
+pub(crate) enum Waits {
     Nothing,
     /// Something may be sent.
     Ready,
@@ -24,30 +24,30 @@ pub(super) enum Waits {
 
 /// The sending side of a link.
 #[derive(Default)]
-pub(super) struct Outgoing {
-    pub(super) lanes: Lanes,
-    pub(super) budget: Budget,
+pub(crate) struct Outgoing {
+    pub(crate) lanes: Lanes,
+    pub(crate) budget: Budget,
     /// Pings and their answers, which wait for nothing: they measure.
     probes: VecDeque<Probe>,
 }
 
 impl Outgoing {
     /// Queues a packet or message; returns whether the task that drains the queue has to be told.
-    pub(super) fn push(&mut self, lane: Lane, packet: &[u8]) -> Result<bool, Full> {
+    pub(crate) fn push(&mut self, lane: Lane, packet: &[u8]) -> Result<bool, Full> {
         let first = !self.lanes.waits(lane);
         self.lanes.push(lane, packet)?;
         Ok(first)
     }
 
     /// Queues a ping or an answer.
-    pub(super) fn probe(&mut self, probe: Probe) {
+    pub(crate) fn probe(&mut self, probe: Probe) {
         if self.probes.len() < PROBES_MAX {
             self.probes.push_back(probe);
         }
     }
 
     /// Takes the next message that may go below, and counts it there.
-    pub(super) fn pop(&mut self) -> Option<(Lane, BytesMut)> {
+    pub(crate) fn pop(&mut self) -> Option<(Lane, BytesMut)> {
         let Self { lanes, budget, probes } = self;
         let probe = probes.pop_front().map(|probe| (Lane::Datagram, BytesMut::from(&probe.emit()[..])));
         let next = probe.or_else(|| lanes.pop(|lane| budget.may_send(lane)));
@@ -58,7 +58,7 @@ impl Outgoing {
     }
 
     /// Returns whether something waits, and whether only the budget holds it back, which is noted.
-    pub(super) fn waits(&mut self) -> Waits {
+    pub(crate) fn waits(&mut self) -> Waits {
         let Self { lanes, budget, probes } = self;
         if !probes.is_empty() {
             return Waits::Ready;
