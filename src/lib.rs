@@ -48,6 +48,7 @@ macro_rules! planted {
 mod capture;
 #[cfg(not(target_family = "wasm"))]
 mod config;
+#[cfg_attr(target_family = "wasm", allow(dead_code, reason = "a tab has no kernel whose packets it could carry"))]
 mod device;
 mod dial;
 #[cfg(not(target_family = "wasm"))]

@@ -174,6 +174,11 @@ impl NodeCore {
         self.key
     }
 
+    /// Returns the network's id.
+    pub fn network(&self) -> &str {
+        self.network.id()
+    }
+
     /// Returns the keys of all peers.
     pub fn peer_keys(&self) -> Vec<PublicKey> {
         self.peers.keys().copied().collect()

@@ -30,7 +30,7 @@ impl Node {
     /// [`io::ErrorKind::NotFound`] if nobody has it, or if its key is another than before; the text says
     /// what to do.
     pub async fn resolve(&self, host: &str) -> io::Result<Resolved> {
-        let member = self.driver().lookup(self.query(host)).await;
+        let member = self.driver().lookup(Query::parse(host, self.network())).await;
         let member = member.map_err(|error| io::Error::new(io::ErrorKind::NotFound, format!("{host}: {}", error.0)))?;
         Ok(Resolved {
             key: member.key,
@@ -39,20 +39,6 @@ impl Node {
             ipv6: member.ipv6,
             present: member.present,
         })
-    }
-
-    fn query(&self, host: &str) -> Query {
-        if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return Query::Ip(address.to_canonical());
-        }
-        if let Ok(key) = host.parse::<PublicKey>() {
-            return Query::Key(key);
-        }
-        let name = host.trim_end_matches('.').to_ascii_lowercase();
-        // NAME.NETWORK.internal is the name in full.
-        let network = self.network().split('~').next().unwrap_or_default();
-        let short = name.strip_suffix(".internal").and_then(|name| name.strip_suffix(&format!(".{network}")));
-        Query::Name(short.map_or(name.clone(), str::to_owned))
     }
 
     /// Finds the address to connect to: IPv4 for a name, which every program can show.

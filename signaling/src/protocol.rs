@@ -190,6 +190,23 @@ pub enum Query {
     Key(PublicKey),
 }
 
+impl Query {
+    /// Reads what people write for a member: an address, a key, a name, or a name in full: `NAME.NETWORK.internal`.
+    /// `network` is the id of the network that it is asked in.
+    pub fn parse(host: &str, network: &str) -> Query {
+        if let Ok(address) = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>() {
+            return Query::Ip(address.to_canonical());
+        }
+        if let Ok(key) = host.parse::<PublicKey>() {
+            return Query::Key(key);
+        }
+        let name = host.trim_end_matches('.').to_ascii_lowercase();
+        let network = network.split('~').next().unwrap_or_default();
+        let short = name.strip_suffix(".internal").and_then(|name| name.strip_suffix(&format!(".{network}")));
+        Query::Name(short.map_or(name.clone(), str::to_owned))
+    }
+}
+
 /// From member to server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

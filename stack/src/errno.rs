@@ -85,6 +85,37 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Returns the name that POSIX gives this error.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Error::BadSocket => "EBADF",
+            Error::Again => "EAGAIN",
+            Error::AccessDenied => "EACCES",
+            Error::Invalid => "EINVAL",
+            Error::BrokenPipe => "EPIPE",
+            Error::DestinationRequired => "EDESTADDRREQ",
+            Error::MessageSize => "EMSGSIZE",
+            Error::NoSuchOption => "ENOPROTOOPT",
+            Error::NotSupported => "EOPNOTSUPP",
+            Error::AddressFamily => "EAFNOSUPPORT",
+            Error::AddressInUse => "EADDRINUSE",
+            Error::AddressNotAvailable => "EADDRNOTAVAIL",
+            Error::NetworkUnreachable => "ENETUNREACH",
+            Error::ConnectionAborted => "ECONNABORTED",
+            Error::ConnectionReset => "ECONNRESET",
+            Error::NoBuffers => "ENOBUFS",
+            Error::IsConnected => "EISCONN",
+            Error::NotConnected => "ENOTCONN",
+            Error::TimedOut => "ETIMEDOUT",
+            Error::ConnectionRefused => "ECONNREFUSED",
+            Error::HostUnreachable => "EHOSTUNREACH",
+            Error::Already => "EALREADY",
+            Error::InProgress => "EINPROGRESS",
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

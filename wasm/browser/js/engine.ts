@@ -1,0 +1,244 @@
+import init, { Core } from "../core/core.js";
+import { failure } from "./errors.js";
+import { PageLink } from "./link.js";
+
+/** What the node learns about its membership. */
+export type MembershipEvent =
+  | { kind: "joined"; key: string; network: string; name: string | null; ipv4: string; ipv6: string }
+  | { kind: "rejected"; code: string; message: string }
+  | { kind: "disconnected" }
+  | { kind: "pins"; pins: Record<string, string> }
+  | { kind: "unreachable" };
+
+/** What a node is made of. */
+export interface Settings {
+  network: string;
+  secret: string | null;
+  name: string | null;
+  host: string;
+  ephemeral: boolean;
+  pins: Record<string, string> | null;
+  iceServers: { url: string; username?: string; credential?: string }[];
+}
+
+interface Waiting {
+  read: (() => void)[];
+  write: (() => void)[];
+  /** News that came while nobody waited: whoever waits next looks again at once. */
+  readNews: boolean;
+  writeNews: boolean;
+}
+
+let loaded: Promise<unknown> | undefined;
+
+/** Loads the module once; `source` is where it comes from if not from beside this file. */
+export function load(source?: BufferSource | WebAssembly.Module | URL | string): Promise<unknown> {
+  loaded ??= init(source === undefined ? undefined : { module_or_path: source }).catch((error: unknown) => {
+    loaded = undefined;
+    throw error;
+  });
+  return loaded;
+}
+
+/** The loop around a node: its clock, its links, signaling, and who waits for which socket. */
+export class Engine {
+  readonly #core: Core;
+  readonly #url: string;
+  readonly #notify: (event: MembershipEvent) => void;
+  readonly #links = new Map<number, PageLink>();
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #questions = new Map<number, (answer: string) => void>();
+  /** Answers that came before anybody waited for them. */
+  readonly #answers = new Map<number, string>();
+  #signaling: WebSocket | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #armed = Infinity;
+  #ended = false;
+
+  constructor(url: string, settings: Settings, key: Uint8Array, notify: (event: MembershipEvent) => void) {
+    this.#url = url;
+    this.#notify = notify;
+    const seed = crypto.getRandomValues(new Uint8Array(32));
+    const text = JSON.stringify({ ...settings, originUnixMs: Math.round(performance.timeOrigin) });
+    this.#core = new Core(this, text, key, seed);
+    this.#tick();
+  }
+
+  get #now(): number {
+    return performance.now() * 1000;
+  }
+
+  /** Calls the node, and sets the timer for what follows. */
+  call<T>(work: (core: Core, now: number) => T): T {
+    if (this.#ended) throw failure("ENETDOWN", "the node has left the network");
+    try {
+      return work(this.#core, this.#now);
+    } finally {
+      this.#arm();
+    }
+  }
+
+  #tick(): void {
+    this.#timer = undefined;
+    this.#armed = Infinity;
+    if (!this.#ended) this.call((core, now) => core.timeout(now, Date.now()));
+  }
+
+  #arm(): void {
+    const due = this.#core.nextTimeout();
+    if (due >= this.#armed) return;
+    clearTimeout(this.#timer);
+    this.#armed = due;
+    const wait = Math.min(Math.max((due - this.#now) / 1000, 0), 2 ** 31 - 1);
+    this.#timer = setTimeout(() => this.#tick(), wait);
+  }
+
+  /** Waits until a socket may be read from, or written to. */
+  readiness(socket: number, interest: "read" | "write"): Promise<void> {
+    const waiting = this.#waitingFor(socket);
+    const news = interest === "read" ? "readNews" : "writeNews";
+    if (waiting[news]) {
+      waiting[news] = false;
+      return Promise.resolve();
+    }
+    return new Promise((resolve) => waiting[interest].push(resolve));
+  }
+
+  #waitingFor(socket: number): Waiting {
+    let waiting = this.#waiting.get(socket);
+    if (!waiting) {
+      waiting = { read: [], write: [], readNews: false, writeNews: false };
+      this.#waiting.set(socket, waiting);
+    }
+    return waiting;
+  }
+
+  /** Closes a socket, and wakes whoever waits for it. */
+  closeSocket(socket: number, reset: boolean): void {
+    const waiting = this.#waiting.get(socket);
+    this.#waiting.delete(socket);
+    if (!this.#ended) this.call((core, now) => core.close(now, socket, reset));
+    waiting?.read.forEach((wake) => wake());
+    waiting?.write.forEach((wake) => wake());
+  }
+
+  /** Asks something whose answer comes later; it is JSON. */
+  ask(question: (core: Core, now: number) => number): Promise<unknown> {
+    const id = this.call(question);
+    const answered = this.#answers.get(id);
+    this.#answers.delete(id);
+    const answer = answered === undefined ? new Promise<string>((resolve) => this.#questions.set(id, resolve)) : answered;
+    return Promise.resolve(answer).then((text) => JSON.parse(text) as unknown);
+  }
+
+  /** Ends everything at once. */
+  end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    this.disconnect();
+    for (const link of this.#links.values()) link.close();
+    this.#links.clear();
+    for (const waiting of this.#waiting.values()) {
+      waiting.read.forEach((wake) => wake());
+      waiting.write.forEach((wake) => wake());
+    }
+    this.#waiting.clear();
+    for (const answer of this.#questions.values()) answer(JSON.stringify({ error: "the node has left the network" }));
+    this.#questions.clear();
+    this.#core.free();
+  }
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  // What the node calls.
+
+  openLink(id: number, offers: boolean, servers: string): void {
+    try {
+      this.#links.set(id, new PageLink(this, id, offers, JSON.parse(servers)));
+    } catch {
+      // A server whose URL this browser refuses, or no connections at all: the node must hear of it, but not now.
+      queueMicrotask(() => this.call((core, now) => core.linkLost(now, id, false)));
+    }
+  }
+
+  negotiate(id: number, signal: string): void {
+    this.#links.get(id)?.negotiate(signal);
+  }
+
+  sendMessage(id: number, lane: number, message: Uint8Array): boolean {
+    return this.#links.get(id)?.send(lane, message) ?? false;
+  }
+
+  buffered(id: number): Uint32Array {
+    return this.#links.get(id)?.buffered() ?? new Uint32Array(4);
+  }
+
+  watch(id: number, lane: number, bytes: number): void {
+    this.#links.get(id)?.watch(lane, bytes);
+  }
+
+  closeLink(id: number): void {
+    this.#links.get(id)?.close();
+    this.#links.delete(id);
+  }
+
+  connect(): void {
+    let socket: WebSocket;
+    try {
+      socket = new WebSocket(this.#url);
+    } catch {
+      queueMicrotask(() => this.#disconnected());
+      return;
+    }
+    this.#signaling = socket;
+    socket.onmessage = ({ data }: MessageEvent<unknown>) => {
+      if (this.#signaling === socket && typeof data === "string") {
+        this.call((core, now) => core.signalingFrame(now, data));
+      }
+    };
+    socket.onclose = () => {
+      if (this.#signaling === socket) this.#disconnected();
+    };
+  }
+
+  #disconnected(): void {
+    this.#signaling = undefined;
+    if (this.#ended) return;
+    this.#notify({ kind: "unreachable" });
+    this.call((core, now) => core.signalingClosed(now));
+  }
+
+  sendFrame(frame: string): void {
+    if (this.#signaling?.readyState === WebSocket.OPEN) this.#signaling.send(frame);
+  }
+
+  disconnect(): void {
+    const socket = this.#signaling;
+    this.#signaling = undefined;
+    socket?.close();
+  }
+
+  ready(socket: number, read: boolean, write: boolean): void {
+    const waiting = this.#waitingFor(socket);
+    waiting.readNews ||= read && waiting.read.length === 0;
+    waiting.writeNews ||= write && waiting.write.length === 0;
+    // A promise's reactions run after this call has returned.
+    if (read) waiting.read.splice(0).forEach((wake) => wake());
+    if (write) waiting.write.splice(0).forEach((wake) => wake());
+  }
+
+  answered(id: number, answer: string): void {
+    const waiting = this.#questions.get(id);
+    this.#questions.delete(id);
+    if (waiting) waiting(answer);
+    else this.#answers.set(id, answer);
+  }
+
+  event(text: string): void {
+    const event = JSON.parse(text) as MembershipEvent;
+    queueMicrotask(() => this.#notify(event));
+  }
+}

@@ -1,0 +1,384 @@
+import { type Head, parseChunkLine, parseRequest, parseResponse } from "../core/core.js";
+import { failure } from "./errors.js";
+import type { TcpListener, TcpSocket } from "./tcp.js";
+
+/** Bytes of one head, and of one chunk's line. */
+const HEAD_MAX = 64 * 1024;
+/** Redirects that are followed (the Fetch standard's limit). */
+const REDIRECTS_MAX = 20;
+/** Statuses whose responses have no content. */
+const NULL_BODY = [101, 103, 204, 205, 304];
+
+/** What a handler is told besides the request. */
+export interface RequestInfo {
+  /** Who asks. */
+  remote: { address: string; port: number };
+  /** All fields of the request; `Request` leaves some out that browsers reserve for themselves. */
+  headers: Headers;
+}
+
+/** Answers a request. */
+export type Handler = (request: Request, info: RequestInfo) => Response | Promise<Response>;
+
+/** Takes a connection apart into heads and bytes. */
+class Reader {
+  readonly #socket: TcpSocket;
+  #held: Uint8Array = new Uint8Array(0);
+
+  constructor(socket: TcpSocket) {
+    this.#socket = socket;
+  }
+
+  /** Reads more; returns whether there was some. */
+  async #fill(): Promise<boolean> {
+    const more = await this.#socket.read();
+    if (!more) return false;
+    if (this.#held.length === 0) {
+      this.#held = more;
+    } else {
+      const both = new Uint8Array(this.#held.length + more.length);
+      both.set(this.#held);
+      both.set(more, this.#held.length);
+      this.#held = both;
+    }
+    return true;
+  }
+
+  /** Reads something with a parser that says how long it was; returns nothing at the end of the stream. */
+  async parsed<T extends { len: number }>(parse: (bytes: Uint8Array) => T | undefined): Promise<T | undefined> {
+    for (;;) {
+      const found = this.#held.length > 0 ? parse(this.#held) : undefined;
+      if (found) {
+        this.#held = this.#held.subarray(found.len);
+        return found;
+      }
+      if (this.#held.length > HEAD_MAX) throw failure("EPROTO", "the head of the message is longer than 64 KiB");
+      if (!(await this.#fill())) {
+        if (this.#held.length === 0) return undefined;
+        throw failure("ECONNRESET", "the connection ended in the middle of a message");
+      }
+    }
+  }
+
+  /** Reads some bytes, at most so many; returns nothing at the end of the stream. */
+  async some(most: number): Promise<Uint8Array | undefined> {
+    if (this.#held.length === 0 && !(await this.#fill())) return undefined;
+    const part = this.#held.subarray(0, most);
+    this.#held = this.#held.subarray(part.length);
+    return part;
+  }
+}
+
+/** How the end of a message's content is found (RFC 9112, section 6.3). */
+type Framing = { kind: "none" } | { kind: "length"; left: number } | { kind: "chunked" } | { kind: "close" };
+
+function framing(headers: Headers, otherwise: "none" | "close"): Framing {
+  const coding = headers.get("transfer-encoding");
+  if (coding !== null) {
+    if (coding.toLowerCase().trim() !== "chunked") throw failure("EPROTO", `the transfer coding '${coding}' is unknown`);
+    if (headers.has("content-length")) throw failure("EPROTO", "a message has one framing, not two");
+    return { kind: "chunked" };
+  }
+  const length = headers.get("content-length");
+  if (length !== null) {
+    const lengths = new Set(length.split(",").map((part) => part.trim()));
+    const [only] = lengths;
+    if (lengths.size !== 1 || only === undefined || !/^\d{1,15}$/.test(only)) {
+      throw failure("EPROTO", `the content's length '${length}' is no number`);
+    }
+    return Number(only) === 0 ? { kind: "none" } : { kind: "length", left: Number(only) };
+  }
+  return { kind: otherwise };
+}
+
+/** The content of a message, in pieces. */
+async function* content(reader: Reader, how: Framing): AsyncGenerator<Uint8Array, void> {
+  const cut = (): never => {
+    throw failure("ECONNRESET", "the connection ended in the middle of the content");
+  };
+  switch (how.kind) {
+    case "none":
+      return;
+    case "close":
+      for (let part = await reader.some(HEAD_MAX); part; part = await reader.some(HEAD_MAX)) yield part;
+      return;
+    case "length":
+      for (let left = how.left; left > 0; ) {
+        const part = (await reader.some(left)) ?? cut();
+        left -= part.length;
+        yield part;
+      }
+      return;
+    case "chunked":
+      for (;;) {
+        const line = (await reader.parsed(parseChunkLine)) ?? cut();
+        const size = line.size;
+        line.free();
+        for (let left = size; left > 0; ) {
+          const part = (await reader.some(left)) ?? cut();
+          left -= part.length;
+          yield part;
+        }
+        await reader.parsed(size === 0 ? trailers : lineEnd);
+        if (size === 0) return;
+      }
+  }
+}
+
+/** The line end behind a chunk. */
+function lineEnd(bytes: Uint8Array): { len: number } | undefined {
+  if (bytes.length < 2) return undefined;
+  if (bytes[0] !== 13 || bytes[1] !== 10) throw failure("EPROTO", "a chunk is longer than it says");
+  return { len: 2 };
+}
+
+/** Trailers, which nobody needs here, to the empty line. */
+function trailers(bytes: Uint8Array): { len: number } | undefined {
+  if (bytes[0] === 13 && bytes[1] === 10) return { len: 2 };
+  for (let at = 0; at + 3 < bytes.length; at += 1) {
+    if (bytes[at] === 13 && bytes[at + 1] === 10 && bytes[at + 2] === 13 && bytes[at + 3] === 10) return { len: at + 4 };
+  }
+  return undefined;
+}
+
+function headersOf(head: Head): Headers {
+  const headers = new Headers();
+  const fields = head.fields;
+  for (let at = 0; at + 1 < fields.length; at += 2) {
+    headers.append(fields[at] as string, (fields[at + 1] as string).trim());
+  }
+  return headers;
+}
+
+function stream(parts: AsyncGenerator<Uint8Array, void>, done: () => void): ReadableStream<Uint8Array> {
+  return new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        const { value, done: ended } = await parts.next();
+        if (value) controller.enqueue(value);
+        if (ended) {
+          done();
+          controller.close();
+        }
+      },
+      async cancel() {
+        await parts.return();
+        done();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+/** Writes content, in chunks where its length is not known. */
+async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, chunked: boolean): Promise<void> {
+  const reader = body.getReader();
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      if (value.length === 0) continue;
+      if (chunked) await socket.write(`${value.length.toString(16)}\r\n`);
+      await socket.write(value);
+      if (chunked) await socket.write("\r\n");
+    }
+    if (chunked) await socket.write("0\r\n\r\n");
+  } finally {
+    reader.releaseLock();
+  }
+}
+
+function lines(first: string, headers: Headers): string {
+  let head = `${first}\r\n`;
+  headers.forEach((value, name) => (head += `${name}: ${value}\r\n`));
+  return `${head}\r\n`;
+}
+
+/** A server of HTTP/1.1 on a listener. */
+export class HttpServer {
+  readonly #listener: TcpListener;
+  readonly #handler: Handler;
+  readonly #connections = new Set<TcpSocket>();
+  readonly port: number;
+
+  /** For `Node.serve`. */
+  constructor(listener: TcpListener, handler: Handler) {
+    this.#listener = listener;
+    this.#handler = handler;
+    this.port = listener.local.port;
+    void this.#accept();
+  }
+
+  async #accept(): Promise<void> {
+    for await (const socket of this.#listener) {
+      this.#connections.add(socket);
+      void this.#converse(socket)
+        .catch(() => socket.reset())
+        .finally(() => {
+          socket.close();
+          this.#connections.delete(socket);
+        });
+    }
+  }
+
+  async #converse(socket: TcpSocket): Promise<void> {
+    socket.setNoDelay();
+    const reader = new Reader(socket);
+    for (;;) {
+      let head: Head | undefined;
+      try {
+        head = await reader.parsed(parseRequest);
+      } catch (error) {
+        return await refuse(socket, 400, `${(error as Error).message}\n`);
+      }
+      if (!head || !(await this.#exchange(socket, reader, head))) return;
+    }
+  }
+
+  /** Answers one request; returns whether another may follow. */
+  async #exchange(socket: TcpSocket, reader: Reader, head: Head): Promise<boolean> {
+    const [method, target, minor] = [head.first, head.second, head.minor];
+    const headers = headersOf(head);
+    head.free();
+    let how: Framing;
+    let request: Request;
+    let parts: AsyncGenerator<Uint8Array, void>;
+    try {
+      how = framing(headers, "none");
+      parts = content(reader, how);
+      const url = new URL(target, `http://${headers.get("host") ?? socket.local.address}`);
+      const body = how.kind === "none" || method === "GET" || method === "HEAD" ? undefined : stream(parts, () => undefined);
+      // TypeScript's types do not know `duplex`, which the standard asks for.
+      const init: RequestInit & { duplex?: "half" } = { method, headers, ...(body ? { body, duplex: "half" } : {}) };
+      request = new Request(url, init);
+    } catch (error) {
+      await refuse(socket, 400, `${(error as Error).message}\n`);
+      return false;
+    }
+    if (headers.get("expect")?.toLowerCase() === "100-continue") await socket.write("HTTP/1.1 100 Continue\r\n\r\n");
+    let response: Response;
+    try {
+      response = await this.#handler(request, { remote: socket.remote, headers });
+    } catch (error) {
+      console.error(error);
+      response = new Response("the page's handler failed; its console says why\n", { status: 500 });
+    }
+    const tokens = (headers.get("connection") ?? "").toLowerCase().split(",").map((token) => token.trim());
+    const again = minor >= 1 && !tokens.includes("close");
+    await respond(socket, response, { method, minor, again });
+    if (!again) return false;
+    // What the handler left unread precedes the next request.
+    for await (const _ of parts);
+    return true;
+  }
+
+  /** Stops listening, and closes what is open. */
+  close(): void {
+    this.#listener.close();
+    for (const socket of this.#connections) socket.close();
+  }
+}
+
+async function respond(
+  socket: TcpSocket,
+  response: Response,
+  { method, minor, again }: { method: string; minor: number; again: boolean },
+): Promise<void> {
+  const headers = new Headers(response.headers);
+  const bodyless = NULL_BODY.includes(response.status) || response.body === null;
+  let chunked = false;
+  headers.delete("transfer-encoding");
+  if (bodyless) {
+    if (!NULL_BODY.includes(response.status) && !headers.has("content-length")) headers.set("content-length", "0");
+  } else if (!headers.has("content-length")) {
+    chunked = minor >= 1;
+    if (chunked) headers.set("transfer-encoding", "chunked");
+  }
+  const ends = !again || (!bodyless && !chunked && !headers.has("content-length"));
+  if (ends) headers.set("connection", "close");
+  if (!headers.has("date")) headers.set("date", new Date().toUTCString());
+  await socket.write(lines(`HTTP/1.1 ${response.status} ${response.statusText}`, headers));
+  if (response.body && !bodyless && method !== "HEAD") await send(socket, response.body, chunked);
+  else await response.body?.cancel();
+}
+
+async function refuse(socket: TcpSocket, status: number, text: string): Promise<void> {
+  const response = new Response(text, { status, headers: { "content-type": "text/plain; charset=utf-8" } });
+  await respond(socket, response, { method: "GET", minor: 0, again: false });
+  socket.shutdown();
+}
+
+/** Fetches over the network: `http:` only, for every packet of it is sealed on its way. */
+export async function fetchOver(
+  connect: (host: string, port: number, signal: AbortSignal) => Promise<TcpSocket>,
+  input: RequestInfo_ | URL | string,
+  init?: RequestInit,
+): Promise<Response> {
+  let request = new Request(input instanceof Request ? input : new URL(String(input)), init);
+  const fields = new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined));
+  let body = request.body ? new Uint8Array(await request.arrayBuffer()) : undefined;
+  for (let turn = 0; ; turn += 1) {
+    const response = await exchange(connect, request, fields, body);
+    const location = response.headers.get("location");
+    const redirects = [301, 302, 303, 307, 308].includes(response.status) && location !== null;
+    if (!redirects || request.redirect === "manual") return response;
+    if (request.redirect === "error" || turn >= REDIRECTS_MAX) {
+      throw failure("EPROTO", request.redirect === "error" ? "the answer is a redirect" : "there are more than 20 redirects");
+    }
+    await response.body?.cancel();
+    const drops = response.status === 303 || ([301, 302].includes(response.status) && request.method === "POST");
+    if (drops) body = undefined;
+    const method = drops && request.method !== "HEAD" ? "GET" : request.method;
+    request = new Request(new URL(location, request.url), { method, signal: request.signal, redirect: request.redirect });
+  }
+}
+
+type RequestInfo_ = Request;
+
+async function exchange(
+  connect: (host: string, port: number, signal: AbortSignal) => Promise<TcpSocket>,
+  request: Request,
+  fields: Headers,
+  body: Uint8Array | undefined,
+): Promise<Response> {
+  const url = new URL(request.url);
+  if (url.protocol !== "http:") {
+    throw failure("EINVAL", `'${url.protocol}' is not spoken here; use http:, the links of the network are sealed`);
+  }
+  const { signal } = request;
+  const socket = await connect(url.hostname, Number(url.port || 80), signal);
+  const abort = (): void => socket.reset();
+  signal.addEventListener("abort", abort);
+  const done = (): void => {
+    signal.removeEventListener("abort", abort);
+    socket.close();
+  };
+  try {
+    const headers = new Headers(fields);
+    headers.set("host", url.host);
+    headers.set("connection", "close");
+    if (!headers.has("accept")) headers.set("accept", "*/*");
+    if (body) headers.set("content-length", String(body.length));
+    await socket.write(lines(`${request.method} ${url.pathname}${url.search} HTTP/1.1`, headers));
+    if (body) await socket.write(body);
+    const reader = new Reader(socket);
+    for (;;) {
+      const head = await reader.parsed(parseResponse);
+      if (!head) throw failure("ECONNRESET", "the connection ended before an answer came");
+      const [status, statusText, received] = [Number(head.first), head.second, headersOf(head)];
+      head.free();
+      if (status >= 100 && status < 200 && status !== 101) continue;
+      const empty = NULL_BODY.includes(status) || request.method === "HEAD";
+      const how = empty ? ({ kind: "none" } as const) : framing(received, "close");
+      if (how.kind === "none") done();
+      const content_ = how.kind === "none" ? null : stream(content(reader, how), done);
+      const response = new Response(empty ? null : content_, { status, statusText, headers: received });
+      Object.defineProperty(response, "url", { value: request.url });
+      return response;
+    }
+  } catch (error) {
+    done();
+    signal.throwIfAborted();
+    throw error;
+  }
+}

@@ -1,0 +1,99 @@
+/** The key of a tab, and what was learnt of others' keys: kept, so that a reload keeps its address. */
+export interface Identity {
+  key: Uint8Array;
+  pins: Record<string, string> | null;
+  /** Whether the key is kept in this browser. */
+  kept: boolean;
+  keepPins(pins: Record<string, string>): void;
+  /** Gives the key free for another tab. */
+  release(): void;
+}
+
+const DATABASE = "unisockets";
+const STORE = "identities";
+/** Tabs of one browser that can have keys of their own at one time. */
+const SLOTS = 256;
+/** How long a reload waits for the page before it to give its key free, in milliseconds. */
+const PATIENCE = 3000;
+
+interface Kept {
+  key: Uint8Array;
+  pins: Record<string, string> | null;
+}
+
+function promised<T>(request: IDBRequest<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error ?? new Error("the browser's storage failed"));
+  });
+}
+
+async function open(): Promise<IDBDatabase> {
+  const request = indexedDB.open(DATABASE, 1);
+  request.onupgradeneeded = () => request.result.createObjectStore(STORE);
+  return promised(request);
+}
+
+/** Takes a slot by a lock that lasts as long as the page; returns how to give it free, or nothing if it is taken. */
+function lock(slot: number, wait: boolean): Promise<(() => void) | undefined> {
+  return new Promise((resolve) => {
+    const options = wait ? { signal: AbortSignal.timeout(PATIENCE) } : { ifAvailable: true };
+    navigator.locks
+      .request(`${DATABASE}-${slot}`, options, (granted) => {
+        if (!granted) return resolve(undefined);
+        return new Promise<void>((release) => resolve(release));
+      })
+      .catch(() => resolve(undefined));
+  });
+}
+
+async function claim(): Promise<{ slot: number; release: () => void } | undefined> {
+  const remembered = sessionStorage.getItem(DATABASE);
+  const former = remembered === null ? undefined : Number(remembered);
+  if (former !== undefined && Number.isInteger(former)) {
+    const release = await lock(former, true);
+    if (release) return { slot: former, release };
+  }
+  for (let slot = 0; slot < SLOTS; slot += 1) {
+    const release = await lock(slot, false);
+    if (release) {
+      sessionStorage.setItem(DATABASE, String(slot));
+      return { slot, release };
+    }
+  }
+  return undefined;
+}
+
+/** Returns an identity that nobody keeps. */
+export function ephemeral(key = crypto.getRandomValues(new Uint8Array(32))): Identity {
+  return { key, pins: null, kept: false, keepPins: () => undefined, release: () => undefined };
+}
+
+/** Returns this tab's identity: that of its slot, where the browser keeps keys. */
+export async function identity(): Promise<Identity> {
+  // Without locks (no secure context) two tabs could not tell whose key it is.
+  if (!("locks" in navigator) || !("indexedDB" in globalThis)) return ephemeral();
+  try {
+    const claimed = await claim();
+    if (!claimed) return ephemeral();
+    const { slot, release } = claimed;
+    const database = await open();
+    const store = (mode: IDBTransactionMode) => database.transaction(STORE, mode).objectStore(STORE);
+    let kept = (await promised(store("readonly").get(slot))) as Kept | undefined;
+    if (!(kept?.key instanceof Uint8Array) || kept.key.length !== 32) {
+      kept = { key: crypto.getRandomValues(new Uint8Array(32)), pins: null };
+      await promised(store("readwrite").put(kept, slot));
+    }
+    const { key } = kept;
+    return {
+      key,
+      pins: kept.pins,
+      kept: true,
+      keepPins: (pins) => void promised(store("readwrite").put({ key, pins }, slot)).catch(() => undefined),
+      release,
+    };
+  } catch {
+    // Storage is forbidden here.
+    return ephemeral();
+  }
+}

@@ -1,0 +1,411 @@
+import type { Capture as CoreCapture } from "../core/core.js";
+import { Engine, type MembershipEvent, load } from "./engine.js";
+import { failure, hostOf, portOf } from "./errors.js";
+import { type Handler, HttpServer, fetchOver } from "./http.js";
+import { type Identity, ephemeral, identity } from "./keys.js";
+import { TcpListener, TcpSocket } from "./tcp.js";
+import { UdpSocket } from "./udp.js";
+
+/** How long signaling may take to let a node in, in milliseconds. */
+const JOIN_TIMEOUT = 20_000;
+/** How long what was written may take to be delivered on leaving, in milliseconds. */
+const DRAIN_TIMEOUT = 5_000;
+/** How long a goodbye may take to leave, in milliseconds. */
+const GOODBYE = 150;
+const BACKLOG = 128;
+
+/** What `join` takes. */
+export interface JoinOptions {
+  /** The signaling server: `ws://HOST:PORT` or `wss://HOST`. Without it, the server of this page. */
+  signal?: string | URL;
+  /** The network's name; `default` without it. */
+  network?: string;
+  /** The network's secret: everybody who knows it may join. */
+  secret?: string;
+  /** The name that others find this node by. */
+  name?: string;
+  /** A secret key of 32 bytes, or `ephemeral` for one that nobody keeps. Without it, this tab's own is kept. */
+  key?: Uint8Array | "ephemeral";
+  /** STUN and TURN servers besides those that signaling names. */
+  iceServers?: { url: string; username?: string; credential?: string }[];
+  /** How long joining may take, in milliseconds. */
+  timeout?: number;
+  /** Where the WebAssembly module is, if not beside this one. */
+  module?: BufferSource | WebAssembly.Module | URL | string;
+}
+
+/** A member of the network. */
+export interface Member {
+  key: string;
+  name: string | null;
+  ipv4: string;
+  ipv6: string;
+  /** Whether it is connected to signaling now. */
+  present: boolean;
+}
+
+/** A peer of a node. */
+export interface PeerStatus {
+  key: string;
+  name: string | null;
+  ipv4: string | null;
+  ipv6: string;
+  path: "direct" | "relayed" | null;
+  dialling: boolean;
+  round_trip_us: number | null;
+  mtu: number;
+  counters: Record<string, number>;
+  connections: number;
+}
+
+/** A socket of a node. */
+export interface SocketStatus {
+  kind: "tcp" | "udp" | "echo";
+  local: string | null;
+  remote: string | null;
+  state: string | null;
+  send_queue: number;
+  receive_queue: number;
+}
+
+/** What a node says of itself. */
+export interface Status {
+  key: string;
+  name: string | null;
+  network: string;
+  ipv4: string | null;
+  ipv6: string;
+  signaling: boolean;
+  peers: PeerStatus[];
+  sockets: SocketStatus[];
+  packets: number;
+  dropped: Record<string, number>;
+  incidents: [number, string][];
+  /** Where the stack runs. */
+  runs: "page";
+}
+
+/** An echo. */
+export interface Echo {
+  /** The time from request to echo, in milliseconds. */
+  roundTrip: number;
+  len: number;
+  hopLimit: number;
+}
+
+/** A running capture, in the pcapng format. */
+export class Capture {
+  readonly #engine: Engine;
+  readonly #capture: CoreCapture;
+  readonly #parts: Uint8Array<ArrayBuffer>[] = [];
+
+  constructor(engine: Engine) {
+    this.#engine = engine;
+    this.#capture = engine.call((core, now) => core.capture(now, Date.now()));
+  }
+
+  /** Returns everything so far as a file for Wireshark. */
+  blob(): Blob {
+    this.#parts.push(this.#capture.take() as Uint8Array<ArrayBuffer>);
+    return new Blob(this.#parts, { type: "application/x-pcapng" });
+  }
+
+  /** Packets that are missing because there were too many. */
+  get lost(): number {
+    return this.#capture.lost;
+  }
+
+  /** Ends the capture. */
+  stop(): void {
+    if (!this.#engine.ended) this.#engine.call((core) => core.endCapture());
+  }
+}
+
+function signalingUrl(given: string | URL | undefined): URL {
+  let url: URL;
+  try {
+    url = new URL(given ?? "/", globalThis.location?.href);
+  } catch {
+    throw failure("EINVAL", `'${String(given)}' is no signaling URL; it looks like ws://HOST:PORT or wss://HOST`);
+  }
+  const schemes: Record<string, string> = { "http:": "ws:", "https:": "wss:", "ws:": "ws:", "wss:": "wss:" };
+  const scheme = schemes[url.protocol];
+  if (!scheme) throw failure("EINVAL", `'${url.href}' is no signaling URL; it looks like ws://HOST:PORT or wss://HOST`);
+  // A URL's scheme can be changed between these two kinds only as a text.
+  const path = given === undefined ? "" : url.pathname.replace(/\/+$/, "").replace(/\/v1$/, "");
+  return new URL(`${scheme}//${url.host}${path}/v1`);
+}
+
+function checked(options: JoinOptions): void {
+  const text = (name: "network" | "secret" | "name"): void => {
+    const value: unknown = options[name];
+    if (value !== undefined && (typeof value !== "string" || value === "")) {
+      throw failure("EINVAL", `the ${name} is a text of at least one character`);
+    }
+  };
+  (["network", "secret", "name"] as const).forEach(text);
+  const { key } = options;
+  if (key !== undefined && key !== "ephemeral" && !(key instanceof Uint8Array && key.length === 32)) {
+    throw failure("EINVAL", "the key is 32 bytes, or 'ephemeral'");
+  }
+}
+
+/** Joins a network. Rejects with a sentence that says what to do. */
+export async function join(options: JoinOptions = {}): Promise<Node> {
+  checked(options);
+  const url = signalingUrl(options.signal);
+  if (typeof RTCPeerConnection === "undefined") {
+    throw failure("ENOSYS", "this browser has no WebRTC, or it is switched off; without it there are no links");
+  }
+  await load(options.module);
+  const { key } = options;
+  const own = key === undefined ? await identity() : key === "ephemeral" ? ephemeral() : ephemeral(key as Uint8Array<ArrayBuffer>);
+  const node = new Node(url, options, own, key instanceof Uint8Array || own.kept);
+  try {
+    await node.joined(options.timeout ?? JOIN_TIMEOUT);
+  } catch (error) {
+    node.end();
+    throw error;
+  }
+  return node;
+}
+
+/**
+ * A member of a virtual network. Events: `joined` after each time that signaling let it in, `disconnected` when
+ * signaling cannot be reached (links go on), `left`.
+ */
+export class Node extends EventTarget {
+  readonly #engine: Engine;
+  readonly #identity: Identity;
+  readonly #url: URL;
+  readonly #goodbye = (): void => this.#leaveNow();
+  #lease: Extract<MembershipEvent, { kind: "joined" }> | undefined;
+  #settle: ((error?: Error) => void) | undefined;
+  #capture: Capture | undefined;
+  #tried = false;
+
+  /** For `join`. */
+  constructor(url: URL, options: JoinOptions, own: Identity, kept: boolean) {
+    super();
+    this.#url = url;
+    this.#identity = own;
+    const settings = {
+      network: options.network ?? "default",
+      secret: options.secret ?? null,
+      name: options.name ?? null,
+      host: url.host,
+      ephemeral: !kept,
+      pins: own.pins,
+      iceServers: options.iceServers ?? [],
+    };
+    this.#engine = new Engine(url.href, settings, own.key, (event) => this.#learn(event));
+    globalThis.addEventListener?.("pagehide", this.#goodbye);
+  }
+
+  /** For `join`: waits until signaling has let the node in. */
+  joined(limit: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        const why = this.#tried ? "it cannot be reached" : "it does not answer";
+        this.#settle?.(
+          failure("ETIMEDOUT", `the signaling server ${this.#url.origin}: ${why}; is 'unisockets signal serve' running there?`),
+        );
+      }, limit);
+      this.#settle = (error) => {
+        clearTimeout(timer);
+        this.#settle = undefined;
+        if (error) reject(error);
+        else resolve();
+      };
+    });
+  }
+
+  #learn(event: MembershipEvent): void {
+    switch (event.kind) {
+      case "joined":
+        this.#lease = event;
+        this.#settle?.();
+        this.dispatchEvent(new Event("joined"));
+        return;
+      case "rejected": {
+        const error = failure("EACCES", event.message);
+        if (this.#settle) return this.#settle(error);
+        this.dispatchEvent(new CustomEvent("rejected", { detail: error }));
+        return this.end();
+      }
+      case "disconnected":
+        this.dispatchEvent(new Event("disconnected"));
+        return;
+      case "pins":
+        return this.#identity.keepPins(event.pins);
+      case "unreachable":
+        this.#tried = true;
+    }
+  }
+
+  #joinedLease(): Extract<MembershipEvent, { kind: "joined" }> {
+    if (!this.#lease) throw failure("ENETDOWN", "the node has not joined yet");
+    return this.#lease;
+  }
+
+  /** The node's public key. */
+  get key(): string {
+    return this.#joinedLease().key;
+  }
+
+  /** The node's name, if it has one. */
+  get name(): string | undefined {
+    return this.#joinedLease().name ?? undefined;
+  }
+
+  /** The network's id. */
+  get network(): string {
+    return this.#joinedLease().network;
+  }
+
+  get ipv4(): string {
+    return this.#joinedLease().ipv4;
+  }
+
+  get ipv6(): string {
+    return this.#joinedLease().ipv6;
+  }
+
+  /** Whether the node has left. */
+  get left(): boolean {
+    return this.#engine.ended;
+  }
+
+  /** Describes the node, its peers and its sockets. */
+  status(): Status {
+    const status = JSON.parse(this.#engine.call((core, now) => core.status(now))) as Status;
+    return { ...status, runs: "page" };
+  }
+
+  /** Finds out who has a name, an address or a key. */
+  async resolve(host: string): Promise<Member> {
+    const name = hostOf(host);
+    const answer = (await this.#engine.ask((core, now) => core.resolve(now, name))) as { member?: Member; error?: string };
+    if (!answer.member) throw failure("ENOTFOUND", `${name}: ${answer.error ?? "nobody has that name"}`);
+    return answer.member;
+  }
+
+  /** Lists the members of the network that are connected now. */
+  async members(): Promise<Member[]> {
+    const all: Member[] = [];
+    let after: string | undefined;
+    for (;;) {
+      const page = (await this.#engine.ask((core, now) => core.listMembers(now, after))) as {
+        members?: Member[];
+        error?: string;
+      };
+      if (!page.members) throw failure("EAGAIN", page.error ?? "the signaling server does not say who is there");
+      const last = page.members.at(-1);
+      if (!last) return all;
+      all.push(...page.members);
+      after = last.key;
+    }
+  }
+
+  /** Finds the address of a host: IPv4 for a name. */
+  async #address(host: string, port: number): Promise<string> {
+    const bare = hostOf(host).replace(/^\[|\]$/g, "");
+    if (bare === "localhost") return `127.0.0.1:${port}`;
+    if (/^\d+\.\d+\.\d+\.\d+$/.test(bare)) return `${bare}:${port}`;
+    if (bare.includes(":")) return `[${bare}]:${port}`;
+    const member = await this.resolve(bare);
+    if (!member.present && member.key !== this.key) {
+      throw failure("EHOSTUNREACH", `${bare} is known, but not connected now; start it, then try again`);
+    }
+    return `${member.ipv4}:${port}`;
+  }
+
+  /** Connects over TCP to a member's name or an address. */
+  async connect(host: string, port: number, options: { signal?: AbortSignal } = {}): Promise<TcpSocket> {
+    const target = await this.#address(host, portOf(port, "port", 1));
+    return TcpSocket.connect(this.#engine, target, options.signal);
+  }
+
+  /** Listens for TCP connections, over IPv4 and IPv6 unless `host` is one address. Port 0 takes a free one. */
+  listen(port: number, options: { host?: string; backlog?: number } = {}): TcpListener {
+    return new TcpListener(this.#engine, this.#local(options.host, portOf(port)), options.backlog ?? BACKLOG, false);
+  }
+
+  /** Binds a UDP socket, over IPv4 and IPv6 unless `host` is one address. Port 0 takes a free one. */
+  bind(port = 0, options: { host?: string } = {}): UdpSocket {
+    const local = this.#local(options.host, portOf(port));
+    return new UdpSocket(this.#engine, this.#engine.call((core, now) => core.udpBind(now, local, false)));
+  }
+
+  #local(host: string | undefined, port: number): string {
+    const bare = host === undefined ? "::" : hostOf(host).replace(/^\[|\]$/g, "");
+    return bare.includes(":") ? `[${bare}]:${port}` : `${bare}:${port}`;
+  }
+
+  /** Sends an echo request (ICMP) to a member's name or an address, and waits for the echo. */
+  async ping(host: string, options: { len?: number; timeout?: number } = {}): Promise<Echo> {
+    const target = await this.#address(host, 0);
+    const engine = this.#engine;
+    const socket = new UdpSocket(engine, engine.call((core, now) => core.echoBind(now, target.startsWith("["))));
+    try {
+      const request = crypto.getRandomValues(new Uint8Array(2 + (options.len ?? 56)));
+      const began = performance.now();
+      await socket.send(request, target);
+      const limit = AbortSignal.timeout(options.timeout ?? 5_000);
+      for (;;) {
+        const echo = await socket.receive(limit).catch((error: Error) => {
+          throw limit.aborted ? failure("ETIMEDOUT", `${host} does not answer`) : error;
+        });
+        if (!echo) throw failure("ENETDOWN", "the node has left the network");
+        if (echo.data[0] === request[0] && echo.data[1] === request[1]) {
+          return { roundTrip: performance.now() - began, len: request.length - 2, hopLimit: echo.hopLimit };
+        }
+      }
+    } finally {
+      socket.close();
+    }
+  }
+
+  /** Serves HTTP/1.1: `node.serve({ port: 80 }, (request) => new Response("hello"))`. */
+  serve(options: { port: number; host?: string }, handler: Handler): HttpServer {
+    if (typeof handler !== "function") throw failure("EINVAL", "a server needs a function that answers requests");
+    return new HttpServer(this.listen(options.port, options), handler);
+  }
+
+  /** Fetches from a member: `await node.fetch("http://alpha/")`. */
+  fetch(input: Request | URL | string, init?: RequestInit): Promise<Response> {
+    return fetchOver((host, port, signal) => this.connect(host, port, { signal }), input, init);
+  }
+
+  /** Captures every packet from now on; what ran before ends. */
+  capture(): Capture {
+    this.#capture?.stop();
+    this.#capture = new Capture(this.#engine);
+    return this.#capture;
+  }
+
+  #leaveNow(): void {
+    if (this.#engine.ended) return;
+    this.#engine.call((core, now) => core.leave(now));
+  }
+
+  /** Leaves the network: what was written is delivered first, then peers and signaling are told. */
+  async leave(): Promise<void> {
+    if (this.#engine.ended) return;
+    const until = performance.now() + DRAIN_TIMEOUT;
+    while (performance.now() < until && this.#engine.call((core) => core.undelivered()) > 0) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    this.#leaveNow();
+    await new Promise((resolve) => setTimeout(resolve, GOODBYE));
+    this.end();
+  }
+
+  /** For `join`: ends everything at once. */
+  end(): void {
+    globalThis.removeEventListener?.("pagehide", this.#goodbye);
+    this.#engine.end();
+    this.#identity.release();
+    this.dispatchEvent(new Event("left"));
+  }
+}

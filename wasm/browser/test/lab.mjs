@@ -1,0 +1,159 @@
+// What the browser's tests share: a browser, pages that hold the package, and the tool as processes.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createReadStream, existsSync, mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { extname, join, normalize } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
+const TOOL = process.env.UNISOCKETS_TOOL ?? join(PACKAGE, "../../target/release/unisockets");
+const CHROMIUM = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
+const TYPES = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm", ".css": "text/css" };
+/** How long anything may take, in milliseconds: tells a hang from an answer. */
+export const LIMIT = 60_000;
+
+/** Everything that a test started, to be ended with it. */
+export class Lab {
+  #children = new Set();
+  #ends = [];
+  /** Keys and pins of the tool's nodes. */
+  #data = mkdtempSync(join(tmpdir(), "unisockets-browser-"));
+
+  /** Starts a signaling server and a browser. */
+  static async open(options = {}) {
+    const lab = new Lab();
+    try {
+      if (!existsSync(TOOL)) throw new Error(`${TOOL} is missing: build it with 'cargo build --release'`);
+      if (!CHROMIUM) throw new Error("Chromium is missing: install the package 'chromium'");
+      lab.signalPort = await freePort();
+      await lab.startSignaling();
+      lab.files = await lab.#serveFiles();
+      lab.browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"], ...options });
+      lab.#ends.push(() => lab.browser.close());
+      return lab;
+    } catch (error) {
+      await lab.close();
+      throw error;
+    }
+  }
+
+  get signal() {
+    return `ws://127.0.0.1:${this.signalPort}`;
+  }
+
+  async startSignaling() {
+    this.signaling = this.run("signal", "serve", "--listen", `127.0.0.1:${this.signalPort}`);
+    await this.signaling.line(/./);
+  }
+
+  async #serveFiles() {
+    const server = createServer((request, response) => {
+      const path = normalize(new URL(request.url, "http://x").pathname);
+      const file = join(PACKAGE, path);
+      if (path === "/") return response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>a tab</title>");
+      if (path.includes("..") || !existsSync(file)) return response.writeHead(404).end();
+      response.writeHead(200, { "content-type": TYPES[extname(file)] ?? "application/octet-stream" });
+      createReadStream(file).pipe(response);
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    this.#ends.push(() => new Promise((resolve) => (server.closeAllConnections(), server.close(resolve))));
+    return `http://localhost:${server.address().port}/`;
+  }
+
+  /** Opens a tab, in a context of its own unless one is given; `node` is there once it has joined. */
+  async tab(name, { context, options = {} } = {}) {
+    const own = context ?? (await this.browser.newContext());
+    const page = await own.newPage();
+    page.setDefaultTimeout(LIMIT);
+    page.on("pageerror", (error) => console.error(`${name}: ${error.stack}`));
+    await page.goto(this.files);
+    await this.join(page, name, options);
+    return page;
+  }
+
+  /** Joins the network in a page. */
+  async join(page, name, options = {}) {
+    const settings = { signal: this.signal, name, ...options };
+    return page.evaluate(async (settings) => {
+      globalThis.unisockets ??= await import("/dist/index.js");
+      globalThis.node = await unisockets.join(settings);
+      return { key: node.key, name: node.name, ipv4: node.ipv4, ipv6: node.ipv6 };
+    }, settings);
+  }
+
+  /** Runs the tool. */
+  run(...words) {
+    const child = new Tool(words, { UNISOCKETS_SIGNAL: this.signal, XDG_DATA_HOME: this.#data });
+    this.#children.add(child);
+    return child;
+  }
+
+  /** Ends all that was started. */
+  async close() {
+    for (const end of this.#ends.reverse()) await end().catch(() => undefined);
+    for (const child of this.#children) await child.kill();
+    rmSync(this.#data, { recursive: true, force: true });
+  }
+}
+
+/** The tool as a process. */
+class Tool {
+  constructor(words, settings) {
+    const env = { ...process.env, ...settings };
+    this.process = spawn(TOOL, words, { env, stdio: ["pipe", "pipe", "pipe"] });
+    this.errors = "";
+    this.lines = [];
+    this.chunks = [];
+    this.ended = once(this.process, "close").then(([code]) => code);
+    this.process.stdout.on("data", (chunk) => this.chunks.push(chunk));
+    createInterface({ input: this.process.stdout }).on("line", (line) => this.#note(line));
+    createInterface({ input: this.process.stderr }).on("line", (line) => {
+      this.errors += `${line}\n`;
+      this.#note(line);
+    });
+    this.waiting = [];
+  }
+
+  #note(line) {
+    this.lines.push(line);
+    this.waiting = this.waiting.filter(({ pattern, resolve }) => !pattern.test(line) || resolve(line));
+  }
+
+  /** Waits for a line of output. */
+  line(pattern) {
+    const known = this.lines.find((line) => pattern.test(line));
+    if (known !== undefined) return known;
+    return new Promise((resolve, reject) => {
+      this.waiting.push({ pattern, resolve });
+      this.ended.then((code) => reject(new Error(`it ended with ${code} before it said ${pattern}: ${this.errors}`)));
+      setTimeout(() => reject(new Error(`it never said ${pattern}: ${this.lines.join("\n")}`)), LIMIT).unref();
+    });
+  }
+
+  /** Waits for the end; returns what it wrote. */
+  async output() {
+    const code = await this.ended;
+    if (code !== 0) throw new Error(`it ended with ${code}: ${this.errors}`);
+    return Buffer.concat(this.chunks);
+  }
+
+  async kill(signal = "SIGKILL") {
+    this.process.kill(signal);
+    await this.ended;
+  }
+}
+
+/** Returns a port that is free now. */
+export async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
