@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         .out_name("core")
         .typescript(true)
         .omit_default_module_path(false)
+        .remove_name_section(true)
+        .remove_producers_section(true)
         .web(true)
         .and_then(|bindgen| bindgen.generate(folder));
     match written {

@@ -124,7 +124,7 @@ export class Capture {
 function signalingUrl(given: string | URL | undefined): URL {
   let url: URL;
   try {
-    url = new URL(given ?? "/", globalThis.location?.href);
+    url = new URL(given ?? globalThis.location.origin);
   } catch {
     throw failure("EINVAL", `'${String(given)}' is no signaling URL; it looks like ws://HOST:PORT or wss://HOST`);
   }

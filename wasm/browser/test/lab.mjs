@@ -47,7 +47,8 @@ export class Lab {
   }
 
   async startSignaling() {
-    this.signaling = this.run("signal", "serve", "--listen", `127.0.0.1:${this.signalPort}`);
+    const leases = join(this.#data, "leases");
+    this.signaling = this.run("signal", "serve", "--listen", `127.0.0.1:${this.signalPort}`, "--data", leases);
     await this.signaling.line(/./);
   }
 

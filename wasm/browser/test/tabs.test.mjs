@@ -1,0 +1,323 @@
+// Tabs and native programs on one network: what each asks of the other, over real WebRTC.
+
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { after, before, test } from "node:test";
+
+import { LIMIT, Lab } from "./lab.mjs";
+
+/** Bytes of a long transfer. */
+const LONG = 64 * 1024 * 1024;
+/** How long a peer may take to learn that a tab is gone, in milliseconds. */
+const GONE = 15_000;
+
+let lab;
+before(async () => {
+  lab = await Lab.open();
+}, { timeout: LIMIT });
+after(() => lab?.close());
+
+/** Bytes that tell where they belong, the same in a page. */
+function pattern(len) {
+  const words = new Uint32Array(len / 4);
+  for (let at = 0, word = 1; at < words.length; at += 1) words[at] = word = (Math.imul(word, 1664525) + 1013904223) >>> 0;
+  return Buffer.from(words.buffer);
+}
+
+function sha256(bytes) {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+/** Puts helpers into a page. */
+async function equip(page) {
+  await page.evaluate(() => {
+    globalThis.hex = async (bytes) =>
+      [...new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    globalThis.pattern = (len) => {
+      const words = new Uint32Array(len / 4);
+      for (let at = 0, word = 1; at < words.length; at += 1) words[at] = word = (Math.imul(word, 1664525) + 1013904223) >>> 0;
+      return new Uint8Array(words.buffer);
+    };
+    globalThis.readAll = async (socket, most = Infinity) => {
+      const parts = [];
+      let len = 0;
+      for (let part; len < most && (part = await socket.read()); len += part.length) parts.push(part);
+      return new Uint8Array(await new Blob(parts).arrayBuffer());
+    };
+  });
+}
+
+async function tab(name, options) {
+  const page = await lab.tab(name, options);
+  await equip(page);
+  return page;
+}
+
+test("a native program asks a server in a tab", { timeout: LIMIT }, async () => {
+  const page = await tab("shop");
+  await page.evaluate(() => {
+    node.serve({ port: 80 }, (request, { remote }) => new Response(`${new URL(request.url).pathname} for ${remote.address}`));
+  });
+  const nc = lab.run("nc", "--name", "asker", "shop", "80");
+  nc.process.stdin.end("GET /apples HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
+  const answer = (await nc.output()).toString();
+  assert.match(answer, /^HTTP\/1\.1 200 /);
+  assert.match(answer, /\/apples for 10\.80\./);
+  await page.context().close();
+});
+
+test("a tab asks a native server, by name, IPv4 and IPv6, and is told of what is wrong", { timeout: LIMIT }, async () => {
+  const server = lab.run("serve", "--name", "files", "80", ".");
+  await server.line(/files/);
+  const page = await tab("reader");
+  const [named, v4, v6, missing, refused, unknown, outside] = await page.evaluate(async () => {
+    const code = (promise) => promise.then(() => "none", (error) => error.code ?? error.name);
+    const files = await node.resolve("files");
+    const get = async (url) => (await node.fetch(url)).status;
+    return [
+      await get("http://files/"),
+      await get(`http://${files.ipv4}/`),
+      await get(`http://[${files.ipv6}]/`),
+      await get("http://files/no/such/thing"),
+      await code(node.connect("files", 81)),
+      await code(node.connect("nobody", 80)),
+      await code(node.connect("192.0.2.1", 80)),
+    ];
+  });
+  assert.deepEqual([named, v4, v6, missing], [200, 200, 200, 404]);
+  assert.deepEqual([refused, unknown, outside], ["ECONNREFUSED", "ENOTFOUND", "ENETUNREACH"]);
+  await page.context().close();
+  await server.kill();
+});
+
+test("64 MiB from a native program to a tab, and back, right to the byte", { timeout: 2 * LIMIT }, async () => {
+  const page = await tab("mirror");
+  await page.evaluate(() => {
+    const listener = node.listen(7);
+    void (async () => {
+      for await (const socket of listener) {
+        const data = await readAll(socket);
+        globalThis.got = await hex(data);
+        await socket.write(data);
+        socket.close();
+      }
+    })();
+  });
+  const data = pattern(LONG);
+  const nc = lab.run("nc", "--name", "sender", "mirror", "7");
+  const began = performance.now();
+  nc.process.stdin.end(data);
+  const back = await nc.output();
+  console.log(`    128 MiB in ${((performance.now() - began) / 1000).toFixed(1)} s`);
+  assert.equal(await page.evaluate(() => globalThis.got), sha256(data));
+  assert.equal(sha256(back), sha256(data));
+  await page.context().close();
+});
+
+for (const kind of ["contexts", "one context"]) {
+  test(`two tabs of ${kind} are two members: TCP, UDP, half-close, reset, refusal`, { timeout: 2 * LIMIT }, async () => {
+    const context = kind === "contexts" ? undefined : await lab.browser.newContext();
+    const left = `left-of-${kind.replace(" ", "-")}`;
+    const a = await tab(left, { context });
+    const b = await tab(`right-of-${kind.replace(" ", "-")}`, { context });
+    await a.evaluate(() => {
+      const echo = node.listen(7);
+      void (async () => {
+        for await (const socket of echo) void socket.readable.pipeTo(socket.writable).finally(() => socket.close());
+      })();
+      const resetting = node.listen(8);
+      void (async () => {
+        for await (const socket of resetting) void socket.read().then(() => socket.reset());
+      })();
+      const udp = node.bind(9);
+      void (async () => {
+        for await (const { data, remote } of udp) {
+          const host = remote.address.includes(":") ? `[${remote.address}]` : remote.address;
+          await udp.send(data, `${host}:${remote.port}`);
+        }
+      })();
+    });
+    const found = await b.evaluate(async (name) => {
+      const socket = await node.connect(name, 7);
+      const sent = pattern(8 * 1024 * 1024);
+      const writing = socket.write(sent).then(() => socket.shutdown());
+      const received = await readAll(socket);
+      await writing;
+      socket.close();
+      const doomed = await node.connect(name, 8);
+      await doomed.write("x");
+      const reset = await doomed.read().then((data) => data ?? "end", (error) => error.code);
+      const refused = await node.connect(name, 99).then(() => "none", (error) => error.code);
+      const left = await node.resolve(name);
+      const udp = node.bind();
+      const echoes = [];
+      for (const target of [`${left.ipv4}:9`, `[${left.ipv6}]:9`]) {
+        await udp.send("ping", target);
+        echoes.push(new TextDecoder().decode((await udp.receive(AbortSignal.timeout(10000)))?.data));
+      }
+      udp.close();
+      const echo = await node.ping(name);
+      return { same: (await hex(sent)) === (await hex(received)), reset, refused, echoes, hops: echo.hopLimit };
+    }, left);
+    assert.deepEqual(found, { same: true, reset: "ECONNRESET", refused: "ECONNREFUSED", echoes: ["ping", "ping"], hops: 64 });
+    await a.context().close();
+    await b.context().close();
+  });
+}
+
+test("a reload keeps the tab's address, and its server can be reached again", { timeout: LIMIT }, async () => {
+  const page = await tab("phoenix");
+  const neighbour = await tab("neighbour");
+  const serve = () => page.evaluate(() => void node.serve({ port: 80 }, () => new Response("risen")));
+  const ask = () => neighbour.evaluate(async () => (await node.fetch("http://phoenix/")).text());
+  await serve();
+  assert.equal(await ask(), "risen");
+  const before = await page.evaluate(() => [node.key, node.ipv4, node.ipv6]);
+  await page.reload();
+  await lab.join(page, "phoenix");
+  await serve();
+  assert.deepEqual(await page.evaluate(() => [node.key, node.ipv4, node.ipv6]), before);
+  assert.equal(await ask(), "risen");
+  await page.context().close();
+  await neighbour.context().close();
+});
+
+test("the peers of a tab that is closed learn it", { timeout: LIMIT }, async () => {
+  const page = await tab("mortal");
+  const neighbour = await tab("mourner");
+  await page.evaluate(() => {
+    globalThis.listener = node.listen(7);
+    void listener.accept().then((socket) => (globalThis.socket = socket));
+  });
+  await neighbour.evaluate(async () => (globalThis.socket = await node.connect("mortal", 7)));
+  const waiting = neighbour.evaluate(() => socket.read().then((data) => data ?? "end", (error) => error.code));
+  const began = performance.now();
+  await page.context().close();
+  const seen = await waiting;
+  assert.ok(["ECONNRESET", "EHOSTUNREACH"].includes(seen), String(seen));
+  assert.ok(performance.now() - began < GONE, `${performance.now() - began} ms`);
+  await neighbour.context().close();
+});
+
+test("signaling is killed and restarted: connections go on, and new ones can be made", { timeout: 2 * LIMIT }, async () => {
+  const page = await tab("steady");
+  const neighbour = await tab("friend");
+  await page.evaluate(() => {
+    const listener = node.listen(7);
+    void (async () => {
+      for await (const socket of listener) void socket.readable.pipeTo(socket.writable);
+    })();
+    globalThis.events = [];
+    for (const kind of ["disconnected", "joined"]) node.addEventListener(kind, () => events.push(kind));
+  });
+  await neighbour.evaluate(async () => (globalThis.socket = await node.connect("steady", 7)));
+  const echo = () =>
+    neighbour.evaluate(async () => {
+      await socket.write("still there?");
+      return new TextDecoder().decode(await socket.read());
+    });
+  assert.equal(await echo(), "still there?");
+  await lab.signaling.kill();
+  await page.waitForFunction(() => events.includes("disconnected"));
+  assert.equal(await echo(), "still there?");
+  await lab.startSignaling();
+  await page.waitForFunction(() => events.includes("joined"));
+  assert.equal(await echo(), "still there?");
+  const late = await tab("late");
+  assert.equal(await late.evaluate(async () => (await node.connect("steady", 7)).remote.port), 7);
+  for (const each of [page, neighbour, late]) await each.context().close();
+});
+
+test("fifty connections at once, and one reader that takes nothing, leave each other alone", { timeout: 2 * LIMIT }, async () => {
+  const page = await tab("hub");
+  const neighbour = await tab("crowd");
+  await page.evaluate(() => {
+    const echo = node.listen(7, { backlog: 64 });
+    void (async () => {
+      for await (const socket of echo) void socket.readable.pipeTo(socket.writable).finally(() => socket.close());
+    })();
+    const lazy = node.listen(8);
+    void (async () => {
+      for await (const socket of lazy) globalThis.sleeper = socket;
+    })();
+  });
+  const right = await neighbour.evaluate(async () => {
+    const blocked = await node.connect("hub", 8);
+    void blocked.write(pattern(16 * 1024 * 1024)).catch(() => undefined);
+    const one = async (number) => {
+      const socket = await node.connect("hub", 7);
+      const sent = new Uint8Array(100_000).fill(number);
+      const writing = socket.write(sent).then(() => socket.shutdown());
+      const received = await readAll(socket);
+      await writing;
+      socket.close();
+      return received.length === sent.length && received.every((byte) => byte === number);
+    };
+    const all = await Promise.all(Array.from({ length: 50 }, (_, number) => one(number)));
+    blocked.reset();
+    return all.filter(Boolean).length;
+  });
+  assert.equal(right, 50);
+  for (const each of [page, neighbour]) await each.context().close();
+});
+
+test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }, async () => {
+  const page = await tab("clumsy");
+  const codes = await page.evaluate(async () => {
+    const { join } = unisockets;
+    const code = async (work) => {
+      try {
+        await work();
+        return "none";
+      } catch (error) {
+        return error instanceof Error && error.message.length > 10 ? error.code : `bare ${error}`;
+      }
+    };
+    const signal = node.status().signaling && globalThis.location.origin;
+    return [
+      await code(() => join({ signal: "ftp://x" })),
+      await code(() => join({ signal: "::" })),
+      await code(() => join({ signal, name: "not a name!" })),
+      await code(() => join({ signal, network: "" })),
+      await code(() => join({ signal, key: new Uint8Array(3) })),
+      await code(() => node.listen(70000)),
+      await code(() => node.listen(1.5)),
+      await code(() => node.listen("80")),
+      await code(() => node.connect("", 80)),
+      await code(() => node.connect("a b", 80)),
+      await code(() => node.connect("clumsy", 0)),
+      await code(() => node.serve({ port: 80 })),
+      await code(() => node.fetch("https://clumsy/")),
+      await code(() => node.bind(5, { host: "10.99.0.1" })),
+      await code(() => (node.listen(4000), node.listen(4000))),
+    ];
+  });
+  assert.deepEqual(codes, [
+    ...Array(13).fill("EINVAL"),
+    "EADDRNOTAVAIL",
+    "EADDRINUSE",
+  ]);
+  const late = await page.evaluate(async () => {
+    const socket = node.listen(5000);
+    const waiting = socket.accept();
+    await node.leave();
+    return [await waiting, await Promise.resolve().then(() => node.listen(1)).catch((error) => error.code)];
+  });
+  assert.deepEqual(late, [undefined, "ENETDOWN"]);
+  await page.context().close();
+});
+
+test("a capture is a file that begins as pcapng does, with the packets in it", { timeout: LIMIT }, async () => {
+  const page = await tab("watcher");
+  const bytes = await page.evaluate(async () => {
+    const capture = node.capture();
+    await node.ping(node.ipv4);
+    return [...new Uint8Array(await capture.blob().arrayBuffer())];
+  });
+  assert.deepEqual(bytes.slice(0, 4), [0x0a, 0x0d, 0x0d, 0x0a]);
+  const view = new DataView(Uint8Array.from(bytes).buffer);
+  let packets = 0;
+  for (let at = 0; at < bytes.length; at += view.getUint32(at + 4, true)) packets += Number(view.getUint32(at, true) === 6);
+  assert.equal(packets, 2);
+  await page.context().close();
+});
