@@ -7,10 +7,11 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 PREFIX ?= /usr/local
 
-.PHONY: help demo test prove bench fuzz dist install accept-api accept-header setup setup-demo
+.PHONY: help demo page test prove bench fuzz dist install accept-api accept-header setup setup-demo
 
 help:
 	@echo "make demo    build, then see two processes on one virtual network"
+	@echo "make page    build the package for browsers, and the page that 'unisockets signal serve' hands out"
 	@echo "make test    pass everything bounded"
 	@echo "make prove   the long suites and matrices"
 	@echo "make bench   measure; writes bench/results.json"
@@ -23,12 +24,18 @@ help:
 setup-demo:
 	@packaging/setup demo
 
+setup-page:
+	@packaging/setup page
+
 setup:
 	@packaging/setup test
 
 demo: setup-demo
 	cargo build --release --locked --bin unisockets
 	target/release/unisockets demo
+
+page: setup-page
+	@wasm/browser/build
 
 test: setup
 	@tests/run

@@ -353,7 +353,9 @@ mod tests {
 
     fn sent(link: &BrowserLink) -> Vec<(Lane, usize)> {
         let tasks = std::iter::from_fn(|| link.poll_task());
-        tasks.filter_map(|task| if let Task::Send(lane, bytes) = task { Some((lane, bytes.len())) } else { None }).collect()
+        tasks
+            .filter_map(|task| if let Task::Send(lane, bytes) = task { Some((lane, bytes.len())) } else { None })
+            .collect()
     }
 
     #[test]

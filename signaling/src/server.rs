@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +20,7 @@ use governor::{DefaultDirectRateLimiter, RateLimiter};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
+use tower_http::services::ServeDir;
 use tracing::{debug, info};
 
 use crate::bus::{Bus, MemoryBus, Parcel};
@@ -82,6 +83,8 @@ pub struct Config {
     pub hosts: Vec<HostName>,
     /// How many connections one address may have.
     pub limits: Limits,
+    /// A folder with a page that browsers are served at `/`.
+    pub page: Option<PathBuf>,
 }
 
 impl Config {
@@ -97,6 +100,7 @@ impl Config {
             prefix: PREFIX_V4,
             hosts: Vec::new(),
             limits: Limits::default(),
+            page: None,
         }
     }
 }
@@ -281,7 +285,7 @@ impl Server {
         tasks.spawn(answer_stun(stun));
         tasks.spawn(keep_time(Arc::clone(&shared)));
         tasks.spawn(take_parcels(Arc::clone(&shared), inbox));
-        let scheme = serve(tls, listener, Arc::clone(&shared), &handle, &mut tasks)?;
+        let scheme = serve(tls, listener, Arc::clone(&shared), config.page.as_deref(), &handle, &mut tasks)?;
         info!(%address, "signaling serves");
         Ok(Server { shared, address, scheme, handle, tasks })
     }
@@ -352,17 +356,20 @@ fn serve(
     tls: Option<RustlsConfig>,
     listener: std::net::TcpListener,
     shared: Arc<Shared>,
+    page: Option<&Path>,
     handle: &axum_server::Handle<Ends>,
     tasks: &mut tokio::task::JoinSet<()>,
 ) -> Result<&'static str, ServeError> {
     let router = Router::new()
-        .route("/", get(front))
         .route("/v1", get(upgrade))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(shared)
-        .into_make_service_with_connect_info::<Ends>();
+        .route("/metrics", get(metrics));
+    let router = match page {
+        Some(folder) => router.fallback_service(ServeDir::new(folder)),
+        None => router.route("/", get(front)),
+    };
+    let router = router.with_state(shared).into_make_service_with_connect_info::<Ends>();
     let listener = TcpListener::from_std(listener).map_err(|error| ServeError(format!("cannot serve: {error}")))?;
     let mut server = axum_server::Server::<Ends>::from_listener(EndsListener(listener))
         .handle(handle.clone())

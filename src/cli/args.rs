@@ -315,6 +315,9 @@ pub(super) struct SignalServe {
     /// The prefix that IPv4 addresses are leased from
     #[arg(long, default_value = "10.80.0.0/16", value_name = "PREFIX")]
     pub(super) prefix: String,
+    /// The folder of the page that browsers get at /; without it the one that 'make page' has built, if it has
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) page: Option<PathBuf>,
     /// Print the URL as JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -21,6 +21,7 @@ use super::control;
 use super::exit::{Failure, interrupted};
 use super::listen::Listener;
 use super::output::print;
+use super::signal::{built_page, page_url};
 use super::workload::{self, Datagrams};
 
 /// How long one step may take before the demo says that it hangs.
@@ -96,7 +97,9 @@ async fn conduct(options: &Demo) -> Result<(), Failure> {
     }
     let unwritable = |error| format!("cannot write the capture {}: {error}", options.capture.display());
     std::fs::File::create(&options.capture).map_err(|error| Failure::failed(unwritable(error)))?;
-    let server = Server::start(SignalConfig::new(([127, 0, 0, 1], 0).into())).await.map_err(Failure::failed)?;
+    let mut signal = SignalConfig::new(([127, 0, 0, 1], 0).into());
+    signal.page = built_page();
+    let server = Server::start(signal).await.map_err(Failure::failed)?;
     let (url, mut children) = (server.url(), Vec::new());
     let result = tokio::select! {
         report = figures(options, &url, &mut children) => report,
@@ -314,8 +317,12 @@ fn table(report: &Report) -> String {
 }
 
 fn suggestions(url: &str, report: &Report) -> String {
+    let browser = match built_page() {
+        Some(_) => format!("In a browser, this tab becomes a host of the network:\n  {}/?name=tab", page_url(url)),
+        None => "A browser tab can be a host, too: 'make page' builds what it needs, then start this again.".to_owned(),
+    };
     format!(
-        "\nEverything stays up until Ctrl-C. In another terminal, try:
+        "\n{browser}\n\nEverything stays up until Ctrl-C. In another terminal, try:
   export UNISOCKETS_SIGNAL={url}
   unisockets status
   unisockets ping alpha --count 3

@@ -1,6 +1,7 @@
 //! `signal serve`: a signaling server.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use unisockets_signaling::room::Admission;
 use unisockets_signaling::server::{Config, Server};
@@ -18,8 +19,18 @@ pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<
     if options.open {
         config.admission = Admission::Open;
     }
-    let SignalServe { data, tls_cert, tls_key, json, .. } = options;
+    let SignalServe { data, tls_cert, tls_key, json, page, .. } = options;
     config.data = data;
+    config.page = match page {
+        Some(folder) if folder.join("index.html").is_file() => Some(folder),
+        Some(folder) => {
+            let text =
+                format!("{} holds no index.html; 'make page' builds the page in wasm/browser/site", folder.display());
+            return Err(Failure::usage(text));
+        }
+        None => built_page(),
+    };
+    let serves_page = config.page.is_some();
     config.tls = match (tls_cert, tls_key) {
         (Some(certificate), Some(key)) => Some(Files { certificate, key }),
         (None, None) => None,
@@ -34,9 +45,26 @@ pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<
     // Whoever started this reads the first line and may then close the pipe.
     let line = if json { serde_json::json!({ "url": server.url() }).to_string() } else { server.url() };
     let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
+    if serves_page && !json {
+        eprintln!("a browser joins at {}/", page_url(&server.url()));
+    }
     let _ = interrupted().await;
     server.stop().await;
     Ok(())
+}
+
+/// Finds the page that was installed with this program, or built beside it.
+pub(super) fn built_page() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let folder = program.parent()?;
+    let places = ["../share/unisockets/page", "../../wasm/browser/site"];
+    places.iter().map(|place| folder.join(place)).find(|place| place.join("index.html").is_file())
+}
+
+/// Returns what a browser calls a signaling server.
+pub(super) fn page_url(url: &str) -> String {
+    // Without a certificate, browsers allow keys and clipboards to localhost only.
+    url.replacen("ws", "http", 1).replace("//127.0.0.1:", "//localhost:")
 }
 
 fn parse_prefix(text: &str) -> Result<(Ipv4Addr, u8), Failure> {

@@ -53,7 +53,8 @@ fn thrown(error: Error) -> JsValue {
 }
 
 fn address_of(text: &str) -> Result<SocketAddr, JsValue> {
-    text.parse().map_err(|_| refuse(&format!("'{text}' is no address; it looks like 10.80.0.1:80 or [fd75:6e69::1]:80")))
+    text.parse()
+        .map_err(|_| refuse(&format!("'{text}' is no address; it looks like 10.80.0.1:80 or [fd75:6e69::1]:80")))
 }
 
 fn family_of(address: SocketAddr) -> Family {

@@ -11,7 +11,8 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
 const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
-const TOOL = process.env.UNISOCKETS_TOOL ?? join(PACKAGE, "../../target/release/unisockets");
+const TARGET = process.env.CARGO_TARGET_DIR ?? join(PACKAGE, "../../target");
+const TOOL = process.env.UNISOCKETS_TOOL ?? join(TARGET, "debug/unisockets");
 const CHROMIUM = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm", ".css": "text/css" };
 /** How long anything may take, in milliseconds: tells a hang from an answer. */
@@ -28,7 +29,7 @@ export class Lab {
   static async open(options = {}) {
     const lab = new Lab();
     try {
-      if (!existsSync(TOOL)) throw new Error(`${TOOL} is missing: build it with 'cargo build --release'`);
+      if (!existsSync(TOOL)) throw new Error(`${TOOL} is missing: build it with 'cargo build'`);
       if (!CHROMIUM) throw new Error("Chromium is missing: install the package 'chromium'");
       lab.signalPort = await freePort();
       await lab.startSignaling();
@@ -48,8 +49,8 @@ export class Lab {
 
   async startSignaling() {
     const leases = join(this.#data, "leases");
-    this.signaling = this.run("signal", "serve", "--listen", `127.0.0.1:${this.signalPort}`, "--data", leases);
-    await this.signaling.line(/./);
+    this.signaling = this.run("signal", "serve", "--listen", `127.0.0.1:${this.signalPort}`, "--data", leases, "--page", join(PACKAGE, "site"));
+    await this.signaling.line(/^ws:/);
   }
 
   async #serveFiles() {

@@ -1,0 +1,312 @@
+// The demo page: this tab joins a network, serves, and looks at others.
+
+import { join } from "./unisockets/dist/index.js";
+
+/** How often what is shown live is looked at, in milliseconds. */
+const LOOK_INTERVAL = 1_000;
+/** How often signaling is asked who is there, in milliseconds. */
+const MEMBERS_INTERVAL = 3_000;
+/** Most bytes of a file that comes: it is kept in memory. */
+const FILE_MAX = 512 * 1024 * 1024;
+/** Most bytes of a page that is shown. */
+const PAGE_MAX = 2 * 1024 * 1024;
+const ECHO_PORT = 7;
+const HTTP_PORT = 80;
+
+const $ = (id) => document.getElementById(id);
+let node;
+let capture;
+let requests = 0;
+const rates = new Map();
+
+function say(text) {
+  $("state").textContent = text;
+}
+
+function complain(error) {
+  $("problem").hidden = !error;
+  $("problem").textContent = error ? `${error.message ?? error}` : "";
+}
+
+/** Does something that a person asked for, with the button disabled meanwhile; failures are shown. */
+async function perform(button, work) {
+  complain();
+  if (button) button.disabled = true;
+  try {
+    await work();
+  } catch (error) {
+    complain(error);
+  } finally {
+    if (button) button.disabled = false;
+  }
+}
+
+/** Makes an element; texts are never taken for HTML. */
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function row(...cells) {
+  return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
+}
+
+function size(bytes) {
+  const units = ["B", "kB", "MB", "GB"];
+  let at = 0;
+  for (; bytes >= 1000 && at < units.length - 1; at += 1) bytes /= 1000;
+  return `${bytes.toFixed(at === 0 ? 0 : 1)} ${units[at]}`;
+}
+
+// Joining.
+
+async function enter({ network, name, secret }) {
+  say(secret ? "Deriving the network's keys…" : "Joining…");
+  // Let the text be seen: deriving keys holds the page up for a moment.
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  try {
+    node = await join({ network, name, ...(secret ? { secret } : {}) });
+  } catch (error) {
+    say("This tab is not on a network.");
+    throw error;
+  }
+  node.addEventListener("joined", () => say(`On ${node.network}.`));
+  node.addEventListener("disconnected", () => say("Signaling cannot be reached; links go on, and it is tried again."));
+  node.addEventListener("left", () => location.replace(location.pathname));
+  node.addEventListener("rejected", ({ detail }) => complain(detail));
+  capture = node.capture();
+  serve();
+  show(secret);
+}
+
+function show(secret) {
+  say(`On ${node.network}.`);
+  $("join").hidden = true;
+  $("joined").hidden = false;
+  $("leave").hidden = false;
+  $("self-name").textContent = node.name;
+  $("self-ipv4").textContent = node.ipv4;
+  $("self-ipv6").textContent = node.ipv6;
+  $("self-network").textContent = node.network;
+  const network = node.network.split("~")[0];
+  const settings = network === "default" ? "" : ` --network ${network}`;
+  const keys = secret ? "UNISOCKETS_SECRET=… " : "";
+  $("self-hint").textContent =
+    `${keys}unisockets run --signal ${location.origin.replace(/^http/, "ws")}${settings} -- curl http://${node.name}/`;
+  $("invite").onclick = () =>
+    perform($("invite"), async () => {
+      const link = new URL(`/?network=${encodeURIComponent(network)}`, location.href);
+      // The secret is behind the '#', which browsers send to nobody.
+      if (secret) link.hash = encodeURIComponent(secret);
+      await navigator.clipboard.writeText(link.href);
+      say("The invitation is copied. Whoever opens it is asked for a name, and joins.");
+    });
+  look();
+  setInterval(look, LOOK_INTERVAL);
+  void members();
+  setInterval(() => void members(), MEMBERS_INTERVAL);
+}
+
+// Serving.
+
+function serve() {
+  $("content").value ||= `<h1>Hello from ${node.name}</h1>\n<p>This page is served by a browser tab.</p>`;
+  node.serve({ port: HTTP_PORT }, async (request, { remote }) => {
+    const path = new URL(request.url).pathname;
+    if (request.method === "PUT" && path.startsWith("/inbox/")) return receive(request, path, remote);
+    if (!["GET", "HEAD"].includes(request.method)) return new Response("only GET and HEAD\n", { status: 405 });
+    if (path !== "/") return new Response("there is only /\n", { status: 404 });
+    requests += 1;
+    $("requests").textContent = `${requests} requests, the last from ${remote.address}.`;
+    return new Response(`<!doctype html><meta charset="utf-8">${$("content").value}`, {
+      headers: { "content-type": "text/html; charset=utf-8" },
+    });
+  });
+  void (async () => {
+    for await (const socket of node.listen(ECHO_PORT)) {
+      void socket.readable.pipeTo(socket.writable).catch(() => undefined).finally(() => socket.close());
+    }
+  })();
+}
+
+async function receive(request, path, remote) {
+  const name = decodeURIComponent(path.slice("/inbox/".length)).replace(/[/\\]/g, "_").slice(0, 200) || "file";
+  const parts = [];
+  let length = 0;
+  for (const reader = request.body?.getReader(); reader; ) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    length += value.length;
+    if (length > FILE_MAX) return new Response("that is more than this tab can keep\n", { status: 413 });
+    parts.push(value);
+  }
+  const url = URL.createObjectURL(new Blob(parts, { type: "application/octet-stream" }));
+  const link = element("a", { href: url, download: name, textContent: name });
+  if (!$("files").querySelector("a")) $("files").replaceChildren();
+  $("files").append(element("li", {}, link, ` ${size(length)} from ${remote.address}`));
+  return new Response("kept\n", { status: 201 });
+}
+
+// Looking.
+
+function look() {
+  if (node.left) return;
+  const status = node.status();
+  const now = performance.now();
+  const links = status.peers.map((peer) => {
+    const passed = peer.counters.sent_bytes + peer.counters.received_bytes;
+    const before = rates.get(peer.key) ?? { passed, now: now - LOOK_INTERVAL };
+    rates.set(peer.key, { passed, now });
+    const rate = Math.max((passed - before.passed) / Math.max(now - before.now, 1) / 1000, 0);
+    return row(
+      peer.name ?? peer.key.slice(0, 10),
+      peer.path ?? (peer.dialling ? "being made" : "none"),
+      peer.round_trip_us === null ? "" : `${(peer.round_trip_us / 1000).toFixed(1)} ms`,
+      size(peer.counters.sent_bytes),
+      size(peer.counters.received_bytes),
+      `${rate.toFixed(1)} MB/s`,
+    );
+  });
+  const none = element("tr", {}, element("td", { colSpan: 6, textContent: "None yet: they are made when needed." }));
+  $("links").replaceChildren(...(links.length > 0 ? links : [none]));
+  $("sockets").replaceChildren(
+    ...status.sockets.map((socket) =>
+      row(
+        socket.kind,
+        socket.local ?? "",
+        socket.remote ?? "",
+        socket.state ?? "",
+        socket.send_queue + socket.receive_queue > 0 ? `${size(socket.send_queue)} / ${size(socket.receive_queue)}` : "",
+      ),
+    ),
+  );
+}
+
+const lines = new Map();
+
+async function members() {
+  if (node.left) return;
+  let found;
+  try {
+    found = await node.members();
+  } catch {
+    return; // Signaling is away; the line at the top says so.
+  }
+  const present = found.filter((member) => member.present && member.key !== node.key);
+  for (const key of lines.keys()) {
+    if (!present.some((member) => member.key === key)) lines.delete(key);
+  }
+  for (const member of present) if (!lines.has(member.key)) lines.set(member.key, line(member));
+  const alone = element("li", {}, "Nobody else is here yet: send somebody an invitation.");
+  const wanted = present.length > 0 ? present.map((member) => lines.get(member.key)) : [alone];
+  const list = $("members");
+  // Lines that stay are not touched: somebody may be on one of their buttons.
+  const same = wanted.length === list.children.length && wanted.every((each, at) => list.children[at] === each);
+  if (!same) list.replaceChildren(...wanted);
+}
+
+function line(member) {
+  const host = member.name ?? member.ipv4;
+  const about = element("span", { textContent: member.ipv4 });
+  const button = (text, work) => {
+    const made = element("button", { type: "button", textContent: text, ariaLabel: `${text} ${host}` });
+    made.onclick = () => perform(made, work);
+    return made;
+  };
+  const ping = button("Ping", async () => {
+    const echo = await node.ping(host);
+    about.textContent = `${member.ipv4}: ${echo.roundTrip.toFixed(1)} ms`;
+  });
+  const browse = button("Browse", () => visit(`http://${host}/`));
+  const send = button("Send a file", () => choose(host, about));
+  return element("li", {}, element("strong", { textContent: host }), about, ping, browse, send);
+}
+
+async function visit(address) {
+  $("address").value = address;
+  const url = new URL(address.includes("://") ? address : `http://${address}`);
+  const response = await node.fetch(url, { signal: AbortSignal.timeout(30_000) });
+  const type = response.headers.get("content-type") ?? "text/plain";
+  const reader = response.body?.getReader();
+  const parts = [];
+  let length = 0;
+  while (reader && length < PAGE_MAX) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    length += value.length;
+  }
+  await reader?.cancel();
+  const text = await new Blob(parts).text();
+  const escaped = (bare) => bare.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
+  $("view").srcdoc = /^text\/html/i.test(type) ? text : `<pre>${escaped(text)}</pre>`;
+  $("view").title = `The page of ${url.host}`;
+}
+
+function choose(host, about) {
+  return new Promise((resolve, reject) => {
+    const input = element("input", { type: "file" });
+    input.oncancel = () => resolve();
+    input.onchange = () => {
+      const [file] = input.files;
+      if (file) deliver(host, file, about).then(resolve, reject);
+      else resolve();
+    };
+    input.click();
+  });
+}
+
+/** Sends a file with PUT, and shows how far it is. */
+async function deliver(host, file, about) {
+  const progress = element("progress", { max: Math.max(file.size, 1), value: 0, ariaLabel: `${file.name} to ${host}` });
+  about.replaceChildren(progress);
+  const socket = await node.connect(host, HTTP_PORT);
+  try {
+    const target = `/inbox/${encodeURIComponent(file.name)}`;
+    await socket.write(`PUT ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\nContent-Length: ${file.size}\r\n\r\n`);
+    const began = performance.now();
+    for (const reader = file.stream().getReader(); ; ) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      await socket.write(value);
+      progress.value += value.length;
+    }
+    const answer = new TextDecoder().decode((await socket.read()) ?? new Uint8Array(0));
+    if (!/^HTTP\/1\.1 2/.test(answer)) throw new Error(`${host} did not take ${file.name}: ${answer.split("\r\n")[0] || "no answer"}`);
+    const seconds = Math.max(performance.now() - began, 1) / 1000;
+    about.textContent = `${file.name}: ${size(file.size)} at ${size(file.size / seconds)}/s`;
+  } catch (error) {
+    about.textContent = "";
+    throw error;
+  } finally {
+    socket.close();
+  }
+}
+
+// Beginning.
+
+$("leave").onclick = () => perform($("leave"), () => node.leave());
+$("browse").onsubmit = (event) => {
+  event.preventDefault();
+  void perform(event.submitter, () => visit($("address").value.trim()));
+};
+$("capture").onclick = () => {
+  const url = URL.createObjectURL(capture.blob());
+  element("a", { href: url, download: `${node.name}.pcapng` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+};
+$("join").onsubmit = (event) => {
+  event.preventDefault();
+  const [network, name, secret] = [$("network").value.trim(), $("name").value.trim(), $("secret").value];
+  sessionStorage.setItem("unisockets-name", name);
+  void perform(event.submitter, () => enter({ network, name, secret }));
+};
+
+const asked = new URLSearchParams(location.search);
+const secret = decodeURIComponent(location.hash.slice(1));
+if (secret) history.replaceState(null, "", location.pathname + location.search);
+$("network").value = asked.get("network") || "default";
+$("secret").value = secret;
+$("name").value = asked.get("name") || sessionStorage.getItem("unisockets-name") || `tab-${Math.floor(Math.random() * 9000 + 1000)}`;
+if (asked.get("name")) $("join").requestSubmit();
