@@ -297,7 +297,7 @@ async function respond(
   const ends = !again || (!bodyless && !chunked && !headers.has("content-length"));
   if (ends) headers.set("connection", "close");
   if (!headers.has("date")) headers.set("date", new Date().toUTCString());
-  await socket.write(lines(`HTTP/1.1 ${response.status} ${response.statusText}`, headers));
+  await socket.write(lines(`HTTP/1.1 ${response.status} ${response.statusText || (response.ok ? "OK" : "")}`, headers));
   if (response.body && !bodyless && method !== "HEAD") await send(socket, response.body, chunked);
   else await response.body?.cancel();
 }

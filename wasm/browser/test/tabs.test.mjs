@@ -321,3 +321,78 @@ test("a capture is a file that begins as pcapng does, with the packets in it", {
   assert.equal(packets, 2);
   await page.context().close();
 });
+
+test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async () => {
+  const a = await tab("server-side");
+  const b = await tab("client-side");
+  const equipped = (page) =>
+    page.evaluate(async () => Object.assign(globalThis, (await import("/dist/direct.js")).directSockets(node)));
+  for (const page of [a, b]) await equipped(page);
+  await a.evaluate(async () => {
+    const { readable } = await new TCPServerSocket("::", { localPort: 7 }).opened;
+    void (async () => {
+      for await (const socket of readable) {
+        const { readable, writable } = await socket.opened;
+        void readable.pipeTo(writable);
+      }
+    })();
+    const udp = await new UDPSocket({ localAddress: "::", localPort: 9 }).opened;
+    void udp.readable.pipeTo(udp.writable);
+  });
+  const found = await b.evaluate(async () => {
+    const socket = new TCPSocket("server-side", 7, { noDelay: true });
+    const { readable, writable, remotePort } = await socket.opened;
+    const writer = writable.getWriter();
+    await writer.write(new TextEncoder().encode("direct"));
+    const reader = readable.getReader();
+    const text = new TextDecoder().decode((await reader.read()).value);
+    const locked = await socket.close().then(() => "none", (error) => error.code);
+    writer.releaseLock();
+    reader.releaseLock();
+    await socket.close();
+    const udp = await new UDPSocket({ remoteAddress: "server-side", remotePort: 9 }).opened;
+    await udp.writable.getWriter().write({ data: new Uint8Array([1, 2, 3]) });
+    const echo = (await udp.readable.getReader().read()).value;
+    const refused = await new TCPSocket("server-side", 99).opened.then(() => "none", (error) => error.code);
+    let bad;
+    try {
+      new UDPSocket({ remoteAddress: "x" });
+    } catch (error) {
+      bad = error.code;
+    }
+    return { text, remotePort, locked, echo: [...echo.data], keys: Object.keys(echo), refused, bad };
+  });
+  assert.deepEqual(found, {
+    text: "direct",
+    remotePort: 7,
+    locked: "EBUSY",
+    echo: [1, 2, 3],
+    keys: ["data"],
+    refused: "ECONNREFUSED",
+    bad: "EINVAL",
+  });
+  for (const page of [a, b]) await page.context().close();
+});
+
+test("a thousand connections, one after the other, leave no memory behind", { timeout: 2 * LIMIT }, async () => {
+  const page = await tab("patient");
+  const neighbour = await tab("restless");
+  await page.evaluate(() => node.serve({ port: 80 }, () => new Response("again")));
+  const many = (count) =>
+    neighbour.evaluate(async (count) => {
+      for (let turn = 0; turn < count; turn += 1) {
+        const text = await (await node.fetch("http://patient/")).text();
+        if (text !== "again") throw new Error(text);
+      }
+    }, count);
+  const memory = (of) => of.evaluate(async () => (await import("/core/core.js")).default().then((core) => core.memory.buffer.byteLength));
+  await many(100);
+  const before = [await memory(page), await memory(neighbour)];
+  await many(1_000);
+  const after = [await memory(page), await memory(neighbour)];
+  console.log(`    module memory: ${before} bytes after 100, ${after} after 1,100 connections`);
+  for (const [at, bytes] of after.entries()) assert.ok(bytes <= before[at] + 4 * 1024 * 1024, `${before[at]} to ${bytes} bytes`);
+  const sockets = await neighbour.evaluate(() => node.status().sockets.length);
+  assert.equal(sockets, 0);
+  for (const each of [page, neighbour]) await each.context().close();
+});
