@@ -239,7 +239,7 @@ impl Core {
     #[wasm_bindgen(js_name = sendTo)]
     pub fn send_to(&mut self, now_us: f64, socket: u32, data: &[u8], remote: Option<String>) -> Result<i32, JsValue> {
         let (now, id) = (at(now_us), self.sockets.get(socket)?);
-        let remote = remote.as_deref().map(address_of).transpose()?;
+        let remote = remote.map(|text| address_of(&text)).transpose()?;
         let sent = match self.node.stack.send_to(now, id, data, remote) {
             Ok(len) => i32::try_from(len).unwrap_or(i32::MAX),
             Err(Error::Again) => AGAIN,
