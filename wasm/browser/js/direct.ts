@@ -175,8 +175,8 @@ export function directSockets(node: Node): DirectSockets {
       portOf(remotePort, "remote port", 1);
       super(async () => {
         const socket = await node.connect(remoteAddress, remotePort);
-        if (options.noDelay) socket.setNoDelay();
-        if (options.keepAliveDelay !== undefined) socket.setKeepAlive(true, options.keepAliveDelay);
+        if (options.noDelay) await socket.setNoDelay();
+        if (options.keepAliveDelay !== undefined) await socket.setKeepAlive(true, options.keepAliveDelay);
         return { info: infoOf(socket), end: () => socket.close() };
       });
     }
@@ -188,7 +188,7 @@ export function directSockets(node: Node): DirectSockets {
       const port = portOf(options.localPort ?? 0, "local port");
       super(async () => {
         const { backlog } = options;
-        const listener = node.listen(port, { host: localAddress, ...(backlog === undefined ? {} : { backlog }) });
+        const listener = await node.listen(port, { host: localAddress, ...(backlog === undefined ? {} : { backlog }) });
         const { address, port: localPort } = listener.local;
         return {
           info: { readable: arrivals(listener), localAddress: address, localPort },
@@ -208,9 +208,9 @@ export function directSockets(node: Node): DirectSockets {
         throw failure("EINVAL", "give a remote address and port to be connected, or a local address to be bound");
       }
       super(async () => {
-        const socket = node.bind(localPort ?? 0, localAddress === undefined ? {} : { host: localAddress });
+        const socket = await node.bind(localPort ?? 0, localAddress === undefined ? {} : { host: localAddress });
         const remote = remoteAddress === undefined ? undefined : { address: await resolved(hostOf(remoteAddress)), port: portOf(remotePort, "remote port", 1) };
-        if (remote) socket.connect(bracketed(remote.address, remote.port));
+        if (remote) await socket.connect(bracketed(remote.address, remote.port));
         const writable = new WritableStream<UDPMessage>({
           write: async ({ data, remoteAddress: to, remotePort: port }) => {
             if (remote) return socket.send(data);

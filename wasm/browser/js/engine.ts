@@ -1,25 +1,7 @@
 import init, { Core } from "../core/core.js";
+import type { Connections, MembershipEvent, Reports, Settings } from "./calls.js";
+import { Channels } from "./channels.js";
 import { failure } from "./errors.js";
-import { PageLink } from "./link.js";
-
-/** What the node learns about its membership. */
-export type MembershipEvent =
-  | { kind: "joined"; key: string; network: string; name: string | null; ipv4: string; ipv6: string }
-  | { kind: "rejected"; code: string; message: string }
-  | { kind: "disconnected" }
-  | { kind: "pins"; pins: Record<string, string> }
-  | { kind: "unreachable" };
-
-/** What a node is made of. */
-export interface Settings {
-  network: string;
-  secret: string | null;
-  name: string | null;
-  host: string;
-  ephemeral: boolean;
-  pins: Record<string, string> | null;
-  iceServers: { url: string; username?: string; credential?: string }[];
-}
 
 interface Waiting {
   read: (() => void)[];
@@ -31,9 +13,9 @@ interface Waiting {
 
 let loaded: Promise<unknown> | undefined;
 
-/** Loads the module once; `source` is where it comes from if not from beside this file. */
-export function load(source?: BufferSource | WebAssembly.Module | URL | string): Promise<unknown> {
-  loaded ??= init(source === undefined ? undefined : { module_or_path: source }).catch((error: unknown) => {
+/** Makes an instance of the module in this thread, once. */
+export function load(module: WebAssembly.Module): Promise<unknown> {
+  loaded ??= init({ module_or_path: module }).catch((error: unknown) => {
     loaded = undefined;
     throw error;
   });
@@ -41,11 +23,13 @@ export function load(source?: BufferSource | WebAssembly.Module | URL | string):
 }
 
 /** The loop around a node: its clock, its links, signaling, and who waits for which socket. */
-export class Engine {
+export class Engine implements Reports {
   readonly #core: Core;
   readonly #url: string;
   readonly #notify: (event: MembershipEvent) => void;
-  readonly #links = new Map<number, PageLink>();
+  readonly #connections: Connections;
+  /** Links, with their channels as soon as these have been made. */
+  readonly #links = new Map<number, Channels | undefined>();
   readonly #waiting = new Map<number, Waiting>();
   readonly #questions = new Map<number, (answer: string) => void>();
   /** Answers that came before anybody waited for them. */
@@ -55,8 +39,15 @@ export class Engine {
   #armed = Infinity;
   #ended = false;
 
-  constructor(url: string, settings: Settings, key: Uint8Array, notify: (event: MembershipEvent) => void) {
+  constructor(
+    url: string,
+    settings: Settings,
+    key: Uint8Array,
+    connections: Connections,
+    notify: (event: MembershipEvent) => void,
+  ) {
     this.#url = url;
+    this.#connections = connections;
     this.#notify = notify;
     const seed = crypto.getRandomValues(new Uint8Array(32));
     const text = JSON.stringify({ ...settings, originUnixMs: Math.round(performance.timeOrigin) });
@@ -137,8 +128,7 @@ export class Engine {
     this.#ended = true;
     clearTimeout(this.#timer);
     this.disconnect();
-    for (const link of this.#links.values()) link.close();
-    this.#links.clear();
+    for (const link of [...this.#links.keys()]) this.closeLink(link);
     for (const waiting of this.#waiting.values()) {
       waiting.read.forEach((wake) => wake());
       waiting.write.forEach((wake) => wake());
@@ -153,19 +143,39 @@ export class Engine {
     return this.#ended;
   }
 
+  // What is learnt of links.
+
+  takeChannels(link: number, channels: RTCDataChannel[]): void {
+    if (this.#links.has(link)) this.#links.set(link, new Channels(this, link, channels));
+    else channels.forEach((channel) => channel.close());
+  }
+
+  signal(link: number, signal: string): void {
+    if (!this.#ended) this.call((core, now) => core.linkSignal(now, link, signal));
+  }
+
+  lost(link: number): void {
+    const open = this.#links.get(link)?.open ?? false;
+    if (!this.#ended) this.call((core, now) => core.linkLost(now, link, open));
+  }
+
+  route(link: number, relayed: boolean): void {
+    if (!this.#ended) this.call((core) => core.linkRoute(link, relayed));
+  }
+
+  findRoute(link: number): void {
+    this.#connections.findRoute(link);
+  }
+
   // What the node calls.
 
   openLink(id: number, offers: boolean, servers: string): void {
-    try {
-      this.#links.set(id, new PageLink(this, id, offers, JSON.parse(servers)));
-    } catch {
-      // A server whose URL this browser refuses, or no connections at all: the node must hear of it, but not now.
-      queueMicrotask(() => this.call((core, now) => core.linkLost(now, id, false)));
-    }
+    this.#links.set(id, undefined);
+    this.#connections.open(id, offers, servers);
   }
 
   negotiate(id: number, signal: string): void {
-    this.#links.get(id)?.negotiate(signal);
+    this.#connections.negotiate(id, signal);
   }
 
   sendMessage(id: number, lane: number, message: Uint8Array): boolean {
@@ -183,6 +193,7 @@ export class Engine {
   closeLink(id: number): void {
     this.#links.get(id)?.close();
     this.#links.delete(id);
+    this.#connections.close(id);
   }
 
   connect(): void {

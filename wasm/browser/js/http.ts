@@ -222,7 +222,7 @@ export class HttpServer {
   }
 
   async #converse(socket: TcpSocket): Promise<void> {
-    socket.setNoDelay();
+    await socket.setNoDelay();
     const reader = new Reader(socket);
     for (;;) {
       let head: Head | undefined;
@@ -305,7 +305,7 @@ async function respond(
 async function refuse(socket: TcpSocket, status: number, text: string): Promise<void> {
   const response = new Response(text, { status, headers: { "content-type": "text/plain; charset=utf-8" } });
   await respond(socket, response, { method: "GET", minor: 0, again: false });
-  socket.shutdown();
+  await socket.shutdown();
 }
 
 /** Fetches over the network: `http:` only, for every packet of it is sealed on its way. */

@@ -11,5 +11,6 @@ export {
   type Status,
   join,
 } from "./node.js";
-export { type Address, TcpListener, TcpSocket } from "./tcp.js";
-export { type Message, UdpSocket } from "./udp.js";
+export { type Address, type Message } from "./calls.js";
+export { TcpListener, TcpSocket } from "./tcp.js";
+export { UdpSocket } from "./udp.js";

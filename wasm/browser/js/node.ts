@@ -1,8 +1,9 @@
-import type { Capture as CoreCapture } from "../core/core.js";
-import { Engine, type MembershipEvent, load } from "./engine.js";
+import type { Calls, MembershipEvent } from "./calls.js";
 import { failure, hostOf, portOf } from "./errors.js";
 import { type Handler, HttpServer, fetchOver } from "./http.js";
 import { type Identity, ephemeral, identity } from "./keys.js";
+import { type ModuleSource, compiled } from "./module.js";
+import { type Running, type Runs, start } from "./start.js";
 import { TcpListener, TcpSocket } from "./tcp.js";
 import { UdpSocket } from "./udp.js";
 
@@ -30,8 +31,10 @@ export interface JoinOptions {
   iceServers?: { url: string; username?: string; credential?: string }[];
   /** How long joining may take, in milliseconds. */
   timeout?: number;
+  /** Where the stack runs: in a worker if this browser can, unless `page` is given; `worker` insists. */
+  stack?: Runs;
   /** Where the WebAssembly module is, if not beside this one. */
-  module?: BufferSource | WebAssembly.Module | URL | string;
+  module?: ModuleSource;
 }
 
 /** A member of the network. */
@@ -82,7 +85,7 @@ export interface Status {
   dropped: Record<string, number>;
   incidents: [number, string][];
   /** Where the stack runs. */
-  runs: "page";
+  runs: Runs;
 }
 
 /** An echo. */
@@ -95,29 +98,37 @@ export interface Echo {
 
 /** A running capture, in the pcapng format. */
 export class Capture {
-  readonly #engine: Engine;
-  readonly #capture: CoreCapture;
+  readonly #calls: Calls;
+  readonly #capture: number;
   readonly #parts: Uint8Array<ArrayBuffer>[] = [];
+  #lost = 0;
 
-  constructor(engine: Engine) {
-    this.#engine = engine;
-    this.#capture = engine.call((core, now) => core.capture(now, Date.now()));
+  /** For `Node.capture`. */
+  constructor(calls: Calls, capture: number) {
+    this.#calls = calls;
+    this.#capture = capture;
+  }
+
+  async #take(): Promise<void> {
+    const { data, lost } = await this.#calls.takeCapture(this.#capture);
+    this.#parts.push(data as Uint8Array<ArrayBuffer>);
+    this.#lost = lost;
   }
 
   /** Returns everything so far as a file for Wireshark. */
-  blob(): Blob {
-    this.#parts.push(this.#capture.take() as Uint8Array<ArrayBuffer>);
+  async blob(): Promise<Blob> {
+    await this.#take();
     return new Blob(this.#parts, { type: "application/x-pcapng" });
   }
 
-  /** Packets that are missing because there were too many. */
+  /** Packets that are missing because there were too many; as of the last `blob`. */
   get lost(): number {
-    return this.#capture.lost;
+    return this.#lost;
   }
 
   /** Ends the capture. */
-  stop(): void {
-    if (!this.#engine.ended) this.#engine.call((core) => core.endCapture());
+  async stop(): Promise<void> {
+    await this.#calls.endCapture(this.#capture).catch(() => undefined);
   }
 }
 
@@ -145,6 +156,9 @@ function checked(options: JoinOptions): void {
   };
   (["network", "secret", "name"] as const).forEach(text);
   const { key } = options;
+  if (options.stack !== undefined && options.stack !== "worker" && options.stack !== "page") {
+    throw failure("EINVAL", "the stack runs in a 'worker' or on the 'page'");
+  }
   if (key !== undefined && key !== "ephemeral" && !(key instanceof Uint8Array && key.length === 32)) {
     throw failure("EINVAL", "the key is 32 bytes, or 'ephemeral'");
   }
@@ -157,12 +171,34 @@ export async function join(options: JoinOptions = {}): Promise<Node> {
   if (typeof RTCPeerConnection === "undefined") {
     throw failure("ENOSYS", "this browser has no WebRTC, or it is switched off; without it there are no links");
   }
-  await load(options.module);
+  const module = await compiled(options.module);
   const { key } = options;
   const own = key === undefined ? await identity() : key === "ephemeral" ? ephemeral() : ephemeral(key as Uint8Array<ArrayBuffer>);
-  const node = new Node(url, options, own, key instanceof Uint8Array || own.kept);
+  const settings = {
+    network: options.network ?? "default",
+    secret: options.secret ?? null,
+    name: options.name ?? null,
+    host: url.host,
+    ephemeral: !(key instanceof Uint8Array || own.kept),
+    pins: own.pins,
+    iceServers: options.iceServers ?? [],
+  };
+  let node: Node | undefined;
+  const early: MembershipEvent[] = [];
+  const notify = (event: MembershipEvent): void => void (node ? node.learn(event) : early.push(event));
+  let running: Running;
   try {
-    await node.joined(options.timeout ?? JOIN_TIMEOUT);
+    const connectionClass = RTCPeerConnection;
+    running = await start({ module, url: url.href, settings, key: own.key, connectionClass, notify }, options.stack);
+  } catch (error) {
+    own.release();
+    throw error;
+  }
+  node = new Node(url, running, own);
+  const joined = node.joined(options.timeout ?? JOIN_TIMEOUT);
+  early.forEach((event) => node?.learn(event));
+  try {
+    await joined;
   } catch (error) {
     node.end();
     throw error;
@@ -175,30 +211,24 @@ export async function join(options: JoinOptions = {}): Promise<Node> {
  * signaling cannot be reached (links go on), `left`.
  */
 export class Node extends EventTarget {
-  readonly #engine: Engine;
+  readonly #running: Running;
+  readonly #calls: Calls;
   readonly #identity: Identity;
   readonly #url: URL;
-  readonly #goodbye = (): void => this.#leaveNow();
+  readonly #goodbye = (): void => void this.#calls.leave().catch(() => undefined);
   #lease: Extract<MembershipEvent, { kind: "joined" }> | undefined;
   #settle: ((error?: Error) => void) | undefined;
   #capture: Capture | undefined;
   #tried = false;
+  #left = false;
 
   /** For `join`. */
-  constructor(url: URL, options: JoinOptions, own: Identity, kept: boolean) {
+  constructor(url: URL, running: Running, own: Identity) {
     super();
     this.#url = url;
+    this.#running = running;
+    this.#calls = running.calls;
     this.#identity = own;
-    const settings = {
-      network: options.network ?? "default",
-      secret: options.secret ?? null,
-      name: options.name ?? null,
-      host: url.host,
-      ephemeral: !kept,
-      pins: own.pins,
-      iceServers: options.iceServers ?? [],
-    };
-    this.#engine = new Engine(url.href, settings, own.key, (event) => this.#learn(event));
     globalThis.addEventListener?.("pagehide", this.#goodbye);
   }
 
@@ -220,7 +250,9 @@ export class Node extends EventTarget {
     });
   }
 
-  #learn(event: MembershipEvent): void {
+  /** For `join`: takes what the node has learnt. */
+  learn(event: MembershipEvent): void {
+    if (this.#left) return;
     switch (event.kind) {
       case "joined":
         this.#lease = event;
@@ -273,19 +305,19 @@ export class Node extends EventTarget {
 
   /** Whether the node has left. */
   get left(): boolean {
-    return this.#engine.ended;
+    return this.#left;
   }
 
   /** Describes the node, its peers and its sockets. */
-  status(): Status {
-    const status = JSON.parse(this.#engine.call((core, now) => core.status(now))) as Status;
-    return { ...status, runs: "page" };
+  async status(): Promise<Status> {
+    const status = JSON.parse(await this.#calls.status()) as Omit<Status, "runs">;
+    return { ...status, runs: this.#running.runs };
   }
 
   /** Finds out who has a name, an address or a key. */
   async resolve(host: string): Promise<Member> {
     const name = hostOf(host);
-    const answer = (await this.#engine.ask((core, now) => core.resolve(now, name))) as { member?: Member; error?: string };
+    const answer = (await this.#calls.resolve(name)) as { member?: Member; error?: string };
     if (!answer.member) throw failure("ENOTFOUND", `${name}: ${answer.error ?? "nobody has that name"}`);
     return answer.member;
   }
@@ -295,10 +327,7 @@ export class Node extends EventTarget {
     const all: Member[] = [];
     let after: string | undefined;
     for (;;) {
-      const page = (await this.#engine.ask((core, now) => core.listMembers(now, after))) as {
-        members?: Member[];
-        error?: string;
-      };
+      const page = (await this.#calls.listMembers(after)) as { members?: Member[]; error?: string };
       if (!page.members) throw failure("EAGAIN", page.error ?? "the signaling server does not say who is there");
       const last = page.members.at(-1);
       if (!last) return all;
@@ -323,18 +352,18 @@ export class Node extends EventTarget {
   /** Connects over TCP to a member's name or an address. */
   async connect(host: string, port: number, options: { signal?: AbortSignal } = {}): Promise<TcpSocket> {
     const target = await this.#address(host, portOf(port, "port", 1));
-    return TcpSocket.connect(this.#engine, target, options.signal);
+    return TcpSocket.connect(this.#calls, target, options.signal);
   }
 
   /** Listens for TCP connections, over IPv4 and IPv6 unless `host` is one address. Port 0 takes a free one. */
-  listen(port: number, options: { host?: string; backlog?: number } = {}): TcpListener {
-    return new TcpListener(this.#engine, this.#local(options.host, portOf(port)), options.backlog ?? BACKLOG, false);
+  async listen(port: number, options: { host?: string; backlog?: number } = {}): Promise<TcpListener> {
+    const local = this.#local(options.host, portOf(port));
+    return new TcpListener(this.#calls, await this.#calls.tcpListen(local, options.backlog ?? BACKLOG, false));
   }
 
   /** Binds a UDP socket, over IPv4 and IPv6 unless `host` is one address. Port 0 takes a free one. */
-  bind(port = 0, options: { host?: string } = {}): UdpSocket {
-    const local = this.#local(options.host, portOf(port));
-    return new UdpSocket(this.#engine, this.#engine.call((core, now) => core.udpBind(now, local, false)));
+  async bind(port = 0, options: { host?: string } = {}): Promise<UdpSocket> {
+    return new UdpSocket(this.#calls, await this.#calls.udpBind(this.#local(options.host, portOf(port))));
   }
 
   #local(host: string | undefined, port: number): string {
@@ -345,8 +374,7 @@ export class Node extends EventTarget {
   /** Sends an echo request (ICMP) to a member's name or an address, and waits for the echo. */
   async ping(host: string, options: { len?: number; timeout?: number } = {}): Promise<Echo> {
     const target = await this.#address(host, 0);
-    const engine = this.#engine;
-    const socket = new UdpSocket(engine, engine.call((core, now) => core.echoBind(now, target.startsWith("["))));
+    const socket = new UdpSocket(this.#calls, await this.#calls.echoBind(target.startsWith("[")));
     try {
       const request = crypto.getRandomValues(new Uint8Array(2 + (options.len ?? 56)));
       const began = performance.now();
@@ -366,10 +394,10 @@ export class Node extends EventTarget {
     }
   }
 
-  /** Serves HTTP/1.1: `node.serve({ port: 80 }, (request) => new Response("hello"))`. */
-  serve(options: { port: number; host?: string }, handler: Handler): HttpServer {
+  /** Serves HTTP/1.1: `await node.serve({ port: 80 }, (request) => new Response("hello"))`. */
+  async serve(options: { port: number; host?: string }, handler: Handler): Promise<HttpServer> {
     if (typeof handler !== "function") throw failure("EINVAL", "a server needs a function that answers requests");
-    return new HttpServer(this.listen(options.port, options), handler);
+    return new HttpServer(await this.listen(options.port, options), handler);
   }
 
   /** Fetches from a member: `await node.fetch("http://alpha/")`. */
@@ -378,33 +406,30 @@ export class Node extends EventTarget {
   }
 
   /** Captures every packet from now on; what ran before ends. */
-  capture(): Capture {
-    this.#capture?.stop();
-    this.#capture = new Capture(this.#engine);
+  async capture(): Promise<Capture> {
+    await this.#capture?.stop();
+    this.#capture = new Capture(this.#calls, await this.#calls.beginCapture());
     return this.#capture;
-  }
-
-  #leaveNow(): void {
-    if (this.#engine.ended) return;
-    this.#engine.call((core, now) => core.leave(now));
   }
 
   /** Leaves the network: what was written is delivered first, then peers and signaling are told. */
   async leave(): Promise<void> {
-    if (this.#engine.ended) return;
+    if (this.#left) return;
     const until = performance.now() + DRAIN_TIMEOUT;
-    while (performance.now() < until && this.#engine.call((core) => core.undelivered()) > 0) {
+    while (performance.now() < until && (await this.#calls.undelivered().catch(() => 0)) > 0) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
-    this.#leaveNow();
+    await this.#calls.leave().catch(() => undefined);
     await new Promise((resolve) => setTimeout(resolve, GOODBYE));
     this.end();
   }
 
   /** For `join`: ends everything at once. */
   end(): void {
+    if (this.#left) return;
+    this.#left = true;
     globalThis.removeEventListener?.("pagehide", this.#goodbye);
-    this.#engine.end();
+    this.#running.end();
     this.#identity.release();
     this.dispatchEvent(new Event("left"));
   }

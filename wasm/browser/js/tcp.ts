@@ -1,24 +1,12 @@
-import type { Engine } from "./engine.js";
+import type { Address, Bound, Calls, Connected } from "./calls.js";
 import { failure } from "./errors.js";
 
-/** Most bytes that one read returns unless it asks for fewer. */
-const READ_MAX = 64 * 1024;
-
-/** An address and a port. */
-export interface Address {
-  address: string;
-  port: number;
-}
-
-/** Splits `10.80.0.1:80` or `[fd75:6e69::1]:80`. */
-export function split(text: string): Address {
-  const at = text.lastIndexOf(":");
-  return { address: text.slice(0, at).replace(/^\[|\]$/g, ""), port: Number(text.slice(at + 1)) };
-}
+/** Most bytes that one read returns unless it asks for fewer, and that one write hands over. */
+const PART_MAX = 256 * 1024;
 
 /** A TCP connection. */
 export class TcpSocket {
-  readonly #engine: Engine;
+  readonly #calls: Calls;
   readonly #socket: number;
   readonly local: Address;
   readonly remote: Address;
@@ -27,70 +15,69 @@ export class TcpSocket {
   #writable: WritableStream<Uint8Array> | undefined;
 
   /** For `Node.connect` and `TcpListener`. */
-  constructor(engine: Engine, socket: number) {
-    this.#engine = engine;
+  constructor(calls: Calls, { socket, local, remote }: Connected) {
+    this.#calls = calls;
     this.#socket = socket;
-    this.local = split(engine.call((core) => core.localAddress(socket)));
-    this.remote = split(engine.call((core) => core.remoteAddress(socket)));
+    this.local = local;
+    this.remote = remote;
   }
 
-  /** Begins to connect; the promise is kept when the connection is made. */
-  static async connect(engine: Engine, remote: string, signal?: AbortSignal): Promise<TcpSocket> {
+  /** For `Node.connect`: the promise is kept when the connection is made. */
+  static async connect(calls: Calls, remote: string, signal?: AbortSignal): Promise<TcpSocket> {
     signal?.throwIfAborted();
-    const socket = engine.call((core, now) => core.tcpConnect(now, remote));
-    const abort = (): void => engine.closeSocket(socket, true);
-    signal?.addEventListener("abort", abort);
+    const socket = await calls.tcpConnect(remote);
+    const drop = (): void => void calls.close(socket, true).catch(() => undefined);
+    signal?.addEventListener("abort", drop);
     try {
-      while (!engine.call((core) => core.isConnected(socket))) {
-        await engine.readiness(socket, "write");
-        signal?.throwIfAborted();
-      }
-      return new TcpSocket(engine, socket);
+      signal?.throwIfAborted();
+      return new TcpSocket(calls, await calls.tcpConnected(socket));
     } catch (error) {
-      if (!signal?.aborted) engine.closeSocket(socket, true);
+      drop();
+      signal?.throwIfAborted();
       throw error;
     } finally {
-      signal?.removeEventListener("abort", abort);
+      signal?.removeEventListener("abort", drop);
     }
+  }
+
+  /** Does a call; once the connection is closed here, its failure says so. */
+  async #attempt<T>(code: string, work: () => Promise<T>): Promise<T> {
+    if (this.#closed) throw failure(code, "the connection is closed");
+    return work().catch((error: unknown) => {
+      throw this.#closed ? failure(code, "the connection is closed") : error;
+    });
   }
 
   /** Reads what there is, and waits if that is nothing; returns nothing at the end of the stream. */
-  async read(most = READ_MAX): Promise<Uint8Array | undefined> {
-    for (;;) {
-      if (this.#closed) throw failure("EBADF", "the connection is closed");
-      const data = this.#engine.call((core, now) => core.recv(now, this.#socket, most));
-      if (data) return data.length > 0 ? data : undefined;
-      await this.#engine.readiness(this.#socket, "read");
-    }
+  async read(most = PART_MAX): Promise<Uint8Array | undefined> {
+    const data = await this.#attempt("EBADF", () => this.#calls.tcpRead(this.#socket, most));
+    return data.length > 0 ? data : undefined;
   }
 
   /** Writes all of it; waits while the network takes no more. */
   async write(data: Uint8Array | string): Promise<void> {
-    let rest = typeof data === "string" ? new TextEncoder().encode(data) : data;
-    while (rest.length > 0) {
-      if (this.#closed) throw failure("EPIPE", "the connection is closed");
-      const part = rest.subarray(0, READ_MAX);
-      const taken = this.#engine.call((core, now) => core.send(now, this.#socket, part));
-      if (taken < 0) await this.#engine.readiness(this.#socket, "write");
-      else rest = rest.subarray(taken);
+    const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
+    for (let at = 0; at < bytes.length; at += PART_MAX) {
+      const part = bytes.subarray(at, at + PART_MAX);
+      await this.#attempt("EPIPE", () => this.#calls.tcpWrite(this.#socket, part));
     }
   }
 
   /** Says that nothing more will be written; reading goes on. */
-  shutdown(): void {
-    if (!this.#closed) this.#engine.call((core, now) => core.shutdown(now, this.#socket, 1));
+  async shutdown(): Promise<void> {
+    if (!this.#closed) await this.#calls.shutdown(this.#socket, 1);
   }
 
   /** Sends small segments at once (TCP_NODELAY). */
-  setNoDelay(on = true): void {
-    this.#engine.call((core) => core.setOption(this.#socket, "noDelay", Number(on)));
+  async setNoDelay(on = true): Promise<void> {
+    await this.#attempt("EBADF", () => this.#calls.setOption(this.#socket, "noDelay", Number(on)));
   }
 
   /** Probes an idle connection (SO_KEEPALIVE), the first time after so many milliseconds. */
-  setKeepAlive(on = true, delay = 0): void {
-    this.#engine.call((core) => {
-      core.setOption(this.#socket, "keepAlive", Number(on));
-      if (delay > 0) core.setOption(this.#socket, "keepIdle", delay);
+  async setKeepAlive(on = true, delay = 0): Promise<void> {
+    await this.#attempt("EBADF", async () => {
+      await this.#calls.setOption(this.#socket, "keepAlive", Number(on));
+      if (delay > 0) await this.#calls.setOption(this.#socket, "keepIdle", delay);
     });
   }
 
@@ -107,7 +94,8 @@ export class TcpSocket {
   #end(reset: boolean): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#engine.closeSocket(this.#socket, reset);
+    // It can fail only because the whole node has ended.
+    void this.#calls.close(this.#socket, reset).catch(() => undefined);
   }
 
   /** What arrives; not read faster than it is taken. */
@@ -119,8 +107,8 @@ export class TcpSocket {
           if (data) controller.enqueue(data);
           else controller.close();
         },
-        cancel: () => {
-          if (!this.#closed) this.#engine.call((core, now) => core.shutdown(now, this.#socket, 0));
+        cancel: async () => {
+          if (!this.#closed) await this.#calls.shutdown(this.#socket, 0);
         },
       },
       { highWaterMark: 0 },
@@ -141,34 +129,27 @@ export class TcpSocket {
 
 /** A socket that listens: iterate over it for connections. */
 export class TcpListener implements AsyncIterable<TcpSocket> {
-  readonly #engine: Engine;
+  readonly #calls: Calls;
   readonly #socket: number;
   readonly local: Address;
   #closed = false;
 
   /** For `Node.listen`. */
-  constructor(engine: Engine, local: string, backlog: number, onlyV6: boolean) {
-    this.#engine = engine;
-    this.#socket = engine.call((core, now) => core.tcpListen(now, local, backlog, onlyV6));
-    this.local = split(engine.call((core) => core.localAddress(this.#socket)));
+  constructor(calls: Calls, { socket, local }: Bound) {
+    this.#calls = calls;
+    this.#socket = socket;
+    this.local = local;
   }
 
-  /** Waits for a connection; returns nothing once the listener is closed. */
+  /** Waits for a connection; returns nothing once the listener is closed, or the node has left. */
   async accept(): Promise<TcpSocket | undefined> {
-    while (!this.#closed && !this.#engine.ended) {
-      const socket = this.#engine.call((core, now) => core.accept(now, this.#socket));
-      if (socket !== undefined) {
-        try {
-          return new TcpSocket(this.#engine, socket);
-        } catch {
-          // It has ended already.
-          this.#engine.closeSocket(socket, true);
-          continue;
-        }
-      }
-      await this.#engine.readiness(this.#socket, "read");
+    if (this.#closed) return undefined;
+    try {
+      return new TcpSocket(this.#calls, await this.#calls.tcpAccept(this.#socket));
+    } catch (error) {
+      if (this.#closed || (error as { code?: unknown }).code === "ENETDOWN") return undefined;
+      throw error;
     }
-    return undefined;
   }
 
   async *[Symbol.asyncIterator](): AsyncIterator<TcpSocket> {
@@ -183,6 +164,6 @@ export class TcpListener implements AsyncIterable<TcpSocket> {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#engine.closeSocket(this.#socket, false);
+    void this.#calls.close(this.#socket, false).catch(() => undefined);
   }
 }

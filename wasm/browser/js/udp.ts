@@ -1,59 +1,73 @@
-import type { Engine } from "./engine.js";
+import type { Address, Bound, Calls, Message } from "./calls.js";
 import { failure } from "./errors.js";
-import { type Address, split } from "./tcp.js";
 
-/** A datagram, and who sent it. */
-export interface Message {
-  data: Uint8Array;
-  remote: Address;
-  hopLimit: number;
-}
+type Taker = (message: Promise<Message>) => void;
 
 /** A UDP socket: iterate over it for datagrams. */
 export class UdpSocket implements AsyncIterable<Message> {
-  readonly #engine: Engine;
+  readonly #calls: Calls;
   readonly #socket: number;
   readonly local: Address;
   #closed = false;
+  /** Who waits for a datagram, in turn; one call at a time asks for the next. */
+  readonly #takers: Taker[] = [];
+  #asking = false;
+  /** A datagram that came when whoever had waited for it no longer did. */
+  #kept: Message | undefined;
 
   /** For `Node.bind` and `Node.ping`. */
-  constructor(engine: Engine, socket: number) {
-    this.#engine = engine;
+  constructor(calls: Calls, { socket, local }: Bound) {
+    this.#calls = calls;
     this.#socket = socket;
-    this.local = split(engine.call((core) => core.localAddress(socket)));
+    this.local = local;
   }
 
   /** Sends a datagram to an address such as `10.80.0.1:53`; without one, to whom the socket is connected. */
   async send(data: Uint8Array | string, remote?: string): Promise<void> {
+    if (this.#closed) throw failure("EBADF", "the socket is closed");
     const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
-    for (;;) {
-      if (this.#closed) throw failure("EBADF", "the socket is closed");
-      if (this.#engine.call((core, now) => core.sendTo(now, this.#socket, bytes, remote)) >= 0) return;
-      await this.#engine.readiness(this.#socket, "write");
+    await this.#calls.sendTo(this.#socket, bytes, remote);
+  }
+
+  /** Waits for a datagram; returns nothing once the socket is closed, or the node has left. */
+  async receive(signal?: AbortSignal): Promise<Message | undefined> {
+    signal?.throwIfAborted();
+    if (this.#closed) return undefined;
+    const kept = this.#kept;
+    this.#kept = undefined;
+    if (kept) return kept;
+    let stop: (() => void) | undefined;
+    try {
+      return await new Promise<Message>((resolve, reject) => {
+        const taker: Taker = resolve;
+        this.#takers.push(taker);
+        stop = () => {
+          const at = this.#takers.indexOf(taker);
+          if (at >= 0) this.#takers.splice(at, 1);
+          reject(signal?.reason as Error);
+        };
+        signal?.addEventListener("abort", stop);
+        void this.#ask();
+      });
+    } catch (error) {
+      if (this.#closed || (error as { code?: unknown }).code === "ENETDOWN") return undefined;
+      throw error;
+    } finally {
+      if (stop) signal?.removeEventListener("abort", stop);
     }
   }
 
-  /** Waits for a datagram; returns nothing once the socket is closed. */
-  async receive(signal?: AbortSignal): Promise<Message | undefined> {
-    let wake: (() => void) | undefined;
-    const aborted = new Promise<void>((resolve) => (wake = resolve));
-    const abort = (): void => wake?.();
-    signal?.addEventListener("abort", abort);
-    try {
-      while (!this.#closed && !this.#engine.ended) {
-        signal?.throwIfAborted();
-        const datagram = this.#engine.call((core) => core.recvFrom(this.#socket));
-        if (datagram) {
-          const message = { data: datagram.data, remote: split(datagram.remote), hopLimit: datagram.hopLimit };
-          datagram.free();
-          return message;
-        }
-        await Promise.race([this.#engine.readiness(this.#socket, "read"), aborted]);
-      }
-      return undefined;
-    } finally {
-      signal?.removeEventListener("abort", abort);
+  async #ask(): Promise<void> {
+    if (this.#asking) return;
+    this.#asking = true;
+    while (this.#takers.length > 0) {
+      const message = this.#calls.receiveFrom(this.#socket);
+      const arrived = await message.catch(() => undefined);
+      const taker = this.#takers.shift();
+      if (taker) taker(message);
+      else this.#kept = arrived;
     }
+    this.#asking = false;
   }
 
   async *[Symbol.asyncIterator](): AsyncIterator<Message> {
@@ -65,18 +79,18 @@ export class UdpSocket implements AsyncIterable<Message> {
   }
 
   /** Connects the socket: it sends to this address, and takes from nobody else. */
-  connect(remote: string): void {
-    this.#engine.call((core, now) => core.udpConnect(now, this.#socket, remote));
+  async connect(remote: string): Promise<void> {
+    await this.#calls.udpConnect(this.#socket, remote);
   }
 
   /** Allows sending to a broadcast address (SO_BROADCAST). */
-  setBroadcast(on = true): void {
-    this.#engine.call((core) => core.setOption(this.#socket, "broadcast", Number(on)));
+  async setBroadcast(on = true): Promise<void> {
+    await this.#calls.setOption(this.#socket, "broadcast", Number(on));
   }
 
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#engine.closeSocket(this.#socket, false);
+    void this.#calls.close(this.#socket, false).catch(() => undefined);
   }
 }

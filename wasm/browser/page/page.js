@@ -75,8 +75,8 @@ async function enter({ network, name, secret }) {
   node.addEventListener("disconnected", () => say("Signaling cannot be reached; links go on, and it is tried again."));
   node.addEventListener("left", () => location.replace(location.pathname));
   node.addEventListener("rejected", ({ detail }) => complain(detail));
-  capture = node.capture();
-  serve();
+  capture = await node.capture();
+  await serve();
   show(secret);
 }
 
@@ -102,17 +102,17 @@ function show(secret) {
       await navigator.clipboard.writeText(link.href);
       say("The invitation is copied. Whoever opens it is asked for a name, and joins.");
     });
-  look();
-  setInterval(look, LOOK_INTERVAL);
+  void look();
+  setInterval(() => void look(), LOOK_INTERVAL);
   void members();
   setInterval(() => void members(), MEMBERS_INTERVAL);
 }
 
 // Serving.
 
-function serve() {
+async function serve() {
   $("content").value ||= `<h1>Hello from ${node.name}</h1>\n<p>This page is served by a browser tab.</p>`;
-  node.serve({ port: HTTP_PORT }, async (request, { remote }) => {
+  await node.serve({ port: HTTP_PORT }, async (request, { remote }) => {
     const path = new URL(request.url).pathname;
     if (request.method === "PUT" && path.startsWith("/inbox/")) return receive(request, path, remote);
     if (!["GET", "HEAD"].includes(request.method)) return new Response("only GET and HEAD\n", { status: 405 });
@@ -123,8 +123,9 @@ function serve() {
       headers: { "content-type": "text/html; charset=utf-8" },
     });
   });
+  const echo = await node.listen(ECHO_PORT);
   void (async () => {
-    for await (const socket of node.listen(ECHO_PORT)) {
+    for await (const socket of echo) {
       void socket.readable.pipeTo(socket.writable).catch(() => undefined).finally(() => socket.close());
     }
   })();
@@ -150,9 +151,9 @@ async function receive(request, path, remote) {
 
 // Looking.
 
-function look() {
-  if (node.left) return;
-  const status = node.status();
+async function look() {
+  const status = await node.status().catch(() => undefined);
+  if (!status) return; // The node has left.
   const now = performance.now();
   const links = status.peers.map((peer) => {
     const passed = peer.counters.sent_bytes + peer.counters.received_bytes;
@@ -291,11 +292,12 @@ $("browse").onsubmit = (event) => {
   event.preventDefault();
   void perform(event.submitter, () => visit($("address").value.trim()));
 };
-$("capture").onclick = () => {
-  const url = URL.createObjectURL(capture.blob());
-  element("a", { href: url, download: `${node.name}.pcapng` }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 60_000);
-};
+$("capture").onclick = () =>
+  perform($("capture"), async () => {
+    const url = URL.createObjectURL(await capture.blob());
+    element("a", { href: url, download: `${node.name}.pcapng` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  });
 $("join").onsubmit = (event) => {
   event.preventDefault();
   const [network, name, secret] = [$("network").value.trim(), $("name").value.trim(), $("secret").value];

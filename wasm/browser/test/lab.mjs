@@ -15,6 +15,8 @@ const TARGET = process.env.CARGO_TARGET_DIR ?? join(PACKAGE, "../../target");
 const TOOL = process.env.UNISOCKETS_TOOL ?? join(TARGET, "debug/unisockets");
 const CHROMIUM = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm", ".css": "text/css" };
+/** Where the stacks of tabs run, if not where they do by themselves. */
+const STACK = process.env.UNISOCKETS_STACK;
 /** How long anything may take, in milliseconds: tells a hang from an answer. */
 export const LIMIT = 60_000;
 
@@ -81,10 +83,12 @@ export class Lab {
 
   /** Joins the network in a page. */
   async join(page, name, options = {}) {
-    const settings = { signal: this.signal, name, ...options };
+    const settings = { signal: this.signal, name, ...(STACK ? { stack: STACK } : {}), ...options };
     return page.evaluate(async (settings) => {
       globalThis.unisockets ??= await import("/dist/index.js");
       globalThis.node = await unisockets.join(settings);
+      const { runs } = await node.status();
+      if (runs !== (settings.stack ?? "worker")) throw new Error(`the stack runs in the ${runs}`);
       return { key: node.key, name: node.name, ipv4: node.ipv4, ipv6: node.ipv6 };
     }, settings);
   }

@@ -105,7 +105,7 @@ test("a member's page in the frame runs no scripts and reaches nothing", { timeo
     const page = `<p>shown</p><script>parent.document.title = "taken"; top.location = "about:blank";</script>
       <img src="http://localhost/x" onerror="parent.document.title='taken'">
       <a href="javascript:parent.document.title='taken'" id="bait">bait</a>`;
-    node.serve({ port: 80 }, () => new Response(page, { headers: { "content-type": "text/html" } }));
+    void node.serve({ port: 80 }, () => new Response(page, { headers: { "content-type": "text/html" } }));
   });
   const page = await joined("victim");
   await page.locator("#address").fill("evil");

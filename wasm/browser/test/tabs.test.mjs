@@ -55,8 +55,8 @@ async function tab(name, options) {
 
 test("a native program asks a server in a tab", { timeout: LIMIT }, async () => {
   const page = await tab("shop");
-  await page.evaluate(() => {
-    node.serve({ port: 80 }, (request, { remote }) => new Response(`${new URL(request.url).pathname} for ${remote.address}`));
+  await page.evaluate(async () => {
+    await node.serve({ port: 80 }, (request, { remote }) => new Response(`${new URL(request.url).pathname} for ${remote.address}`));
   });
   const nc = lab.run("nc", "--name", "asker", "shop", "80");
   nc.process.stdin.end("GET /apples HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
@@ -92,8 +92,8 @@ test("a tab asks a native server, by name, IPv4 and IPv6, and is told of what is
 
 test("64 MiB from a native program to a tab, and back, right to the byte", { timeout: 2 * LIMIT }, async () => {
   const page = await tab("mirror");
-  await page.evaluate(() => {
-    const listener = node.listen(7);
+  await page.evaluate(async () => {
+    const listener = await node.listen(7);
     void (async () => {
       for await (const socket of listener) {
         const data = await readAll(socket);
@@ -120,16 +120,16 @@ for (const kind of ["contexts", "one context"]) {
     const left = `left-of-${kind.replace(" ", "-")}`;
     const a = await tab(left, { context });
     const b = await tab(`right-of-${kind.replace(" ", "-")}`, { context });
-    await a.evaluate(() => {
-      const echo = node.listen(7);
+    await a.evaluate(async () => {
+      const echo = await node.listen(7);
       void (async () => {
         for await (const socket of echo) void socket.readable.pipeTo(socket.writable).finally(() => socket.close());
       })();
-      const resetting = node.listen(8);
+      const resetting = await node.listen(8);
       void (async () => {
         for await (const socket of resetting) void socket.read().then(() => socket.reset());
       })();
-      const udp = node.bind(9);
+      const udp = await node.bind(9);
       void (async () => {
         for await (const { data, remote } of udp) {
           const host = remote.address.includes(":") ? `[${remote.address}]` : remote.address;
@@ -149,7 +149,7 @@ for (const kind of ["contexts", "one context"]) {
       const reset = await doomed.read().then((data) => data ?? "end", (error) => error.code);
       const refused = await node.connect(name, 99).then(() => "none", (error) => error.code);
       const left = await node.resolve(name);
-      const udp = node.bind();
+      const udp = await node.bind();
       const echoes = [];
       for (const target of [`${left.ipv4}:9`, `[${left.ipv6}]:9`]) {
         await udp.send("ping", target);
@@ -168,7 +168,7 @@ for (const kind of ["contexts", "one context"]) {
 test("a reload keeps the tab's address, and its server can be reached again", { timeout: LIMIT }, async () => {
   const page = await tab("phoenix");
   const neighbour = await tab("neighbour");
-  const serve = () => page.evaluate(() => void node.serve({ port: 80 }, () => new Response("risen")));
+  const serve = () => page.evaluate(async () => void (await node.serve({ port: 80 }, () => new Response("risen"))));
   const ask = () => neighbour.evaluate(async () => (await node.fetch("http://phoenix/")).text());
   await serve();
   assert.equal(await ask(), "risen");
@@ -185,8 +185,8 @@ test("a reload keeps the tab's address, and its server can be reached again", { 
 test("the peers of a tab that is closed learn it", { timeout: LIMIT }, async () => {
   const page = await tab("mortal");
   const neighbour = await tab("mourner");
-  await page.evaluate(() => {
-    globalThis.listener = node.listen(7);
+  await page.evaluate(async () => {
+    globalThis.listener = await node.listen(7);
     void listener.accept().then((socket) => (globalThis.socket = socket));
   });
   await neighbour.evaluate(async () => (globalThis.socket = await node.connect("mortal", 7)));
@@ -202,8 +202,8 @@ test("the peers of a tab that is closed learn it", { timeout: LIMIT }, async () 
 test("signaling is killed and restarted: connections go on, and new ones can be made", { timeout: 2 * LIMIT }, async () => {
   const page = await tab("steady");
   const neighbour = await tab("friend");
-  await page.evaluate(() => {
-    const listener = node.listen(7);
+  await page.evaluate(async () => {
+    const listener = await node.listen(7);
     void (async () => {
       for await (const socket of listener) void socket.readable.pipeTo(socket.writable);
     })();
@@ -231,12 +231,12 @@ test("signaling is killed and restarted: connections go on, and new ones can be 
 test("fifty connections at once, and one reader that takes nothing, leave each other alone", { timeout: 2 * LIMIT }, async () => {
   const page = await tab("hub");
   const neighbour = await tab("crowd");
-  await page.evaluate(() => {
-    const echo = node.listen(7, { backlog: 64 });
+  await page.evaluate(async () => {
+    const echo = await node.listen(7, { backlog: 64 });
     void (async () => {
       for await (const socket of echo) void socket.readable.pipeTo(socket.writable).finally(() => socket.close());
     })();
-    const lazy = node.listen(8);
+    const lazy = await node.listen(8);
     void (async () => {
       for await (const socket of lazy) globalThis.sleeper = socket;
     })();
@@ -273,7 +273,7 @@ test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }
         return error instanceof Error && error.message.length > 10 ? error.code : `bare ${error}`;
       }
     };
-    const signal = node.status().signaling && globalThis.location.origin;
+    const signal = (await node.status()).signaling && globalThis.location.origin;
     return [
       await code(() => join({ signal: "ftp://x" })),
       await code(() => join({ signal: "::" })),
@@ -289,7 +289,7 @@ test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }
       await code(() => node.serve({ port: 80 })),
       await code(() => node.fetch("https://clumsy/")),
       await code(() => node.bind(5, { host: "10.99.0.1" })),
-      await code(() => (node.listen(4000), node.listen(4000))),
+      await code(() => node.listen(4000).then(() => node.listen(4000))),
     ];
   });
   assert.deepEqual(codes, [
@@ -298,10 +298,10 @@ test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }
     "EADDRINUSE",
   ]);
   const late = await page.evaluate(async () => {
-    const socket = node.listen(5000);
+    const socket = await node.listen(5000);
     const waiting = socket.accept();
     await node.leave();
-    return [await waiting, await Promise.resolve().then(() => node.listen(1)).catch((error) => error.code)];
+    return [await waiting, await node.listen(1).catch((error) => error.code)];
   });
   assert.deepEqual(late, [undefined, "ENETDOWN"]);
   await page.context().close();
@@ -310,9 +310,9 @@ test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }
 test("a capture is a file that begins as pcapng does, with the packets in it", { timeout: LIMIT }, async () => {
   const page = await tab("watcher");
   const bytes = await page.evaluate(async () => {
-    const capture = node.capture();
+    const capture = await node.capture();
     await node.ping(node.ipv4);
-    return [...new Uint8Array(await capture.blob().arrayBuffer())];
+    return [...new Uint8Array(await (await capture.blob()).arrayBuffer())];
   });
   assert.deepEqual(bytes.slice(0, 4), [0x0a, 0x0d, 0x0d, 0x0a]);
   const view = new DataView(Uint8Array.from(bytes).buffer);
@@ -377,7 +377,7 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
 test("a thousand connections, one after the other, leave no memory behind", { timeout: 2 * LIMIT }, async () => {
   const page = await tab("patient");
   const neighbour = await tab("restless");
-  await page.evaluate(() => node.serve({ port: 80 }, () => new Response("again")));
+  await page.evaluate(async () => void (await node.serve({ port: 80 }, () => new Response("again"))));
   const many = (count) =>
     neighbour.evaluate(async (count) => {
       for (let turn = 0; turn < count; turn += 1) {
@@ -385,14 +385,14 @@ test("a thousand connections, one after the other, leave no memory behind", { ti
         if (text !== "again") throw new Error(text);
       }
     }, count);
-  const memory = (of) => of.evaluate(async () => (await import("/core/core.js")).default().then((core) => core.memory.buffer.byteLength));
+  const memory = (of) => (of.workers()[0] ?? of).evaluate(async () => (await import("/core/core.js")).default().then((core) => core.memory.buffer.byteLength));
   await many(100);
   const before = [await memory(page), await memory(neighbour)];
   await many(1_000);
   const after = [await memory(page), await memory(neighbour)];
   console.log(`    module memory: ${before} bytes after 100, ${after} after 1,100 connections`);
   for (const [at, bytes] of after.entries()) assert.ok(bytes <= before[at] + 4 * 1024 * 1024, `${before[at]} to ${bytes} bytes`);
-  const sockets = await neighbour.evaluate(() => node.status().sockets.length);
+  const sockets = await neighbour.evaluate(async () => (await node.status()).sockets.length);
   assert.equal(sockets, 0);
   for (const each of [page, neighbour]) await each.context().close();
 });

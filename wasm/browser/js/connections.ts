@@ -1,4 +1,4 @@
-import type { Engine } from "./engine.js";
+import type { Connections, Reports } from "./calls.js";
 
 /** The channels of a link, by the numbers that both ends give them. */
 const LANES = ["control", "interactive", "bulk", "datagram"] as const;
@@ -15,23 +15,62 @@ type Signal =
   | { kind: "offer" | "answer"; sdp: string }
   | { kind: "candidate"; candidate: string; mid: string | null };
 
+/** Makes a peer connection: that of the browser, or of a library for Node.js. */
+export type ConnectionClass = new (settings?: RTCConfiguration) => RTCPeerConnection;
+
+/** The peer connections of a page's node. */
+export class PageConnections implements Connections {
+  readonly #class: ConnectionClass;
+  readonly #open = new Map<number, PeerConnection>();
+  reports!: Reports;
+
+  constructor(connectionClass: ConnectionClass) {
+    this.#class = connectionClass;
+  }
+
+  open(link: number, offers: boolean, servers: string): void {
+    try {
+      this.#open.set(link, new PeerConnection(this.#class, this.reports, link, offers, JSON.parse(servers)));
+    } catch {
+      // A server whose URL this browser refuses, or no connections at all: the node must hear of it, but not now.
+      queueMicrotask(() => this.reports.lost(link));
+    }
+  }
+
+  negotiate(link: number, signal: string): void {
+    this.#open.get(link)?.negotiate(signal);
+  }
+
+  findRoute(link: number): void {
+    void this.#open.get(link)?.findRoute().catch(() => undefined);
+  }
+
+  close(link: number): void {
+    this.#open.get(link)?.close();
+    this.#open.delete(link);
+  }
+
+  /** Closes all of them. */
+  end(): void {
+    for (const link of [...this.#open.keys()]) this.close(link);
+  }
+}
+
 /** A peer connection with its four channels: does what the node says, and reports what happens. */
-export class PageLink {
-  readonly #engine: Engine;
-  readonly #id: number;
+class PeerConnection {
+  readonly #reports: Reports;
+  readonly #link: number;
   readonly #connection: RTCPeerConnection;
-  readonly #channels: RTCDataChannel[];
-  #open = 0;
   #closed = false;
   /** Signals are worked on one after the other. */
   #work: Promise<void> = Promise.resolve();
   #described = false;
   #early: RTCIceCandidateInit[] = [];
 
-  constructor(engine: Engine, id: number, offers: boolean, servers: IceServer[]) {
-    this.#engine = engine;
-    this.#id = id;
-    this.#connection = new RTCPeerConnection({
+  constructor(connectionClass: ConnectionClass, reports: Reports, link: number, offers: boolean, servers: IceServer[]) {
+    this.#reports = reports;
+    this.#link = link;
+    this.#connection = new connectionClass({
       iceServers: servers.map(({ url, username, credential }) => ({
         urls: url,
         ...(username ? { username } : {}),
@@ -47,42 +86,27 @@ export class PageLink {
       const state = this.#connection.connectionState;
       if (state === "failed" || state === "closed") this.#lose();
     };
-    this.#channels = LANES.map((label, lane) => this.#channel(label, lane));
+    // Channels can be handed to a worker only as long as nothing has happened to them.
+    reports.takeChannels(link, LANES.map((label, lane) => this.#channel(label, lane)));
     if (offers) this.#then(() => this.#offer());
   }
 
   #channel(label: string, lane: number): RTCDataChannel {
     const datagrams = lane === DATAGRAM;
-    const channel = this.#connection.createDataChannel(label, {
+    return this.#connection.createDataChannel(label, {
       negotiated: true,
       id: lane,
       ordered: !datagrams,
       ...(datagrams ? { maxRetransmits: 0 } : {}),
     });
-    channel.binaryType = "arraybuffer";
-    channel.onopen = () => {
-      this.#open += 1;
-      this.#engine.call((core, now) => core.linkOpen(now, this.#id, lane));
-      if (this.#open === LANES.length) void this.#findRoute();
-    };
-    channel.onmessage = ({ data }: MessageEvent<unknown>) => {
-      if (data instanceof ArrayBuffer) {
-        this.#engine.call((core, now) => core.linkMessage(now, this.#id, lane, new Uint8Array(data)));
-      }
-    };
-    channel.onbufferedamountlow = () => this.#engine.call((core, now) => core.linkDrained(now, this.#id));
-    channel.onclose = () => this.#lose();
-    return channel;
   }
 
   #tell(signal: Signal): void {
-    if (this.#closed) return;
-    this.#engine.call((core, now) => core.linkSignal(now, this.#id, JSON.stringify(signal)));
+    if (!this.#closed) this.#reports.signal(this.#link, JSON.stringify(signal));
   }
 
   #lose(): void {
-    if (this.#closed) return;
-    this.#engine.call((core, now) => core.linkLost(now, this.#id, this.#open === LANES.length));
+    if (!this.#closed) this.#reports.lost(this.#link);
   }
 
   /** Does something after all that was begun before; a failure is the end of the link. */
@@ -127,7 +151,7 @@ export class PageLink {
     await this.#connection.addIceCandidate(candidate).catch(() => undefined);
   }
 
-  async #findRoute(): Promise<void> {
+  async findRoute(): Promise<void> {
     const stats = await this.#connection.getStats();
     let pair: { localCandidateId: string; remoteCandidateId: string } | undefined;
     stats.forEach((entry) => {
@@ -137,35 +161,11 @@ export class PageLink {
     const relayed = [pair.localCandidateId, pair.remoteCandidateId].some(
       (id) => stats.get(id)?.candidateType === "relay",
     );
-    this.#engine.call((core) => core.linkRoute(this.#id, relayed));
-  }
-
-  /** Sends a message; returns whether the channel took it. */
-  send(lane: number, message: Uint8Array): boolean {
-    try {
-      this.#channels[lane]?.send(message as Uint8Array<ArrayBuffer>);
-      return true;
-    } catch {
-      return false;
-    }
-  }
-
-  /** Returns the bytes that wait in each channel. */
-  buffered(): Uint32Array {
-    return Uint32Array.from(this.#channels, (channel) => channel.bufferedAmount);
-  }
-
-  /** Has the channel tell when no more than so many bytes wait in it. */
-  watch(lane: number, bytes: number): void {
-    const channel = this.#channels[lane];
-    if (channel) channel.bufferedAmountLowThreshold = bytes;
+    this.#reports.route(this.#link, relayed);
   }
 
   close(): void {
     this.#closed = true;
-    for (const channel of this.#channels) {
-      channel.onopen = channel.onmessage = channel.onclose = channel.onbufferedamountlow = null;
-    }
     this.#connection.onicecandidate = this.#connection.onconnectionstatechange = null;
     this.#connection.close();
   }
