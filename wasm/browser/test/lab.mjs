@@ -24,6 +24,7 @@ export const LIMIT = 60_000;
 export class Lab {
   #children = new Set();
   #ends = [];
+  #raw;
   /** Keys and pins of the tool's nodes. */
   #data = mkdtempSync(join(tmpdir(), "unisockets-browser-"));
 
@@ -36,7 +37,9 @@ export class Lab {
       lab.signalPort = await freePort();
       await lab.startSignaling();
       lab.files = await lab.#serveFiles();
-      lab.browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"], ...options });
+      // Tabs in the background are treated as they are where people have them.
+      const ignoreDefaultArgs = ["--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows"];
+      lab.browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"], ignoreDefaultArgs, ...options });
       lab.#ends.push(() => lab.browser.close());
       return lab;
     } catch (error) {
@@ -93,6 +96,19 @@ export class Lab {
     }, settings);
   }
 
+  /** Opens a tab behind another one: hidden, and with slow timers, as a browser has them. */
+  async hiddenTab() {
+    // Playwright keeps its own pages visible and awake; it does not know this one.
+    this.#raw ??= await this.browser.newBrowserCDPSession();
+    const { browserContextId } = await this.#raw.send("Target.createBrowserContext");
+    const open = (url) => this.#raw.send("Target.createTarget", { url, browserContextId });
+    const { targetId } = await open(this.files);
+    const { sessionId } = await this.#raw.send("Target.attachToTarget", { targetId, flatten: false });
+    const front = await open("about:blank");
+    await this.#raw.send("Target.activateTarget", front);
+    return new RawTab(this.#raw, sessionId);
+  }
+
   /** Runs the tool. */
   run(...words) {
     const child = new Tool(words, { UNISOCKETS_SIGNAL: this.signal, XDG_DATA_HOME: this.#data });
@@ -105,6 +121,38 @@ export class Lab {
     for (const end of this.#ends.reverse()) await end().catch(() => undefined);
     for (const child of this.#children) await child.kill();
     rmSync(this.#data, { recursive: true, force: true });
+  }
+}
+
+/** A tab that is spoken to in the browser's own protocol. */
+class RawTab {
+  #browser;
+  #sessionId;
+  #last = 0;
+  #waiting = new Map();
+
+  constructor(browser, sessionId) {
+    this.#browser = browser;
+    this.#sessionId = sessionId;
+    browser.on("Target.receivedMessageFromTarget", ({ sessionId, message }) => {
+      if (sessionId !== this.#sessionId) return;
+      const { id, result, error } = JSON.parse(message);
+      this.#waiting.get(id)?.(error ? { exceptionDetails: { text: error.message } } : result);
+      this.#waiting.delete(id);
+    });
+  }
+
+  /** Evaluates a function with an argument that is JSON; returns what is JSON. */
+  async evaluate(work, argument) {
+    const id = (this.#last += 1);
+    const expression = `(${work})(${JSON.stringify(argument)})`;
+    const params = { expression, awaitPromise: true, returnByValue: true };
+    const answered = new Promise((resolve) => this.#waiting.set(id, resolve));
+    const message = JSON.stringify({ id, method: "Runtime.evaluate", params });
+    await this.#browser.send("Target.sendMessageToTarget", { sessionId: this.#sessionId, message });
+    const { result, exceptionDetails } = await answered;
+    if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
+    return result.value;
   }
 }
 
