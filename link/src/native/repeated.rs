@@ -29,15 +29,24 @@ const REPEAT_US: u64 = 100_000;
 /// How often a datagram is repeated: the last time after 6.3 s.
 const REPEATS_MAX: u32 = 6;
 
-/// Whether a datagram is one of DTLS (RFC 7983), or carries one to a relay: as channel data or, with the data first as
-/// the library writes it, in a Send indication (RFC 8656, sections 12.4 and 10.1).
-fn is_dtls(datagram: &[u8]) -> bool {
-    let carried = match datagram {
+/// Returns what a datagram carries to a relay, as channel data or, with the data first as the library writes it, in a
+/// Send indication (RFC 8656, sections 12.4 and 10.1); any other one as it is.
+fn carried(datagram: &[u8]) -> &[u8] {
+    match datagram {
         [0x40..=0x4f, _, _, _, carried @ ..] => carried,
         [0x00, 0x16, ..] if datagram.get(20..22) == Some(&[0x00, 0x13]) => datagram.get(24..).unwrap_or_default(),
         _ => datagram,
-    };
-    matches!(carried, [20..=63, 0xfe, ..])
+    }
+}
+
+/// Whether a datagram is one of DTLS (RFC 7983).
+fn is_dtls(datagram: &[u8]) -> bool {
+    matches!(carried(datagram), [20..=63, 0xfe, ..])
+}
+
+/// Whether a datagram is a ClientHello in clear: behind the record's 13 bytes is the kind of the message.
+fn is_client_hello(datagram: &[u8]) -> bool {
+    matches!(carried(datagram), [22, 0xfe, _, 0, 0, ..]) && carried(datagram).get(13) == Some(&1)
 }
 
 #[derive(Debug)]
@@ -54,6 +63,9 @@ struct Kept(VecDeque<Datagram>);
 
 impl Kept {
     fn sent(&mut self, now_us: u64, destination: SocketAddr, datagram: &[u8]) {
+        // Whatever a client sends next shows that its hello has arrived. A later copy of it could be taken for the wish
+        // to begin anew (RFC 6347, section 4.2.8), and the peer would drop the keys that were agreed on.
+        self.0.retain(|earlier| !is_client_hello(&earlier.contents));
         if self.0.len() >= KEPT_MAX {
             self.0.pop_front();
         }
@@ -195,6 +207,21 @@ mod tests {
         }
         let wanted = [100, 300, 700, 1_500, 3_100, 6_300].into_iter();
         assert_eq!(repeated, wanted.flat_map(|ms| (1..=KEPT_MAX as u8).map(move |n| (ms, n))).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_client_hello_is_repeated_only_until_the_next_flight() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let record = |kind: u8, message: u8| [&[kind, 0xfe, 0xfd][..], &[0; 10], &[message]].concat();
+        let mut kept = Kept::default();
+        kept.sent(0, peer, &record(22, 1));
+        kept.sent(1, peer, &[&record(22, 1)[..], b"with a cookie"].concat());
+        assert_eq!(kept.0.len(), 1);
+        assert!(kept.poll(REPEAT_US + 1).is_some_and(|(_, contents)| contents.ends_with(b"cookie")));
+        kept.sent(2, peer, &record(22, 16));
+        kept.sent(3, peer, &record(23, 0));
+        let left: Vec<_> = kept.0.iter().map(|datagram| (datagram.contents[0], datagram.contents[13])).collect();
+        assert_eq!(left, [(22, 16), (23, 0)]);
     }
 
     #[test]

@@ -131,7 +131,7 @@ class PeerConnection {
     if (this.#closed) return;
     const connection = this.#connection;
     if (signal.kind === "candidate") {
-      const candidate = { candidate: signal.candidate, sdpMid: signal.mid ?? "0" };
+      const candidate = { candidate: signal.candidate, sdpMid: signal.mid || "0", sdpMLineIndex: 0 };
       if (this.#described) await this.#try(candidate);
       else this.#early.push(candidate);
       return;

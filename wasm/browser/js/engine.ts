@@ -2,6 +2,17 @@ import init, { Core } from "../core/core.js";
 import type { Connections, MembershipEvent, Reports, Settings } from "./calls.js";
 import { Channels } from "./channels.js";
 import { failure } from "./errors.js";
+import type { SocketClass } from "./platform.js";
+
+/** The state of an open WebSocket. */
+const OPEN = 1;
+
+/** What a node's loop needs from where it runs. */
+export interface Surroundings {
+  connections: Connections;
+  socketClass: SocketClass;
+  notify: (event: MembershipEvent) => void;
+}
 
 interface Waiting {
   read: (() => void)[];
@@ -28,6 +39,7 @@ export class Engine implements Reports {
   readonly #url: string;
   readonly #notify: (event: MembershipEvent) => void;
   readonly #connections: Connections;
+  readonly #socketClass: SocketClass;
   /** Links, with their channels as soon as these have been made. */
   readonly #links = new Map<number, Channels | undefined>();
   readonly #waiting = new Map<number, Waiting>();
@@ -39,16 +51,11 @@ export class Engine implements Reports {
   #armed = Infinity;
   #ended = false;
 
-  constructor(
-    url: string,
-    settings: Settings,
-    key: Uint8Array,
-    connections: Connections,
-    notify: (event: MembershipEvent) => void,
-  ) {
+  constructor(url: string, settings: Settings, key: Uint8Array, surroundings: Surroundings) {
     this.#url = url;
-    this.#connections = connections;
-    this.#notify = notify;
+    this.#connections = surroundings.connections;
+    this.#socketClass = surroundings.socketClass;
+    this.#notify = surroundings.notify;
     const seed = crypto.getRandomValues(new Uint8Array(32));
     const text = JSON.stringify({ ...settings, originUnixMs: Math.round(performance.timeOrigin) });
     this.#core = new Core(this, text, key, seed);
@@ -199,7 +206,7 @@ export class Engine implements Reports {
   connect(): void {
     let socket: WebSocket;
     try {
-      socket = new WebSocket(this.#url);
+      socket = new this.#socketClass(this.#url);
     } catch {
       queueMicrotask(() => this.#disconnected());
       return;
@@ -223,7 +230,7 @@ export class Engine implements Reports {
   }
 
   sendFrame(frame: string): void {
-    if (this.#signaling?.readyState === WebSocket.OPEN) this.#signaling.send(frame);
+    if (this.#signaling?.readyState === OPEN) this.#signaling.send(frame);
   }
 
   disconnect(): void {

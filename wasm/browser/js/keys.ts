@@ -72,7 +72,7 @@ export function ephemeral(key = crypto.getRandomValues(new Uint8Array(32))): Ide
 /** Returns this tab's identity: that of its slot, where the browser keeps keys. */
 export async function identity(): Promise<Identity> {
   // Without locks (no secure context) two tabs could not tell whose key it is.
-  if (!("locks" in navigator) || !("indexedDB" in globalThis)) return ephemeral();
+  if (globalThis.navigator?.locks === undefined || !("indexedDB" in globalThis)) return ephemeral();
   try {
     const claimed = await claim();
     if (!claimed) return ephemeral();

@@ -1,8 +1,10 @@
 import type { Calls, MembershipEvent } from "./calls.js";
+import type { ConnectionClass } from "./connections.js";
 import { failure, hostOf, portOf } from "./errors.js";
 import { type Handler, HttpServer, fetchOver } from "./http.js";
 import { type Identity, ephemeral, identity } from "./keys.js";
 import { type ModuleSource, compiled } from "./module.js";
+import { webrtc, webSocket } from "./platform.js";
 import { type Running, type Runs, start } from "./start.js";
 import { TcpListener, TcpSocket } from "./tcp.js";
 import { UdpSocket } from "./udp.js";
@@ -33,6 +35,8 @@ export interface JoinOptions {
   timeout?: number;
   /** Where the stack runs: in a worker if this browser can, unless `page` is given; `worker` insists. */
   stack?: Runs;
+  /** The class of peer connections, if not the browser's own; in Node.js, if not that of an installed package. */
+  webrtc?: ConnectionClass;
   /** Where the WebAssembly module is, if not beside this one. */
   module?: ModuleSource;
 }
@@ -168,9 +172,8 @@ function checked(options: JoinOptions): void {
 export async function join(options: JoinOptions = {}): Promise<Node> {
   checked(options);
   const url = signalingUrl(options.signal);
-  if (typeof RTCPeerConnection === "undefined") {
-    throw failure("ENOSYS", "this browser has no WebRTC, or it is switched off; without it there are no links");
-  }
+  const connectionClass = options.webrtc ?? (await webrtc());
+  const socketClass = await webSocket();
   const module = await compiled(options.module);
   const { key } = options;
   const own = key === undefined ? await identity() : key === "ephemeral" ? ephemeral() : ephemeral(key as Uint8Array<ArrayBuffer>);
@@ -188,8 +191,7 @@ export async function join(options: JoinOptions = {}): Promise<Node> {
   const notify = (event: MembershipEvent): void => void (node ? node.learn(event) : early.push(event));
   let running: Running;
   try {
-    const connectionClass = RTCPeerConnection;
-    running = await start({ module, url: url.href, settings, key: own.key, connectionClass, notify }, options.stack);
+    running = await start({ module, url: url.href, settings, key: own.key, connectionClass, socketClass, notify }, options.stack);
   } catch (error) {
     own.release();
     throw error;

@@ -3,6 +3,7 @@ import { type ConnectionClass, PageConnections } from "./connections.js";
 import { Engine, load } from "./engine.js";
 import { failure } from "./errors.js";
 import { LocalCalls } from "./local.js";
+import type { SocketClass } from "./platform.js";
 import { Caller, type ToPage } from "./rpc.js";
 
 /** Where a node's stack runs. */
@@ -18,6 +19,7 @@ export interface Start {
   settings: Settings;
   key: Uint8Array;
   connectionClass: ConnectionClass;
+  socketClass: SocketClass;
   notify: (event: MembershipEvent) => void;
 }
 
@@ -63,7 +65,7 @@ export async function start(begin: Start, where: Runs | undefined): Promise<Runn
 function onPage(begin: Start): Running {
   const connections = new PageConnections(begin.connectionClass);
   // The node may ask for connections while it is being made: none before it has joined.
-  const engine = new Engine(begin.url, begin.settings, begin.key, connections, begin.notify);
+  const engine = new Engine(begin.url, begin.settings, begin.key, { connections, socketClass: begin.socketClass, notify: begin.notify });
   connections.reports = engine;
   const end = (): void => {
     engine.end();

@@ -1,6 +1,6 @@
 // The worker in which a node's stack runs, with the data channels that its page hands over.
 
-import type { Calls, Connections, Reports } from "./calls.js";
+import type { Calls, Connections, MembershipEvent, Reports } from "./calls.js";
 import { Engine, load } from "./engine.js";
 import { LocalCalls } from "./local.js";
 import { type Beginning, type ToPage, type ToWorker, handedOver } from "./rpc.js";
@@ -25,7 +25,8 @@ const connections: Connections = {
 
 async function begin({ module, url, settings, key }: Beginning): Promise<void> {
   await load(module);
-  engine = new Engine(url, settings, key, connections, (event) => thread.postMessage({ kind: "event", event }));
+  const notify = (event: MembershipEvent): void => thread.postMessage({ kind: "event", event });
+  engine = new Engine(url, settings, key, { connections, socketClass: WebSocket, notify });
   calls = new LocalCalls(engine);
 }
 
