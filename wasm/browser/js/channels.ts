@@ -1,5 +1,11 @@
 import type { Engine } from "./engine.js";
 
+/** Returns the bytes of a message: an ArrayBuffer in browsers, a Buffer from some packages for Node.js. */
+function bytesOf(data: unknown): Uint8Array | undefined {
+  if (data instanceof ArrayBuffer) return new Uint8Array(data);
+  return ArrayBuffer.isView(data) ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength) : undefined;
+}
+
 /** The four channels of a link, where the stack runs. */
 export class Channels {
   readonly #channels: RTCDataChannel[];
@@ -15,9 +21,8 @@ export class Channels {
         if (this.open) engine.findRoute(link);
       };
       channel.onmessage = ({ data }: MessageEvent<unknown>) => {
-        if (data instanceof ArrayBuffer) {
-          engine.call((core, now) => core.linkMessage(now, link, lane, new Uint8Array(data)));
-        }
+        const message = bytesOf(data);
+        if (message) engine.call((core, now) => core.linkMessage(now, link, lane, message));
       };
       channel.onbufferedamountlow = () => engine.call((core, now) => core.linkDrained(now, link));
       channel.onclose = () => engine.lost(link);

@@ -111,7 +111,12 @@ export class Lab {
 
   /** Runs the tool. */
   run(...words) {
-    const child = new Tool(words, { UNISOCKETS_SIGNAL: this.signal, XDG_DATA_HOME: this.#data });
+    return this.spawn(TOOL, words);
+  }
+
+  /** Runs any program. */
+  spawn(program, words) {
+    const child = new Program(program, words, { UNISOCKETS_SIGNAL: this.signal, XDG_DATA_HOME: this.#data });
     this.#children.add(child);
     return child;
   }
@@ -156,11 +161,11 @@ class RawTab {
   }
 }
 
-/** The tool as a process. */
-class Tool {
-  constructor(words, settings) {
+/** A program as a process. */
+class Program {
+  constructor(program, words, settings) {
     const env = { ...process.env, ...settings };
-    this.process = spawn(TOOL, words, { env, stdio: ["pipe", "pipe", "pipe"] });
+    this.process = spawn(program, words, { env, stdio: ["pipe", "pipe", "pipe"] });
     this.errors = "";
     this.lines = [];
     this.chunks = [];
