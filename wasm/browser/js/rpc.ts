@@ -55,7 +55,7 @@ export class Caller {
 
   #call(method: keyof Calls, args: unknown[]): Promise<unknown> {
     // The caller keeps its bytes; the worker gets a copy of its own.
-    const own = args.map((arg) => (arg instanceof Uint8Array ? arg.slice() : arg));
+    const own = args.map((arg) => (arg instanceof Uint8Array ? new Uint8Array(arg) : arg));
     return this.#ask((id) =>
       this.#worker.postMessage({ kind: "call", id, method, args: own } satisfies ToWorker, own.flatMap(handedOver)),
     );

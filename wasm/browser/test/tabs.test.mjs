@@ -396,3 +396,107 @@ test("a thousand connections, one after the other, leave no memory behind", { ti
   assert.equal(sockets, 0);
   for (const each of [page, neighbour]) await each.context().close();
 });
+
+test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, async () => {
+  const a = await tab("node-server");
+  const b = await tab("node-client");
+  for (const page of [a, b]) {
+    await page.evaluate(async () => {
+      globalThis.net = (await import("/dist/net.js")).net(node);
+      globalThis.dgram = (await import("/dist/dgram.js")).dgram(node);
+      globalThis.happens = (emitter, event) => new Promise((resolve) => emitter.once(event, (...values) => resolve(values)));
+    });
+  }
+  await a.evaluate(async () => {
+    globalThis.server = net.createServer((socket) => socket.pipe(socket));
+    server.listen(7);
+    await happens(server, "listening");
+    // Its clients' ends are not the end of what it says.
+    const late = net.createServer({ allowHalfOpen: true }, (socket) => {
+      socket.resume();
+      socket.on("end", () => socket.end("after the end"));
+    });
+    await happens(late.listen({ port: 8, host: "0.0.0.0" }), "listening");
+    await happens(net.createServer((socket) => socket.once("data", () => socket.resetAndDestroy())).listen(9), "listening");
+    const udp = dgram.createSocket("udp4", (data, from) => udp.send(data, from.port, from.address));
+    await happens(udp.bind(10), "listening");
+  });
+  const found = await b.evaluate(async () => {
+    const sent = pattern(4 * 1024 * 1024);
+    const socket = net.connect(7, "node-server");
+    const opening = [socket.connecting, socket.readyState, socket.write(sent.subarray(0, 1000))];
+    await happens(socket, "connect");
+    const local = socket.address();
+    const parts = [];
+    socket.on("data", (data) => parts.push(data));
+    socket.end(sent.subarray(1000));
+    await happens(socket, "end");
+    const [hadError] = await happens(socket, "close");
+    const same = (await hex(await new Blob(parts).arrayBuffer())) === (await hex(sent));
+    const half = net.connect({ port: 8, host: "node-server" });
+    half.setEncoding("utf8");
+    half.end("x");
+    let text = "";
+    for await (const part of half) text += part;
+    const refused = await happens(net.connect(99, "node-server"), "error");
+    const reset = net.connect(9, "node-server");
+    reset.write("x");
+    const [broken] = await happens(reset, "error");
+    const idle = net.connect({ port: 7, host: "node-server", timeout: 50 });
+    await happens(idle, "timeout");
+    const bad = [];
+    for (const work of [() => net.connect(0, "x"), () => idle.connect(7), () => net.createServer().listen(70000), () => dgram.createSocket("tcp"), () => dgram.createSocket("udp4").send("x")]) {
+      try {
+        work();
+        bad.push("none");
+      } catch (error) {
+        bad.push(error.code);
+      }
+    }
+    idle.destroy();
+    await happens(idle, "close");
+    const udp = dgram.createSocket({ type: "udp4" });
+    udp.send(["he", "llo"], 10, "node-server");
+    const [data, from] = await happens(udp, "message");
+    udp.close();
+    await happens(udp, "close");
+    return {
+      opening,
+      family: local.family,
+      hadError,
+      same,
+      counted: [socket.bytesRead, socket.bytesWritten],
+      text,
+      refused: refused[0].code,
+      broken: broken.code,
+      bad,
+      datagram: new TextDecoder().decode(data),
+      from: [from.port, from.size, from.family],
+      ip: [net.isIP("10.80.0.1"), net.isIP("fd75::1"), net.isIP("alpha"), net.isIP("300.1.1.1")],
+    };
+  });
+  const len = 4 * 1024 * 1024;
+  assert.deepEqual(found, {
+    opening: [true, "opening", true],
+    family: "IPv4",
+    hadError: false,
+    same: true,
+    counted: [len, len],
+    text: "after the end",
+    refused: "ECONNREFUSED",
+    broken: "ECONNRESET",
+    bad: ["EINVAL", "EISCONN", "EINVAL", "ERR_SOCKET_BAD_TYPE", "EDESTADDRREQ"],
+    datagram: "hello",
+    from: [10, 5, "IPv4"],
+    ip: [4, 6, 0, 0],
+  });
+  const closed = await a.evaluate(async () => {
+    const address = server.address();
+    server.close();
+    await happens(server, "close");
+    return [address.port, server.listening];
+  });
+  assert.deepEqual(closed, [7, false]);
+  assert.equal(await b.evaluate(async () => (await happens(net.connect(7, "node-server"), "error"))[0].code), "ECONNREFUSED");
+  for (const page of [a, b]) await page.context().close();
+});

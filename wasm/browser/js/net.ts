@@ -1,0 +1,390 @@
+// Sockets in the shape of Node.js's 'node:net', on a node instead of the machine's own network.
+
+/// <reference path="./streams.d.ts" preserve="true" />
+
+import { EventEmitter } from "events";
+import { Duplex } from "readable-stream";
+import { failure, portOf } from "./errors.js";
+import type { Node } from "./node.js";
+import type { TcpListener, TcpSocket } from "./tcp.js";
+
+/** Where `address` says that a socket is. */
+export interface AddressInfo {
+  address: string;
+  port: number;
+  family: "IPv4" | "IPv6";
+}
+
+export interface ConnectOptions {
+  port: number;
+  host?: string;
+  noDelay?: boolean;
+  keepAlive?: boolean;
+  /** In milliseconds. */
+  keepAliveInitialDelay?: number;
+  /** Whether the writable side stays open when the other end has ended its own. */
+  allowHalfOpen?: boolean;
+  /** In milliseconds; after being idle for so long the socket emits `timeout`. */
+  timeout?: number;
+}
+
+export interface ListenOptions {
+  port?: number;
+  host?: string;
+  backlog?: number;
+}
+
+export interface ServerOptions {
+  allowHalfOpen?: boolean;
+  noDelay?: boolean;
+  keepAlive?: boolean;
+}
+
+function family(address: string): "IPv4" | "IPv6" {
+  return address.includes(":") ? "IPv6" : "IPv4";
+}
+
+/** A TCP connection as a stream. */
+export class Socket extends Duplex {
+  readonly #node: Node;
+  #socket: TcpSocket | undefined;
+  #cancel: AbortController | undefined;
+  #reading = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timeout = 0;
+  connecting = false;
+  bytesRead = 0;
+  bytesWritten = 0;
+
+  /** For `Net`. */
+  constructor(node: Node, options: { allowHalfOpen?: boolean } = {}, accepted?: TcpSocket) {
+    super({ allowHalfOpen: options.allowHalfOpen ?? false, emitClose: false });
+    this.#node = node;
+    this.#socket = accepted;
+  }
+
+  /** Connects: `connect(port, host?, listener?)` or `connect({ port, host }, listener?)`. */
+  connect(options: ConnectOptions | number, ...rest: (string | (() => void) | undefined)[]): this {
+    const host = rest.find((each) => typeof each === "string") as string | undefined;
+    const listener = rest.find((each) => typeof each === "function") as (() => void) | undefined;
+    const settings = typeof options === "object" ? options : { port: options, ...(host ? { host } : {}) };
+    portOf(settings.port, "port", 1);
+    if (this.connecting || this.#socket) throw failure("EISCONN", "the socket is connected, or being connected");
+    if (listener) this.once("connect", listener);
+    if (settings.timeout) this.setTimeout(settings.timeout);
+    this.connecting = true;
+    this.#cancel = new AbortController();
+    void this.#connect(settings, this.#cancel.signal);
+    return this;
+  }
+
+  async #connect(settings: ConnectOptions, signal: AbortSignal): Promise<void> {
+    try {
+      const socket = await this.#node.connect(settings.host ?? "localhost", settings.port, { signal });
+      if (this.destroyed) return socket.reset();
+      if (settings.noDelay) await socket.setNoDelay();
+      if (settings.keepAlive) await socket.setKeepAlive(true, settings.keepAliveInitialDelay);
+      this.#socket = socket;
+      this.connecting = false;
+      this.emit("connect");
+      this.emit("ready");
+      if (this.#reading) void this.#pull();
+      // A reset is noticed by those who only write, too.
+      else this.read(0);
+    } catch (error) {
+      this.connecting = false;
+      if (!this.destroyed) this.destroy(error as Error);
+    }
+  }
+
+  /** Does something as soon as there is a connection. */
+  #connected(work: (socket: TcpSocket) => Promise<void>, done: (error?: Error | null) => void): void {
+    const begin = (): void => {
+      const socket = this.#socket;
+      if (!socket) return done(failure("ENOTCONN", "the socket is not connected"));
+      work(socket).then(() => done(), done);
+    };
+    if (this.connecting) this.once("connect", begin);
+    else begin();
+  }
+
+  override _read(): void {
+    if (this.#reading) return;
+    this.#reading = true;
+    if (this.#socket) void this.#pull();
+  }
+
+  async #pull(): Promise<void> {
+    const socket = this.#socket as TcpSocket;
+    try {
+      for (;;) {
+        const data = await socket.read();
+        if (this.destroyed) return;
+        this.#active();
+        this.bytesRead += data?.length ?? 0;
+        // The next '_read' may come within 'push'.
+        this.#reading = false;
+        const more = this.push(data ?? null);
+        if (!data || !more || this.#reading) {
+          if (this.#reading) continue;
+          return;
+        }
+        this.#reading = true;
+      }
+    } catch (error) {
+      if (!this.destroyed) this.destroy(error as Error);
+    }
+  }
+
+  override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
+    this.#connected(async (socket) => {
+      await socket.write(chunk);
+      this.bytesWritten += chunk.length;
+      this.#active();
+    }, done);
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    this.#connected((socket) => socket.shutdown(), (error) => done((error as { code?: string } | null)?.code === "ENOTCONN" ? null : error));
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    clearTimeout(this.#timer);
+    this.#cancel?.abort();
+    this.connecting = false;
+    if (error) this.#socket?.reset();
+    else this.#socket?.close();
+    done(error);
+    queueMicrotask(() => this.emit("close", error !== null));
+  }
+
+  /** Resets the connection: the other end sees ECONNRESET. */
+  resetAndDestroy(): this {
+    this.#socket?.reset();
+    return this.destroy();
+  }
+
+  /** Destroys the socket when all is written. */
+  destroySoon(): void {
+    if (!this.writableEnded) this.end();
+    this.once("finish", () => this.destroy());
+  }
+
+  #active(): void {
+    if (this.#timeout > 0) this.setTimeout(this.#timeout);
+  }
+
+  /** Emits `timeout` after so many milliseconds without traffic; 0 is never. */
+  setTimeout(timeout: number, listener?: () => void): this {
+    if (listener) this.once("timeout", listener);
+    clearTimeout(this.#timer);
+    this.#timeout = timeout;
+    if (timeout > 0) this.#timer = setTimeout(() => this.emit("timeout"), timeout);
+    return this;
+  }
+
+  setNoDelay(on = true): this {
+    this.#connected((socket) => socket.setNoDelay(on), () => undefined);
+    return this;
+  }
+
+  setKeepAlive(on = false, initialDelay = 0): this {
+    this.#connected((socket) => socket.setKeepAlive(on, initialDelay), () => undefined);
+    return this;
+  }
+
+  /** A page ends when it is closed; these change nothing. */
+  ref(): this {
+    return this;
+  }
+
+  unref(): this {
+    return this;
+  }
+
+  address(): AddressInfo | Record<string, never> {
+    const local = this.#socket?.local;
+    return local ? { ...local, family: family(local.address) } : {};
+  }
+
+  get pending(): boolean {
+    return this.#socket === undefined;
+  }
+
+  get readyState(): "opening" | "open" | "readOnly" | "writeOnly" | "closed" {
+    if (this.connecting) return "opening";
+    if (this.destroyed || !this.#socket) return "closed";
+    if (this.readableEnded) return this.writableEnded ? "closed" : "writeOnly";
+    return this.writableEnded ? "readOnly" : "open";
+  }
+
+  get localAddress(): string | undefined {
+    return this.#socket?.local.address;
+  }
+
+  get localPort(): number | undefined {
+    return this.#socket?.local.port;
+  }
+
+  get localFamily(): string | undefined {
+    return this.#socket && family(this.#socket.local.address);
+  }
+
+  get remoteAddress(): string | undefined {
+    return this.#socket?.remote.address;
+  }
+
+  get remotePort(): number | undefined {
+    return this.#socket?.remote.port;
+  }
+
+  get remoteFamily(): string | undefined {
+    return this.#socket && family(this.#socket.remote.address);
+  }
+}
+
+/** A server of TCP connections. */
+export class Server extends EventEmitter {
+  readonly #node: Node;
+  readonly #options: ServerOptions;
+  readonly #connections = new Set<Socket>();
+  #listener: TcpListener | undefined;
+  #state: "new" | "opening" | "open" | "closed" = "new";
+  /** More connections than this are refused, with the event `drop`. */
+  maxConnections: number | undefined;
+
+  /** For `Net`. */
+  constructor(node: Node, options: ServerOptions, listener?: (socket: Socket) => void) {
+    super();
+    this.#node = node;
+    this.#options = options;
+    if (listener) this.on("connection", listener);
+  }
+
+  /** Listens: `listen(port, host?, backlog?, listener?)` or `listen({ port, host, backlog }, listener?)`. */
+  listen(options: ListenOptions | number = 0, ...rest: (string | number | (() => void) | undefined)[]): this {
+    const host = rest.find((each) => typeof each === "string") as string | undefined;
+    const backlog = rest.find((each) => typeof each === "number") as number | undefined;
+    const listener = rest.find((each) => typeof each === "function") as (() => void) | undefined;
+    const { port = 0, ...more } = typeof options === "object" ? options : { port: options, ...(host ? { host } : {}), ...(backlog ? { backlog } : {}) };
+    portOf(port);
+    if (this.#state === "opening" || this.#state === "open") throw failure("EALREADY", "the server listens already");
+    if (listener) this.once("listening", listener);
+    this.#state = "opening";
+    void this.#open(port, more);
+    return this;
+  }
+
+  async #open(port: number, options: { host?: string; backlog?: number }): Promise<void> {
+    try {
+      const listener = await this.#node.listen(port, options);
+      if (this.#state === "closed") return listener.close();
+      this.#listener = listener;
+      this.#state = "open";
+      this.emit("listening");
+      for await (const socket of listener) this.#accept(socket);
+      this.close();
+    } catch (error) {
+      this.#state = "closed";
+      this.emit("error", error);
+    }
+  }
+
+  #accept(accepted: TcpSocket): void {
+    if (this.maxConnections !== undefined && this.#connections.size >= this.maxConnections) {
+      accepted.reset();
+      this.emit("drop", { remoteAddress: accepted.remote.address, remotePort: accepted.remote.port });
+      return;
+    }
+    const socket = new Socket(this.#node, this.#options, accepted);
+    if (this.#options.noDelay) socket.setNoDelay();
+    if (this.#options.keepAlive) socket.setKeepAlive(true);
+    this.#connections.add(socket);
+    socket.once("close", () => {
+      this.#connections.delete(socket);
+      this.#ended();
+    });
+    this.emit("connection", socket);
+    socket.read(0);
+  }
+
+  /** Stops listening; `close` is emitted when the last connection has ended. */
+  close(listener?: (error?: Error) => void): this {
+    if (this.#state === "new" || this.#state === "closed") {
+      if (listener) queueMicrotask(() => listener(failure("ERR_SERVER_NOT_RUNNING", "the server does not listen")));
+      return this;
+    }
+    if (listener) this.once("close", listener);
+    this.#state = "closed";
+    this.#listener?.close();
+    queueMicrotask(() => this.#ended());
+    return this;
+  }
+
+  #ended(): void {
+    if (this.#state === "closed" && this.#connections.size === 0) this.emit("close");
+  }
+
+  get listening(): boolean {
+    return this.#state === "open";
+  }
+
+  address(): AddressInfo | null {
+    const local = this.#listener?.local;
+    return local && this.listening ? { ...local, family: family(local.address) } : null;
+  }
+
+  getConnections(listener: (error: Error | null, count: number) => void): this {
+    queueMicrotask(() => listener(null, this.#connections.size));
+    return this;
+  }
+
+  ref(): this {
+    return this;
+  }
+
+  unref(): this {
+    return this;
+  }
+}
+
+/** What `node:net` offers, for one node. */
+export interface Net {
+  createServer(options?: ServerOptions | ((socket: Socket) => void), listener?: (socket: Socket) => void): Server;
+  connect: Socket["connect"] extends (...args: infer Args) => unknown ? (...args: Args) => Socket : never;
+  createConnection: Net["connect"];
+  Socket: new (options?: { allowHalfOpen?: boolean }) => Socket;
+  Server: new (options?: ServerOptions, listener?: (socket: Socket) => void) => Server;
+  isIP(address: string): 0 | 4 | 6;
+  isIPv4(address: string): boolean;
+  isIPv6(address: string): boolean;
+}
+
+/** Makes what `node:net` offers for a node. */
+export function net(node: Node): Net {
+  const connect: Net["connect"] = (options, ...rest) => {
+    const { allowHalfOpen } = typeof options === "object" ? options : {};
+    return new Socket(node, allowHalfOpen === undefined ? {} : { allowHalfOpen }).connect(options, ...rest);
+  };
+  const isIPv4 = (address: string): boolean => /^(25[0-5]|2[0-4]\d|1?\d?\d)(\.(25[0-5]|2[0-4]\d|1?\d?\d)){3}$/.test(address);
+  const isIPv6 = (address: string): boolean => address.includes(":") && URL.canParse(`http://[${address}]/`);
+  return {
+    createServer: (options, listener) =>
+      typeof options === "function" ? new Server(node, {}, options) : new Server(node, options ?? {}, listener),
+    connect,
+    createConnection: connect,
+    Socket: class extends Socket {
+      constructor(options?: { allowHalfOpen?: boolean }) {
+        super(node, options);
+      }
+    },
+    Server: class extends Server {
+      constructor(options: ServerOptions = {}, listener?: (socket: Socket) => void) {
+        super(node, options, listener);
+      }
+    },
+    isIP: (address) => (isIPv4(address) ? 4 : isIPv6(address) ? 6 : 0),
+    isIPv4,
+    isIPv6,
+  };
+}
