@@ -9,6 +9,9 @@ use std::str::FromStr;
 
 /// Longest `Host` that is looked at, in bytes: a DNS name and a port.
 const HOST_LEN_MAX: usize = 253 + 6;
+/// The page's name on this machine. Browsers take it for loopback (RFC 6761), and it shares a site with names below it,
+/// which names below `localhost` do not: at those, browsers refuse service workers as they refuse third parties'.
+pub const PAGE_ON_LOOPBACK: &str = "unisockets.localhost";
 /// Ports that go without saying, for `ws` and `wss`.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
@@ -50,6 +53,17 @@ impl fmt::Display for BadHost {
 }
 
 impl std::error::Error for BadHost {}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Name::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
+            Name::Ip(ip) => write!(f, "{ip}"),
+            Name::Dns(name) => f.write_str(name),
+        }?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
 
 impl FromStr for HostName {
     type Err = BadHost;
@@ -132,7 +146,7 @@ impl Hosts {
         match called {
             // Connecting to "any address" leads to loopback.
             Name::Ip(ip) => *ip == local || (ip.is_unspecified() && local.is_loopback()),
-            Name::Dns(name) if name == "localhost" => local.is_loopback(),
+            Name::Dns(name) if name == "localhost" || name == PAGE_ON_LOOPBACK => local.is_loopback(),
             name => self.machine.as_ref() == Some(name),
         }
     }
@@ -160,6 +174,7 @@ mod tests {
             ("127.0.0.1:7080", "127.0.0.1:7080"),
             ("localhost:7080", "127.0.0.1:7080"),
             ("localhost:7080", "[::1]:7080"),
+            ("unisockets.localhost:7080", "127.0.0.1:7080"),
             ("0.0.0.0:7080", "127.0.0.1:7080"),
             ("shed:7080", "192.0.2.1:7080"),
             ("SHED.", "192.0.2.1:443"),
@@ -180,6 +195,8 @@ mod tests {
             ("192.0.2.1:7081", "192.0.2.1:7080"),
             ("192.0.2.1", "192.0.2.1:7080"),
             ("localhost:7080", "192.0.2.1:7080"),
+            ("unisockets.localhost:7080", "192.0.2.1:7080"),
+            ("other.localhost:7080", "127.0.0.1:7080"),
             ("127.0.0.1:7080", "192.0.2.1:7080"),
             ("0.0.0.0:7080", "192.0.2.1:7080"),
             ("shed.evil.example:7080", "192.0.2.1:7080"),

@@ -35,6 +35,8 @@ pub mod network;
 mod outgoing;
 mod outputs;
 mod pace;
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
+mod page;
 pub mod pins;
 pub mod protocol;
 mod quarantine;

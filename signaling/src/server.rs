@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,18 +20,19 @@ use governor::{DefaultDirectRateLimiter, RateLimiter};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
-use tower_http::services::ServeDir;
 use tracing::{debug, info};
 
 use crate::bus::{Bus, MemoryBus, Parcel};
 pub use crate::callers::{CONNECTIONS_PER_ADDRESS_MAX, CONNECTIONS_PER_LOOPBACK_ADDRESS_MAX, Limits};
 use crate::callers::{Callers, Ends, EndsListener, Refused, quota};
 use crate::directory::{Directory, LocalDirectory};
-pub use crate::hosts::{BadHost, HostName};
+pub use crate::hosts::{BadHost, HostName, PAGE_ON_LOOPBACK};
 use crate::hosts::{Host, Hosts};
 use crate::identity::KeyPair;
 use crate::network::PREFIX_V4;
 use crate::outgoing::{self, Outgoing};
+use crate::page::with_page;
+pub use crate::page::{BadFrameOrigin, FrameOrigin, Page};
 use crate::protocol::{Code, FRAME_LEN_MAX, FromServer, GoneReason, IceServer, Nonce, emit};
 use crate::room::{self, Admission, ConnectionId, Output, Room};
 use crate::tls;
@@ -83,8 +84,8 @@ pub struct Config {
     pub hosts: Vec<HostName>,
     /// How many connections one address may have.
     pub limits: Limits,
-    /// A folder with a page that browsers are served at `/`.
-    pub page: Option<PathBuf>,
+    /// A page that browsers are served at `/`.
+    pub page: Option<Page>,
 }
 
 impl Config {
@@ -276,7 +277,7 @@ impl Server {
             instance,
             next_connection: AtomicU64::new(0),
             callers: Callers::new(config.limits),
-            hosts: Hosts::new(config.hosts, machine_name().as_deref()),
+            hosts: Hosts::new(config.hosts.clone(), machine_name().as_deref()),
             deadline_changed: Notify::new(),
             draining: AtomicBool::new(false),
         });
@@ -285,7 +286,8 @@ impl Server {
         tasks.spawn(answer_stun(stun));
         tasks.spawn(keep_time(Arc::clone(&shared)));
         tasks.spawn(take_parcels(Arc::clone(&shared), inbox));
-        let scheme = serve(tls, listener, Arc::clone(&shared), config.page.as_deref(), &handle, &mut tasks)?;
+        let scheme =
+            serve(tls, listener, Arc::clone(&shared), (config.page.as_ref(), &config.hosts), &handle, &mut tasks)?;
         info!(%address, "signaling serves");
         Ok(Server { shared, address, scheme, handle, tasks })
     }
@@ -356,7 +358,7 @@ fn serve(
     tls: Option<RustlsConfig>,
     listener: std::net::TcpListener,
     shared: Arc<Shared>,
-    page: Option<&Path>,
+    (page, hosts): (Option<&Page>, &[HostName]),
     handle: &axum_server::Handle<Ends>,
     tasks: &mut tokio::task::JoinSet<()>,
 ) -> Result<&'static str, ServeError> {
@@ -366,7 +368,7 @@ fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics));
     let router = match page {
-        Some(folder) => router.fallback_service(ServeDir::new(folder)),
+        Some(page) => with_page(router, page, hosts),
         None => router.route("/", get(front)),
     };
     let router = router.with_state(shared).into_make_service_with_connect_info::<Ends>();

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, stdin};
 use tokio::process::{Child, Command};
 use unisockets::{Config, Node, Ping, TcpListener, TcpStream};
-use unisockets_signaling::server::{Config as SignalConfig, Server};
+use unisockets_signaling::server::{Config as SignalConfig, Page, Server};
 
 use super::args::Demo;
 use super::control;
@@ -98,7 +98,7 @@ async fn conduct(options: &Demo) -> Result<(), Failure> {
     let unwritable = |error| format!("cannot write the capture {}: {error}", options.capture.display());
     std::fs::File::create(&options.capture).map_err(|error| Failure::failed(unwritable(error)))?;
     let mut signal = SignalConfig::new(([127, 0, 0, 1], 0).into());
-    signal.page = built_page();
+    signal.page = built_page().map(|folder| Page { folder, frame_origin: None });
     let server = Server::start(signal).await.map_err(Failure::failed)?;
     let (url, mut children) = (server.url(), Vec::new());
     let result = tokio::select! {

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use unisockets_signaling::room::Admission;
-use unisockets_signaling::server::{Config, Server};
+use unisockets_signaling::server::{Config, PAGE_ON_LOOPBACK, Page, Server};
 use unisockets_signaling::tls::Files;
 
 use super::args::{SignalCommand, SignalServe};
@@ -19,9 +19,9 @@ pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<
     if options.open {
         config.admission = Admission::Open;
     }
-    let SignalServe { data, tls_cert, tls_key, json, page, .. } = options;
+    let SignalServe { data, tls_cert, tls_key, json, page, frame_origin, .. } = options;
     config.data = data;
-    config.page = match page {
+    let folder = match page {
         Some(folder) if folder.join("index.html").is_file() => Some(folder),
         Some(folder) => {
             let text =
@@ -30,6 +30,13 @@ pub(super) async fn run(SignalCommand::Serve(options): SignalCommand) -> Result<
         }
         None => built_page(),
     };
+    let frame_origin = frame_origin.map(|origin| origin.parse().map_err(Failure::usage)).transpose()?;
+    if frame_origin.is_some() && (folder.is_none() || config.hosts.is_empty()) {
+        let text = "--frame-origin says where a page shows members' pages: it needs a page ('make page'), and the page's \
+                    own name with --host";
+        return Err(Failure::usage(text));
+    }
+    config.page = folder.map(|folder| Page { folder, frame_origin });
     let serves_page = config.page.is_some();
     config.tls = match (tls_cert, tls_key) {
         (Some(certificate), Some(key)) => Some(Files { certificate, key }),
@@ -64,7 +71,7 @@ pub(super) fn built_page() -> Option<PathBuf> {
 /// Returns what a browser calls a signaling server.
 pub(super) fn page_url(url: &str) -> String {
     // Without a certificate, browsers allow keys and clipboards to localhost only.
-    url.replacen("ws", "http", 1).replace("//127.0.0.1:", "//localhost:")
+    url.replacen("ws", "http", 1).replace("//127.0.0.1:", &format!("//{PAGE_ON_LOOPBACK}:"))
 }
 
 fn parse_prefix(text: &str) -> Result<(Ipv4Addr, u8), Failure> {

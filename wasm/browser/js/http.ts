@@ -17,6 +17,12 @@ export interface RequestInfo {
   headers: Headers;
 }
 
+/** What `Node.fetch` takes besides what `fetch` does. */
+export interface FetchInit extends RequestInit {
+  /** The field `Host` of the request, if it is not that of the URL. */
+  host?: string;
+}
+
 /** Answers a request. */
 export type Handler = (request: Request, info: RequestInfo) => Response | Promise<Response>;
 
@@ -312,13 +318,13 @@ async function refuse(socket: TcpSocket, status: number, text: string): Promise<
 export async function fetchOver(
   connect: (host: string, port: number, signal: AbortSignal) => Promise<TcpSocket>,
   input: RequestInfo_ | URL | string,
-  init?: RequestInit,
+  init?: FetchInit,
 ): Promise<Response> {
   let request = new Request(input instanceof Request ? input : new URL(String(input)), init);
   const fields = new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined));
   let body = request.body ? new Uint8Array(await request.arrayBuffer()) : undefined;
   for (let turn = 0; ; turn += 1) {
-    const response = await exchange(connect, request, fields, body);
+    const response = await exchange(connect, request, { fields, body, host: turn === 0 ? init?.host : undefined });
     const location = response.headers.get("location");
     const redirects = [301, 302, 303, 307, 308].includes(response.status) && location !== null;
     if (!redirects || request.redirect === "manual") return response;
@@ -338,8 +344,7 @@ type RequestInfo_ = Request;
 async function exchange(
   connect: (host: string, port: number, signal: AbortSignal) => Promise<TcpSocket>,
   request: Request,
-  fields: Headers,
-  body: Uint8Array | undefined,
+  { fields, body, host }: { fields: Headers; body: Uint8Array | undefined; host: string | undefined },
 ): Promise<Response> {
   const url = new URL(request.url);
   if (url.protocol !== "http:") {
@@ -355,7 +360,7 @@ async function exchange(
   };
   try {
     const headers = new Headers(fields);
-    headers.set("host", url.host);
+    headers.set("host", host ?? url.host);
     headers.set("connection", "close");
     if (!headers.has("accept")) headers.set("accept", "*/*");
     if (body) headers.set("content-length", String(body.length));

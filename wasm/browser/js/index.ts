@@ -1,5 +1,5 @@
 export { type NetworkError } from "./errors.js";
-export { type Handler, HttpServer, type RequestInfo } from "./http.js";
+export { type FetchInit, type Handler, HttpServer, type RequestInfo } from "./http.js";
 export {
   Capture,
   type Echo,

@@ -1,7 +1,7 @@
 import type { Calls, MembershipEvent } from "./calls.js";
 import type { ConnectionClass } from "./connections.js";
 import { failure, hostOf, portOf } from "./errors.js";
-import { type Handler, HttpServer, fetchOver } from "./http.js";
+import { type FetchInit, type Handler, HttpServer, fetchOver } from "./http.js";
 import { type Identity, ephemeral, identity } from "./keys.js";
 import { type ModuleSource, compiled } from "./module.js";
 import { webrtc, webSocket } from "./platform.js";
@@ -403,7 +403,7 @@ export class Node extends EventTarget {
   }
 
   /** Fetches from a member: `await node.fetch("http://alpha/")`. */
-  fetch(input: Request | URL | string, init?: RequestInit): Promise<Response> {
+  fetch(input: Request | URL | string, init?: FetchInit): Promise<Response> {
     return fetchOver((host, port, signal) => this.connect(host, port, { signal }), input, init);
   }
 

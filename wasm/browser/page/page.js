@@ -1,5 +1,6 @@
 // The demo page: this tab joins a network, serves, and looks at others.
 
+import { Frame, frameOrigins } from "./frames.js";
 import { join } from "./unisockets/dist/index.js";
 
 /** How often what is shown live is looked at, in milliseconds. */
@@ -10,6 +11,7 @@ const MEMBERS_INTERVAL = 3_000;
 const FILE_MAX = 512 * 1024 * 1024;
 /** Most bytes of a page that is shown. */
 const PAGE_MAX = 2 * 1024 * 1024;
+const VIEW_NOTE = "At an origin of its own, which reaches that member and nothing else.";
 const ECHO_PORT = 7;
 const HTTP_PORT = 80;
 
@@ -80,6 +82,11 @@ async function enter({ network, name, secret }) {
   show(secret);
 }
 
+/** What programs outside of browsers call this server: they know no names below `localhost`. */
+function signalingOfShells() {
+  return location.origin.replace(/^http/, "ws").replace("unisockets.localhost", "localhost");
+}
+
 function show(secret) {
   say(`On ${node.network}.`);
   $("join").hidden = true;
@@ -93,7 +100,7 @@ function show(secret) {
   const settings = network === "default" ? "" : ` --network ${network}`;
   const keys = secret ? "UNISOCKETS_SECRET=… " : "";
   $("self-hint").textContent =
-    `${keys}unisockets run --signal ${location.origin.replace(/^http/, "ws")}${settings} -- curl http://${node.name}/`;
+    `${keys}unisockets run --signal ${signalingOfShells()}${settings} -- curl http://${node.name}/`;
   $("invite").onclick = () =>
     perform($("invite"), async () => {
       const link = new URL(`/?network=${encodeURIComponent(network)}`, location.href);
@@ -224,9 +231,37 @@ function line(member) {
   return element("li", {}, element("strong", { textContent: host }), about, ping, browse, send);
 }
 
+let frame;
+
 async function visit(address) {
-  $("address").value = address;
   const url = new URL(address.includes("://") ? address : `http://${address}`);
+  if (url.protocol !== "http:") throw new Error(`'${url.protocol}' is not spoken here: write http://${url.host}/`);
+  const member = await node.resolve(url.hostname.replace(/^\[|\]$/g, ""));
+  const { pattern, why } = await frameOrigins();
+  $("view-note").textContent = why ? `${why} So it is shown without its scripts and pictures.` : VIEW_NOTE;
+  if (why) return peek(url);
+  if (frame?.key !== member.key || frame.host !== url.host) {
+    frame?.close();
+    frame = new Frame(node, member, url.host, $("view"), ({ shown, link }) => {
+      if (shown) $("address").value = shown;
+      if (link) {
+        $("address").value = link;
+        say("The link leads to another member: press Go to follow it.");
+        $("address").focus();
+      }
+    });
+    try {
+      await frame.open(pattern);
+    } catch (error) {
+      frame = undefined;
+      throw error;
+    }
+  }
+  frame.show(url.pathname + url.search + url.hash);
+}
+
+/** Shows a page where members have no origins of their own. */
+async function peek(url) {
   const response = await node.fetch(url, { signal: AbortSignal.timeout(30_000) });
   const type = response.headers.get("content-type") ?? "text/plain";
   const reader = response.body?.getReader();
@@ -241,8 +276,9 @@ async function visit(address) {
   await reader?.cancel();
   const text = await new Blob(parts).text();
   const escaped = (bare) => bare.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
+  $("address").value = url.href;
+  $("view").setAttribute("sandbox", "");
   $("view").srcdoc = /^text\/html/i.test(type) ? text : `<pre>${escaped(text)}</pre>`;
-  $("view").title = `The page of ${url.host}`;
 }
 
 function choose(host, about) {

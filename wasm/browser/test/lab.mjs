@@ -54,7 +54,9 @@ export class Lab {
 
   async startSignaling() {
     const leases = join(this.#data, "leases");
-    this.signaling = this.run("signal", "serve", "--listen", `127.0.0.1:${this.signalPort}`, "--data", leases, "--page", join(PACKAGE, "site"));
+    const names = ["127.0.0.1", "localhost", "unisockets.localhost", "plain.test"].flatMap((name) => ["--host", name]);
+    const listen = ["--listen", `127.0.0.1:${this.signalPort}`, "--data", leases];
+    this.signaling = this.run("signal", "serve", ...listen, ...names, "--page", join(PACKAGE, "site"));
     await this.signaling.line(/^ws:/);
   }
 

@@ -7,18 +7,19 @@ import { LIMIT, Lab } from "./lab.mjs";
 
 let lab;
 before(async () => {
-  lab = await Lab.open();
+  // A name for this machine that is not trusted as it is itself.
+  lab = await Lab.open({ args: ["--no-sandbox", "--host-resolver-rules=MAP plain.test 127.0.0.1"] });
 }, { timeout: LIMIT });
 after(() => lab?.close());
 
-async function open(path, settings = {}) {
+async function open(path, { origin = "http://unisockets.localhost", ...settings } = {}) {
   const context = await lab.browser.newContext(settings);
   const page = await context.newPage();
   page.setDefaultTimeout(LIMIT);
   page.problems = [];
   page.on("pageerror", (error) => page.problems.push(error.stack));
   page.on("console", (message) => message.type() === "error" && page.problems.push(message.text()));
-  await page.goto(`http://localhost:${lab.signalPort}${path}`);
+  await page.goto(`${origin}:${lab.signalPort}${path}`);
   return page;
 }
 
@@ -51,7 +52,8 @@ test("a native program gets the page that is being edited, and the tab browses a
   await server.line(/library/);
   await page.locator("#address").fill("http://library/");
   await page.locator("#browse button").press("Enter");
-  const frame = page.frameLocator("#view");
+  const frame = page.frameLocator("#view").frameLocator("iframe");
+  // The page that a member serves is as alive as any: this one, without the files behind it, says so in its script.
   await frame.getByText("This tab is not on a network yet.").waitFor();
   await page.locator("#members").getByText("library").waitFor();
   await page.getByRole("button", { name: "Ping library" }).press("Enter");
@@ -99,24 +101,121 @@ test("what is wrong is said: a taken name, a bad one, an address that nobody has
   for (const page of [first, second]) await page.context().close();
 });
 
-test("a member's page in the frame runs no scripts and reaches nothing", { timeout: LIMIT }, async () => {
-  const evil = await lab.tab("evil", { options: { network: "home" } });
-  await evil.evaluate(() => {
-    const page = `<p>shown</p><script>parent.document.title = "taken"; top.location = "about:blank";</script>
-      <img src="http://localhost/x" onerror="parent.document.title='taken'">
-      <a href="javascript:parent.document.title='taken'" id="bait">bait</a>`;
-    void node.serve({ port: 80 }, () => new Response(page, { headers: { "content-type": "text/html" } }));
+/** What a hostile page tries from within the frame; it reports to its own server, which is all that it can reach. */
+function probe() {
+  const tried = {};
+  const attempt = async (name, work) => {
+    const limit = new Promise((resolve) => setTimeout(() => resolve("nothing happens"), 3000));
+    tried[name] = await Promise.race([Promise.resolve().then(work), limit]).then((value) => String(value), (error) => `refused: ${error.name}`);
+  };
+  const shut = (socket) => new Promise((resolve) => ((socket.onopen = () => resolve("open")), (socket.onerror = () => resolve("refused"))));
+  const port = location.port;
+  const rtc = () => new RTCPeerConnection({ iceServers: [] });
+  void (async () => {
+    await attempt("document of the page", () => parent.parent.document.title);
+    await attempt("secret of the page", () => parent.parent.location.href);
+    await attempt("storage of the page", () => parent.parent.localStorage.length);
+    await attempt("storage", () => `${localStorage.length} ${sessionStorage.length}`);
+    await attempt("databases", async () => (await indexedDB.databases()).length);
+    await attempt("the page's own files", () => fetch(`http://unisockets.localhost:${port}/page.js`).then((answer) => answer.status));
+    await attempt("another member", () => fetch("http://bystander/").then((answer) => answer.status));
+    await attempt("another member by path", () => fetch("//bystander/").then((answer) => answer.status));
+    await attempt("another member by message", async () => {
+      const { port1, port2 } = new MessageChannel();
+      const heard = new Promise((resolve) => (port1.onmessage = ({ data }) => resolve(JSON.stringify(data))));
+      parent.parent.postMessage({ kind: "request", path: "//bystander/", method: "GET", headers: [] }, "*", [port2]);
+      return heard;
+    });
+    await attempt("signaling here", () => shut(new WebSocket(`ws://${location.host}/v1`)));
+    await attempt("signaling there", () => shut(new WebSocket(`ws://unisockets.localhost:${port}/v1`)));
+    await attempt("image from outside", () => new Promise((resolve) => {
+      const image = new Image();
+      image.onload = () => resolve("loaded");
+      image.onerror = () => resolve("refused");
+      image.src = `http://unisockets.localhost:${port}/favicon.png`;
+    }));
+    await attempt("window", () => String(open("about:blank")));
+    await attempt("top", () => ((top.location = "about:blank#taken"), "sent"));
+    await attempt("worker", async () => {
+      const all = await navigator.serviceWorker.getRegistrations();
+      for (const each of all) await each.unregister();
+      return all.length;
+    });
+    await fetch("/report", { method: "POST", body: JSON.stringify(tried) });
+    document.body.append("reported");
+  })();
+}
+
+test("a hostile page in the frame reaches its own member, and nothing else", { timeout: 2 * LIMIT }, async () => {
+  const bystander = await lab.tab("bystander", { options: { network: "home" } });
+  await bystander.evaluate(async () => {
+    globalThis.asked = 0;
+    await node.serve({ port: 80 }, () => new Response(String((asked += 1))));
   });
-  const page = await joined("victim");
-  await page.locator("#address").fill("evil");
-  await page.locator("#browse button").click();
-  const frame = page.frameLocator("#view");
-  await frame.getByText("shown").waitFor();
-  await frame.locator("#bait").click();
-  assert.equal(await page.title(), "unisockets: this tab is a host");
-  assert.equal(await page.locator("#joined").isVisible(), true);
+  const evil = await lab.tab("evil", { options: { network: "home" } });
+  await evil.evaluate(async (probe) => {
+    const html = { "content-type": "text/html", "x-frame-options": "DENY", "set-cookie": "a=b", "clear-site-data": '"*"' };
+    await node.serve({ port: 80 }, async (request, { headers }) => {
+      const { pathname } = new URL(request.url);
+      if (pathname === "/report") globalThis.report = await request.json();
+      if (pathname === "/go") return new Response(null, { status: 302, headers: { location: "http://evil/two" } });
+      if (pathname === "/two") return new Response(`<p>the second page, for ${headers.get("host")}</p>`, { headers: html });
+      return new Response(`<p>shown</p><a href="http://evil/go">on</a> <a href="http://bystander/">away</a><script>(${probe})()</script>`, { headers: html });
+    });
+  }, String(probe));
+  const page = await joined("victim", "#a-secret-of-the-page");
   await page.context().close();
-  await evil.context().close();
+  const victim = await joined("victim");
+  await victim.locator("#address").fill("evil");
+  await victim.locator("#browse button").click();
+  const frame = victim.frameLocator("#view").frameLocator("iframe");
+  await frame.getByText("reported").waitFor();
+  const report = await evil.evaluate(() => report);
+  assert.deepEqual(report, {
+    "document of the page": "refused: SecurityError",
+    "secret of the page": "refused: SecurityError",
+    "storage of the page": "refused: SecurityError",
+    storage: "0 0",
+    databases: "0",
+    "the page's own files": "refused: TypeError",
+    "another member": "refused: TypeError",
+    "another member by path": "refused: TypeError",
+    "another member by message": "nothing happens",
+    "signaling here": "refused",
+    "signaling there": "refused",
+    "image from outside": "refused",
+    window: "null",
+    top: "refused: SecurityError",
+    worker: "1",
+  });
+  assert.equal(await bystander.evaluate(() => asked), 0);
+  assert.equal(await victim.title(), "unisockets: this tab is a host");
+  // Links: to the member by its name they stay in its origin, to another one they are the reader's to follow.
+  await victim.locator("#browse button").click();
+  await frame.getByText("away").click();
+  await victim.waitForFunction(() => document.getElementById("address").value === "http://bystander/");
+  await frame.getByText("on", { exact: true }).click();
+  await frame.getByText("the second page, for evil").waitFor();
+  assert.equal(await victim.locator("#address").inputValue(), "http://evil/two");
+  for (const each of [victim, evil, bystander]) await each.context().close();
+});
+
+test("without a secure context the page joins, serves and sends, and only the frame is off", { timeout: LIMIT }, async () => {
+  const page = await open("/?network=home&name=plain", { origin: "http://plain.test" });
+  await page.locator("#self-ipv4").filter({ hasText: /^10\.80\./ }).waitFor();
+  assert.equal(await page.evaluate(() => isSecureContext), false);
+  const other = await joined("rich");
+  await other.getByRole("button", { name: "Ping plain" }).click();
+  await other.locator("#members").getByText(/10\.80\.\d+\.\d+: [\d.]+ ms/).waitFor();
+  await page.locator("#address").fill("rich");
+  await page.locator("#browse button").click();
+  await page.locator("#view-note").filter({ hasText: "plain http from another machine" }).waitFor();
+  await page.frameLocator("#view").getByText("Hello from rich").waitFor();
+  const choosing = page.waitForEvent("filechooser");
+  await page.getByRole("button", { name: "Send a file rich" }).click();
+  await (await choosing).setFiles({ name: "plain.bin", mimeType: "application/octet-stream", buffer: Buffer.alloc(100_000, 7) });
+  await other.locator("#files").getByText("100.0 kB").waitFor();
+  for (const each of [page, other]) await each.context().close();
 });
 
 test("the page fits a phone, light and dark", { timeout: LIMIT }, async () => {

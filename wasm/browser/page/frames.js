@@ -1,0 +1,177 @@
+// Members' pages in a frame: each member has an origin of its own, which reaches that member and nothing else.
+
+/** The page's name on the server's own machine, with members' names below it. */
+const ON_LOOPBACK = "unisockets.localhost";
+/** Requests of one frame that are answered at one time; the rest waits for its turn. */
+const REQUESTS_MAX = 32;
+/** Requests that wait; what exceeds it is refused. */
+const WAITING_MAX = 512;
+/** How long a frame may leave an answer unread before it is dropped, in milliseconds. */
+const UNREAD_LIMIT = 300_000;
+/** How long an origin may take to come up, in milliseconds. */
+const READY_LIMIT = 10_000;
+
+/** Fields of a member's answer that have a meaning for the connection only, or that would bind the frame's own origin. */
+const DROPPED = ["connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "alt-svc", "strict-transport-security", "clear-site-data", "service-worker-allowed", "x-frame-options", "report-to", "reporting-endpoints", "nel"];
+/** Nothing outside of the member's own origin is loaded, sent to or framed. */
+const POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; form-action 'self'; webrtc 'block'";
+
+/** Returns the pattern of members' origins here, or why there is none. */
+export async function frameOrigins() {
+  if (!globalThis.isSecureContext) {
+    return { why: "This page came over plain http from another machine, and browsers allow service workers only over https or from localhost." };
+  }
+  if (!("serviceWorker" in navigator)) return { why: "This browser has no service workers, or they are switched off." };
+  const answer = await fetch("/frame-origin").catch(() => undefined);
+  const pattern = answer?.ok ? (await answer.text()).trim() : "";
+  if (pattern) return { pattern };
+  const port = location.port ? `:${location.port}` : "";
+  if (location.hostname === ON_LOOPBACK) return { pattern: `${location.protocol}//*.${ON_LOOPBACK}${port}` };
+  if (/^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(location.hostname)) {
+    return { why: `Members' pages have names of their own only when this page is opened as ${location.protocol}//${ON_LOOPBACK}${port}/.` };
+  }
+  return { why: "The signaling server has no wildcard name for members' pages; whoever runs it can give it one with --frame-origin." };
+}
+
+/** Returns the name of a member's origin: its key may have capitals, names have none. */
+async function labelOf(network, key) {
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`unisockets-frame-v1\n${network}\n${key}`));
+  return [...new Uint8Array(digest, 0, 20)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** A frame with one member's pages. */
+export class Frame {
+  #node;
+  #member;
+  #host;
+  #element;
+  #port;
+  #running = 0;
+  #waiting = [];
+  #tell;
+
+  /** `tell` hears of what is shown, and of links that lead elsewhere. */
+  constructor(node, member, host, element, tell) {
+    this.#node = node;
+    this.#member = member;
+    this.#host = host;
+    this.#element = element;
+    this.#tell = tell;
+  }
+
+  get host() {
+    return this.#host;
+  }
+
+  get key() {
+    return this.#member.key;
+  }
+
+  /** Loads the member's origin. */
+  async open(pattern) {
+    const origin = pattern.replace("*", await labelOf(this.#node.network, this.#member.key));
+    const { port1, port2 } = new MessageChannel();
+    this.#port = port1;
+    const ready = new Promise((resolve, reject) => {
+      port1.onmessage = ({ data, ports }) => (data?.kind === "ready" ? resolve() : this.#take(data, ports));
+      setTimeout(() => reject(new Error(`the frame at ${origin} does not come up`)), READY_LIMIT);
+    });
+    const greet = (event) => {
+      if (event.source !== this.#element.contentWindow || event.origin !== origin || event.data !== "unisockets-frame") return;
+      removeEventListener("message", greet);
+      this.#element.contentWindow.postMessage("unisockets-port", origin, [port2]);
+    };
+    addEventListener("message", greet);
+    try {
+      this.#element.removeAttribute("srcdoc");
+      this.#element.setAttribute("sandbox", "allow-scripts allow-same-origin allow-forms");
+      this.#element.src = `${origin}/~unisockets/frame`;
+      await ready;
+    } finally {
+      removeEventListener("message", greet);
+    }
+  }
+
+  show(location) {
+    this.#port.postMessage({ kind: "show", location });
+  }
+
+  close() {
+    this.#port?.close();
+    this.#waiting = [];
+  }
+
+  #take(data, [reply]) {
+    if (data?.kind === "shown") this.#tell({ shown: `http://${this.#host}${data.location}` });
+    if (data?.kind === "link") this.#follow(String(data.url));
+    if (data?.kind !== "request" || !reply) return;
+    if (this.#waiting.length >= WAITING_MAX) return reply.postMessage({ error: "there are too many requests at one time" });
+    this.#waiting.push({ data, reply });
+    this.#next();
+  }
+
+  #next() {
+    while (this.#running < REQUESTS_MAX && this.#waiting.length > 0) {
+      const { data, reply } = this.#waiting.shift();
+      this.#running += 1;
+      void this.#answer(data, reply)
+        .catch((error) => reply.postMessage({ error: String(error?.message ?? error) }))
+        .finally(() => {
+          this.#running -= 1;
+          this.#next();
+        });
+    }
+  }
+
+  /** Whether a host is this frame's member. */
+  #isOwn(host) {
+    const { name, ipv4, ipv6 } = this.#member;
+    return [this.#host, name, ipv4, `[${ipv6}]`].includes(host);
+  }
+
+  #follow(text) {
+    if (!URL.canParse(text)) return;
+    const url = new URL(text);
+    if (url.protocol === "http:" && this.#isOwn(url.host)) this.show(url.pathname + url.search + url.hash);
+    else this.#tell({ link: text });
+  }
+
+  async #answer({ path, method, headers, body }, reply) {
+    if (typeof path !== "string" || !path.startsWith("/") || typeof method !== "string" || !Array.isArray(headers)) {
+      throw new Error("that is no request");
+    }
+    // The address is the key's, so the answer is the member's, whoever has its name by now.
+    const url = new URL(path, `http://[${this.#member.ipv6}]`);
+    if (url.hostname !== `[${this.#member.ipv6}]`) throw new Error("that is no request");
+    const stop = new AbortController();
+    const init = { method, headers, redirect: "manual", signal: stop.signal, host: this.#host };
+    const response = await this.#node.fetch(url, body ? { ...init, body } : init);
+    const reader = response.body?.getReader();
+    const kept = [...response.headers].filter(([name]) => !DROPPED.includes(name)).map(([name, value]) => [name, this.#bent(name, value)]);
+    kept.push(["content-security-policy", POLICY], ["x-dns-prefetch-control", "off"], ["referrer-policy", "same-origin"]);
+    const { status, statusText } = response;
+    reply.postMessage({ status, statusText, headers: kept, empty: !reader });
+    if (!reader) return;
+    await new Promise((resolve) => {
+      let unread = setTimeout(resolve, UNREAD_LIMIT);
+      reply.onclose = resolve;
+      reply.onmessage = async ({ data }) => {
+        clearTimeout(unread);
+        if (data !== "more") return resolve();
+        const part = await reader.read().catch((error) => ({ error: String(error.message) }));
+        reply.postMessage(part.error ? { error: part.error } : { data: part.value });
+        if (!part.value) return resolve();
+        unread = setTimeout(resolve, UNREAD_LIMIT);
+      };
+    });
+    stop.abort();
+    reply.close();
+  }
+
+  /** A redirect to the member by its name stays within its origin. */
+  #bent(name, value) {
+    if (name !== "location" || !URL.canParse(value)) return value;
+    const url = new URL(value);
+    return this.#isOwn(url.host) || url.hostname === `[${this.#member.ipv6}]` ? url.pathname + url.search + url.hash : value;
+  }
+}
