@@ -14,3 +14,4 @@ export {
 export { type Address, type Message } from "./calls.js";
 export { TcpListener, TcpSocket } from "./tcp.js";
 export { UdpSocket } from "./udp.js";
+export { type PacketSummary } from "./packets.js";

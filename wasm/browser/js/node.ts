@@ -4,6 +4,7 @@ import { failure, hostOf, portOf } from "./errors.js";
 import { type FetchInit, type Handler, HttpServer, fetchOver } from "./http.js";
 import { type Identity, ephemeral, identity } from "./keys.js";
 import { type ModuleSource, compiled } from "./module.js";
+import { PacketReader, type PacketSummary } from "./packets.js";
 import { webrtc, webSocket } from "./platform.js";
 import { type Running, type Runs, start } from "./start.js";
 import { TcpListener, TcpSocket } from "./tcp.js";
@@ -16,6 +17,10 @@ const DRAIN_TIMEOUT = 5_000;
 /** How long a goodbye may take to leave, in milliseconds. */
 const GOODBYE = 150;
 const BACKLOG = 128;
+/** Bytes of a capture. */
+const CAPTURE_MAX = 256 * 1024 * 1024;
+/** Packets that wait for somebody to look at them. */
+const UNREAD_MAX = 1_000;
 
 /** What `join` takes. */
 export interface JoinOptions {
@@ -105,18 +110,40 @@ export class Capture {
   readonly #calls: Calls;
   readonly #capture: number;
   readonly #parts: Uint8Array<ArrayBuffer>[] = [];
+  readonly #reader = new PacketReader();
+  readonly #unread: PacketSummary[] = [];
+  #limit: number;
+  #length = 0;
+  #unkept = 0;
   #lost = 0;
 
   /** For `Node.capture`. */
-  constructor(calls: Calls, capture: number) {
+  constructor(calls: Calls, capture: number, limit: number) {
     this.#calls = calls;
     this.#capture = capture;
+    this.#limit = limit;
   }
 
   async #take(): Promise<void> {
     const { data, lost } = await this.#calls.takeCapture(this.#capture);
-    this.#parts.push(data as Uint8Array<ArrayBuffer>);
-    this.#lost = lost;
+    const before = this.#unread.length;
+    for (const packet of this.#reader.read(data)) this.#unread.push(packet);
+    if (this.#length + data.length <= this.#limit) {
+      this.#length += data.length;
+      this.#parts.push(data as Uint8Array<ArrayBuffer>);
+    } else {
+      // What is in the file stays whole: nothing more comes in.
+      this.#limit = 0;
+      this.#unkept += this.#unread.length - before;
+    }
+    this.#lost = lost + this.#unkept;
+    this.#unread.splice(0, this.#unread.length - UNREAD_MAX);
+  }
+
+  /** Returns the packets since the last time, the newest 1,000 at most, for those who look on. */
+  async packets(): Promise<PacketSummary[]> {
+    await this.#take();
+    return this.#unread.splice(0);
   }
 
   /** Returns everything so far as a file for Wireshark. */
@@ -125,7 +152,7 @@ export class Capture {
     return new Blob(this.#parts, { type: "application/x-pcapng" });
   }
 
-  /** Packets that are missing because there were too many; as of the last `blob`. */
+  /** Packets that are missing because there were too many for the limit, or at one time; as of the last `blob`. */
   get lost(): number {
     return this.#lost;
   }
@@ -407,10 +434,10 @@ export class Node extends EventTarget {
     return fetchOver((host, port, signal) => this.connect(host, port, { signal }), input, init);
   }
 
-  /** Captures every packet from now on; what ran before ends. */
-  async capture(): Promise<Capture> {
+  /** Captures every packet from now on, up to so many bytes (256 MiB without `limit`); what ran before ends. */
+  async capture(options: { limit?: number } = {}): Promise<Capture> {
     await this.#capture?.stop();
-    this.#capture = new Capture(this.#calls, await this.#calls.beginCapture());
+    this.#capture = new Capture(this.#calls, await this.#calls.beginCapture(), options.limit ?? CAPTURE_MAX);
     return this.#capture;
   }
 

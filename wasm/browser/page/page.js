@@ -9,6 +9,8 @@ const LOOK_INTERVAL = 1_000;
 const MEMBERS_INTERVAL = 3_000;
 /** Most bytes of a file that comes: it is kept in memory. */
 const FILE_MAX = 512 * 1024 * 1024;
+/** Packets that are shown. */
+const PACKETS_MAX = 200;
 /** Most bytes of a page that is shown. */
 const PAGE_MAX = 2 * 1024 * 1024;
 const VIEW_NOTE = "At an origin of its own, which reaches that member and nothing else.";
@@ -110,7 +112,10 @@ function show(secret) {
       say("The invitation is copied. Whoever opens it is asked for a name, and joins.");
     });
   void look();
-  setInterval(() => void look(), LOOK_INTERVAL);
+  setInterval(() => {
+    void look();
+    void watch();
+  }, LOOK_INTERVAL);
   void members();
   setInterval(() => void members(), MEMBERS_INTERVAL);
 }
@@ -189,6 +194,22 @@ async function look() {
       ),
     ),
   );
+}
+
+/** Shows the newest packets, the newest first; the capture has all of them. */
+async function watch() {
+  if (!$("watch").checked || document.hidden) return;
+  const packets = await capture.packets().catch(() => []);
+  const rows = packets.slice(-PACKETS_MAX).reverse().map(({ time, link, direction, source, destination, protocol, length, info, dropped }) => {
+    const clock = new Date(time).toISOString().slice(11, 23);
+    const way = direction === "in" ? `← ${link}` : `→ ${link}`;
+    const line = row(clock, way, source, destination, protocol, String(length), dropped ? `dropped: ${dropped}; ${info}` : info);
+    if (dropped) line.className = "dropped";
+    return line;
+  });
+  const list = $("packets");
+  list.prepend(...rows);
+  while (list.children.length > PACKETS_MAX) list.lastChild.remove();
 }
 
 const lines = new Map();

@@ -59,6 +59,7 @@ test("a native program gets the page that is being edited, and the tab browses a
   await page.getByRole("button", { name: "Ping library" }).press("Enter");
   await page.locator("#members").getByText(/10\.80\.\d+\.\d+: [\d.]+ ms/).waitFor();
   await page.locator("#links").getByText("direct").waitFor();
+  await page.locator("#packets").getByText("echo request, code 0").first().waitFor();
   const waiting = page.waitForEvent("download");
   await page.locator("#capture").click();
   assert.equal((await waiting).suggestedFilename(), "editor.pcapng");

@@ -312,13 +312,24 @@ test("a capture is a file that begins as pcapng does, with the packets in it", {
   const bytes = await page.evaluate(async () => {
     const capture = await node.capture();
     await node.ping(node.ipv4);
+    await node.ping(node.ipv6);
+    await node.connect("watcher", 99).catch(() => undefined);
+    globalThis.packets = (await capture.packets()).map(({ link, source, protocol, info }) => [link, source === node.ipv4 ? 4 : source === node.ipv6 ? 6 : source, protocol, info.replace(/\d{5} →|→ \d{5}|window \d+/g, "")]);
     return [...new Uint8Array(await (await capture.blob()).arrayBuffer())];
   });
   assert.deepEqual(bytes.slice(0, 4), [0x0a, 0x0d, 0x0d, 0x0a]);
   const view = new DataView(Uint8Array.from(bytes).buffer);
   let packets = 0;
   for (let at = 0; at < bytes.length; at += view.getUint32(at + 4, true)) packets += Number(view.getUint32(at, true) === 6);
-  assert.equal(packets, 2);
+  assert.equal(packets, 6);
+  assert.deepEqual(await page.evaluate(() => packets), [
+    ["loopback", 4, "ICMP", "echo request, code 0"],
+    ["loopback", 4, "ICMP", "echo, code 0"],
+    ["loopback", 6, "ICMPv6", "echo request, code 0"],
+    ["loopback", 6, "ICMPv6", "echo, code 0"],
+    ["loopback", 4, "TCP", " 99 [SYN] 0 bytes, "],
+    ["loopback", 4, "TCP", "99  [RST ACK] 0 bytes, "],
+  ]);
   await page.context().close();
 });
 
