@@ -43,7 +43,7 @@ test: setup
 prove: setup
 	@tests/run prove
 
-bench: setup-demo
+bench: setup
 	@bench/run
 
 fuzz: setup-demo

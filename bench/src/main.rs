@@ -11,6 +11,7 @@ mod processes;
 mod programs;
 mod rows;
 mod stack;
+mod tab;
 mod wire;
 
 use std::process::ExitCode;

@@ -8,12 +8,12 @@ use tokio::io::AsyncWriteExt;
 use unisockets::{Config, Node, TcpListener, TcpStream};
 
 use crate::processes::{Failure, Process, Raw, median, raw, signal, unix_round_trip};
-use crate::{Reach, Row, load, members, programs, stack, wire};
+use crate::{Reach, Row, load, members, programs, stack, tab, wire};
 
 type Measure = fn() -> Result<Vec<Row>, Failure>;
 
 /// What can be measured, and by which function.
-pub(crate) const ALL: [(&[&str], Measure); 20] = [
+pub(crate) const ALL: [(&[&str], Measure); 21] = [
     (&["tcp_vs_raw", "tcp_mb_per_s"], throughput),
     (&["small_rmem_vs_full"], small_buffers),
     (&["echo_vs_unix"], echo),
@@ -34,6 +34,13 @@ pub(crate) const ALL: [(&[&str], Measure); 20] = [
     (&["idle_connection_bytes"], stack::idle_bytes),
     (&["stack_gb_per_cpu_s"], stack::bulk),
     (&["signal_joins_per_s", "signal_member_kib", "signal_frames_per_join"], members::crowd),
+    (
+        &[
+            "tab_to_native_vs_raw", "native_to_tab_vs_raw", "tab_echo_extra_us", "wasm_gzip_kib", "tab_join_first_byte_s",
+            "tab_main_thread_block_ms",
+        ],
+        tab::all,
+    ),
 ];
 
 const BYTES: u64 = 256 << 20;

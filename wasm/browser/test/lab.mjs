@@ -117,8 +117,8 @@ export class Lab {
   }
 
   /** Runs any program. */
-  spawn(program, words) {
-    const child = new Program(program, words, { UNISOCKETS_SIGNAL: this.signal, XDG_DATA_HOME: this.#data });
+  spawn(program, words, stdin = "pipe") {
+    const child = new Program(program, words, { UNISOCKETS_SIGNAL: this.signal, XDG_DATA_HOME: this.#data }, stdin);
     this.#children.add(child);
     return child;
   }
@@ -165,9 +165,9 @@ class RawTab {
 
 /** A program as a process. */
 class Program {
-  constructor(program, words, settings) {
+  constructor(program, words, settings, stdin) {
     const env = { ...process.env, ...settings };
-    this.process = spawn(program, words, { env, stdio: ["pipe", "pipe", "pipe"] });
+    this.process = spawn(program, words, { env, stdio: [stdin, "pipe", "pipe"] });
     this.errors = "";
     this.lines = [];
     this.chunks = [];
