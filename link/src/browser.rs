@@ -210,8 +210,9 @@ impl BrowserLink {
     }
 
     /// Returns the next thing that the page has to do; it is asked for until there is none.
-    pub fn poll_task(&self) -> Option<Task> {
+    pub fn poll_task(&self, now_us: u64) -> Option<Task> {
         let mut inner = self.inner();
+        inner.now_us = now_us;
         match inner.state {
             State::Opening { .. } => return inner.signals.pop_front().map(Task::Negotiate),
             State::Open => {
@@ -230,6 +231,10 @@ impl BrowserLink {
             State::Closed => return None,
         }
         if let Some((lane, message)) = inner.outgoing.pop() {
+            // What the channel has buffered was not sent yet: it says nothing about what has arrived.
+            if lane != Lane::Datagram {
+                inner.liveness.sent(now_us);
+            }
             return Some(Task::Send(lane, message));
         }
         inner.plan();
@@ -351,8 +356,12 @@ mod tests {
         link
     }
 
+    fn time_of(link: &BrowserLink) -> u64 {
+        link.inner().now_us
+    }
+
     fn sent(link: &BrowserLink) -> Vec<(Lane, usize)> {
-        let tasks = std::iter::from_fn(|| link.poll_task());
+        let tasks = std::iter::from_fn(|| link.poll_task(time_of(link)));
         tasks
             .filter_map(|task| if let Task::Send(lane, bytes) = task { Some((lane, bytes.len())) } else { None })
             .collect()
@@ -363,7 +372,7 @@ mod tests {
         let link = BrowserLink::new(0);
         link.send(Lane::Bulk, &[0x45; 100]).unwrap();
         link.send(Lane::Bulk, &[0x45; 100]).unwrap();
-        assert_eq!(link.poll_task(), None);
+        assert_eq!(link.poll_task(time_of(&link)), None);
         for lane in Lane::ALL {
             link.handle_open(1, lane);
         }
@@ -403,7 +412,7 @@ mod tests {
         };
         assert_eq!(lost, Lost::Silent);
         assert!(pings >= 3 && now < 60_000_000, "{pings} pings, {now} us");
-        assert_eq!(link.poll_task(), Some(Task::Close));
+        assert_eq!(link.poll_task(time_of(&link)), Some(Task::Close));
         assert_eq!(link.poll_timeout_us(), None);
 
         let link = BrowserLink::new(5);
@@ -417,10 +426,10 @@ mod tests {
         assert!(sent(&link).is_empty());
         link.send_control(b"bye").unwrap();
         link.close();
-        assert_eq!(link.poll_task(), Some(Task::Send(Lane::Control, BytesMut::from(&b"bye"[..]))));
-        assert_eq!(link.poll_task(), None);
+        assert_eq!(link.poll_task(time_of(&link)), Some(Task::Send(Lane::Control, BytesMut::from(&b"bye"[..]))));
+        assert_eq!(link.poll_task(time_of(&link)), None);
         link.handle_buffered(2, [0; 4]);
-        assert_eq!(link.poll_task(), Some(Task::Close));
+        assert_eq!(link.poll_task(time_of(&link)), Some(Task::Close));
         assert!(!link.handle_closed(), "this end has closed it");
     }
 
@@ -428,7 +437,7 @@ mod tests {
     fn pings_are_answered_and_nonsense_is_counted() {
         let link = open();
         assert!(link.handle_message(2, Lane::Datagram, &Probe::Ping(7).emit()).is_none());
-        assert_eq!(link.poll_task(), Some(Task::Send(Lane::Datagram, BytesMut::from(&Probe::Pong(7).emit()[..]))));
+        assert_eq!(link.poll_task(time_of(&link)), Some(Task::Send(Lane::Datagram, BytesMut::from(&Probe::Pong(7).emit()[..]))));
         assert!(link.handle_message(3, Lane::Datagram, &[0x07]).is_none());
         assert!(matches!(link.handle_message(3, Lane::Control, b"x"), Some(Event::Control(b"x"))));
         assert_eq!(link.counters().malformed, 1);

@@ -12,6 +12,9 @@ pub const STALL_US: u64 = 5_000_000;
 pub const STUCK_US: u64 = 10_000_000;
 /// While bytes are outstanding the round trip is measured this often, in microseconds.
 pub const MEASURE_AFTER_US: u64 = 1_000_000;
+/// Where the transport does not say what was acknowledged, whoever was sent something and stays silent is probed after
+/// this long, in microseconds, and again and again until [`STALL_US`].
+pub const QUIET_US: u64 = 1_000_000;
 /// Unanswered probes that end the link.
 pub const PROBES_MAX: u32 = 3;
 /// Round trips that are remembered.
@@ -42,6 +45,8 @@ pub struct Liveness {
     unanswered: u32,
     outstanding: usize,
     progress_us: u64,
+    /// When something was sent first since the peer was heard last.
+    sent_us: Option<u64>,
     lanes: [Progress; Lane::ALL.len()],
     round_trips: [u64; ROUND_TRIPS],
     samples: usize,
@@ -57,6 +62,7 @@ impl Liveness {
             unanswered: 0,
             outstanding: 0,
             progress_us: now_us,
+            sent_us: None,
             lanes: [Progress::default(); Lane::ALL.len()],
             round_trips: [0; ROUND_TRIPS],
             samples: 0,
@@ -67,7 +73,19 @@ impl Liveness {
     pub fn heard(&mut self, now_us: u64) {
         self.heard_us = now_us;
         self.progress_us = now_us;
+        self.sent_us = None;
         self.unanswered = 0;
+    }
+
+    /// Notes that something was sent on a transport that does not say when it is acknowledged.
+    pub fn sent(&mut self, now_us: u64) {
+        self.sent_us.get_or_insert(now_us);
+    }
+
+    /// Returns when a peer that was sent something and stays silent is probed again, and when it is given up.
+    fn quiet_us(&self) -> Option<(u64, u64)> {
+        let sent = self.sent_us?;
+        Some((self.probed_us.map_or(sent, |probed| probed.max(sent)) + QUIET_US, sent + STALL_US))
     }
 
     /// Notes the answer to a ping; returns the round trip in microseconds, unless the number is nonsense.
@@ -115,7 +133,8 @@ impl Liveness {
     /// Returns when to call [`Liveness::poll`] next, in microseconds.
     pub fn poll_timeout_us(&self) -> u64 {
         let since = self.probed_us.map_or(self.heard_us, |probed| probed.max(self.heard_us));
-        let probe = (since + PROBE_AFTER_US).min(self.stuck_us());
+        let quiet = self.quiet_us().map_or(u64::MAX, |(probe, end)| probe.min(end));
+        let probe = (since + PROBE_AFTER_US).min(self.stuck_us()).min(quiet);
         if self.outstanding > 0 { probe.min(self.progress_us + STALL_US) } else { probe }
     }
 
@@ -142,6 +161,14 @@ impl Liveness {
         }
         if self.stuck_us() <= now_us {
             return Some(Action::Lost);
+        }
+        match self.quiet_us() {
+            Some((_, end)) if now_us >= end => return Some(Action::Lost),
+            Some((probe, _)) if now_us >= probe => {
+                self.probed_us = Some(now_us);
+                return Some(Action::Ping(now_us));
+            }
+            _ => {}
         }
         if self.unanswered >= PROBES_MAX && !planted!(SilenceIgnored) {
             return Some(Action::Lost);
@@ -197,6 +224,21 @@ mod tests {
         liveness.outstanding(3_000_000, 4_000);
         assert_eq!(liveness.poll(7_999_999), Some(Action::Ping(7_999_999)));
         assert_eq!(liveness.poll(8_000_000), Some(Action::Lost));
+    }
+
+    #[test]
+    fn silence_after_something_was_sent_ends_a_link_in_five_seconds() {
+        let mut liveness = Liveness::new(0);
+        liveness.sent(1_000_000);
+        liveness.sent(1_500_000);
+        for probe in 2..=5 {
+            assert_eq!(liveness.poll_timeout_us(), probe * QUIET_US);
+            assert_eq!(liveness.poll(probe * QUIET_US), Some(Action::Ping(probe * QUIET_US)));
+        }
+        assert_eq!(liveness.poll(6_000_000), Some(Action::Lost));
+        // An answer to any of them is life, and the link is idle again.
+        liveness.pong(6_000_000, 5_999_000);
+        assert_eq!(liveness.poll_timeout_us(), 6_000_000 + PROBE_AFTER_US);
     }
 
     /// A channel that stalled while pings passed once stayed in use for ever.

@@ -154,7 +154,7 @@ impl Core {
         let (mut busy, mut closed, mut lost) = (false, Vec::new(), Vec::new());
         for (id, entry) in &self.links {
             let name = id.0 as f64;
-            while let Some(task) = entry.link.poll_task() {
+            while let Some(task) = entry.link.poll_task(now.as_micros()) {
                 match task {
                     Task::Negotiate(signal) => {
                         self.host.negotiate(name, &serde_json::to_string(&signal).unwrap_or_default());

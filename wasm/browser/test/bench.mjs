@@ -109,36 +109,23 @@ async function rawEcho(lab, page) {
   return median(micros);
 }
 
-/** One stream from the tab to a native program's socket. */
-async function fromTab(page) {
-  return page.evaluate(async (bytes) => {
+/** One stream from the tab to a native program, until the last byte is acknowledged. */
+async function fromTab(lab, page) {
+  const nc = lab.spawn(process.env.UNISOCKETS_TOOL, ["nc", "-l", "9", "--name", "sink"], "pipe", "ignore");
+  await nc.line(/listening/);
+  const rate = await page.evaluate(async (bytes) => {
     const part = new Uint8Array(256 * 1024).fill(0x5a);
     const socket = await node.connect("sink", 9);
-    await socket.write("x");
-    await socket.read();
     const began = performance.now();
     for (let sent = 0; sent < bytes; sent += part.length) await socket.write(part);
-    await socket.shutdown();
-    await socket.read();
+    const waiting = async () => (await node.status()).sockets.some(({ remote, send_queue }) => remote?.endsWith(":9") && send_queue > 0);
+    while (await waiting()) await new Promise((resolve) => setTimeout(resolve, 2));
     const rate = bytes / 1000 / (performance.now() - began);
     socket.close();
     return rate;
   }, BYTES);
-}
-
-/** Counts bytes, says when the first and when the last has come. */
-async function sink(lab) {
-  const server = createServer({ allowHalfOpen: true }, (socket) => {
-    socket.once("data", () => socket.write("x"));
-    socket.on("data", () => undefined);
-    socket.on("end", () => socket.end("done"));
-    socket.on("error", () => undefined);
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const expose = lab.run("expose", "9", `127.0.0.1:${server.address().port}`, "--name", "sink");
-  await expose.line(/sink/);
-  return () => server.close();
+  await nc.kill("SIGTERM");
+  return rate;
 }
 
 async function toTab(lab, page, file) {
@@ -215,7 +202,7 @@ async function longestTask(lab, page, file) {
     new PerformanceObserver((list) => list.getEntries().forEach(({ duration }) => (observed = Math.max(observed, duration)))).observe({ type: "longtask" });
   });
   await toTab(lab, page, file);
-  await fromTab(page);
+  await fromTab(lab, page);
   return page.evaluate(() => ((ticking = false), Math.max(longest, observed)));
 }
 
@@ -228,7 +215,6 @@ try {
   closeSync(made);
   const served = lab.run("serve", "80", folder, "--name", "files");
   await served.line(/files/);
-  const endSink = await sink(lab);
   const echoServer = createServer((socket) => socket.setNoDelay().pipe(socket).on("error", () => undefined)).listen(0, "127.0.0.1");
   await once(echoServer, "listening");
   const exposed = lab.run("expose", "7", `127.0.0.1:${echoServer.address().port}`, "--name", "echo");
@@ -238,7 +224,7 @@ try {
   await plain.goto(lab.files);
   // Links are made before anything is measured.
   await echo(page);
-  await fromTab(page);
+  await fromTab(lab, page);
   await toTab(lab, page, file);
   const rounds = { from: [], to: [], fromRaw: [], toRaw: [], extra: [], echo: [], rawEcho: [], first: [] };
   for (let round = 0; round < ROUNDS; round += 1) {
@@ -247,7 +233,7 @@ try {
       for (const size of SIZES) rate = Math.max(rate, await measure(lab, plain, size));
       return rate;
     };
-    rounds.from.push(await fromTab(page));
+    rounds.from.push(await fromTab(lab, page));
     rounds.fromRaw.push(await best(rawFromTab));
     rounds.to.push(await toTab(lab, page, file));
     rounds.toRaw.push(await best(rawToTab));
@@ -266,7 +252,6 @@ try {
     rounds,
   };
   console.log(JSON.stringify(result));
-  endSink();
   echoServer.close();
 } finally {
   await lab.close();

@@ -117,8 +117,8 @@ export class Lab {
   }
 
   /** Runs any program. */
-  spawn(program, words, stdin = "pipe") {
-    const child = new Program(program, words, { UNISOCKETS_SIGNAL: this.signal, XDG_DATA_HOME: this.#data }, stdin);
+  spawn(program, words, stdin = "pipe", stdout = "pipe") {
+    const child = new Program(program, words, { UNISOCKETS_SIGNAL: this.signal, XDG_DATA_HOME: this.#data }, [stdin, stdout, "pipe"]);
     this.#children.add(child);
     return child;
   }
@@ -165,15 +165,17 @@ class RawTab {
 
 /** A program as a process. */
 class Program {
-  constructor(program, words, settings, stdin) {
+  constructor(program, words, settings, stdio) {
     const env = { ...process.env, ...settings };
-    this.process = spawn(program, words, { env, stdio: [stdin, "pipe", "pipe"] });
+    this.process = spawn(program, words, { env, stdio });
     this.errors = "";
     this.lines = [];
     this.chunks = [];
     this.ended = once(this.process, "close").then(([code]) => code);
-    this.process.stdout.on("data", (chunk) => this.chunks.push(chunk));
-    createInterface({ input: this.process.stdout }).on("line", (line) => this.#note(line));
+    if (this.process.stdout) {
+      this.process.stdout.on("data", (chunk) => this.chunks.push(chunk));
+      createInterface({ input: this.process.stdout }).on("line", (line) => this.#note(line));
+    }
     createInterface({ input: this.process.stderr }).on("line", (line) => {
       this.errors += `${line}\n`;
       this.#note(line);

@@ -199,6 +199,27 @@ test("the peers of a tab that is closed learn it", { timeout: LIMIT }, async () 
   await neighbour.context().close();
 });
 
+test("a native peer that is killed and starts again is reached again", { timeout: LIMIT }, async () => {
+  const page = await tab("loyal");
+  const start = async () => {
+    const server = lab.run("serve", "--name", "lazarus", "80", ".");
+    await server.line(/lazarus/);
+    return server;
+  };
+  const first = await start();
+  assert.equal(await page.evaluate(async () => (await node.fetch("http://lazarus/")).status), 200);
+  await first.kill();
+  const second = await start();
+  const [status, took] = await page.evaluate(async () => {
+    const began = performance.now();
+    return [(await node.fetch("http://lazarus/")).status, performance.now() - began];
+  });
+  assert.equal(status, 200);
+  assert.ok(took < GONE, `${took} ms`);
+  await second.kill();
+  await page.context().close();
+});
+
 test("signaling is killed and restarted: connections go on, and new ones can be made", { timeout: 2 * LIMIT }, async () => {
   const page = await tab("steady");
   const neighbour = await tab("friend");
