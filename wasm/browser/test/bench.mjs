@@ -1,11 +1,6 @@
 // Measures a tab against raw data channels of the same browser, in turn; prints one JSON object. 'bench/run' calls it.
 
 import { readFileSync } from "node:fs";
-import { createServer } from "node:net";
-import { once } from "node:events";
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
@@ -17,7 +12,8 @@ const BYTES = 64 * 1024 * 1024;
 /** Message sizes of the raw channel; the best of them counts. */
 const SIZES = [1_160, 16_384, 65_535];
 const ECHOES = 500;
-const MODULE = fileURLToPath(new URL("../core/core_bg.wasm", import.meta.url));
+const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
+const MODULE = `${PACKAGE}/core/core_bg.wasm`;
 
 if (!RAW) throw new Error("UNISOCKETS_RAW_CHANNEL names the example 'raw_channel' of unisockets-link");
 
@@ -109,61 +105,56 @@ async function rawEcho(lab, page) {
   return median(micros);
 }
 
-/** One stream from the tab to a native program, until the last byte is acknowledged. */
-async function fromTab(lab, page) {
-  const nc = lab.spawn(process.env.UNISOCKETS_TOOL, ["nc", "-l", "9", "--name", "sink"], "pipe", "ignore");
-  await nc.line(/listening/);
-  const rate = await page.evaluate(async (bytes) => {
-    const part = new Uint8Array(256 * 1024).fill(0x5a);
-    const socket = await node.connect("sink", 9);
-    const began = performance.now();
-    for (let sent = 0; sent < bytes; sent += part.length) await socket.write(part);
-    const waiting = async () => (await node.status()).sockets.some(({ remote, send_queue }) => remote?.endsWith(":9") && send_queue > 0);
-    while (await waiting()) await new Promise((resolve) => setTimeout(resolve, 2));
-    const rate = bytes / 1000 / (performance.now() - began);
-    socket.close();
-    return rate;
-  }, BYTES);
-  await nc.kill("SIGTERM");
-  return rate;
+/** Asks 'unisockets bench serve' for one of its tests. */
+function ask(page, request, work) {
+  return page.evaluate(
+    async ([request, work]) => {
+      const socket = await node.connect("target", 7070);
+      await socket.setNoDelay();
+      await socket.write(`${JSON.stringify(request)}\n`);
+      try {
+        return await (0, eval)(`(${work})`)(socket, request);
+      } finally {
+        socket.close();
+      }
+    },
+    [request, String(work)],
+  );
 }
 
-async function toTab(lab, page, file) {
-  const rate = page.evaluate(async (bytes) => {
-    globalThis.source ??= await node.listen(9);
-    const socket = await source.accept();
-    let got = (await socket.read()).length;
+/** One stream from the tab to a native program, until that says that it has all. */
+function fromTab(page) {
+  return ask(page, { test: "sink", bytes: BYTES }, async (socket, { bytes }) => {
+    const part = new Uint8Array(256 * 1024).fill(0x5a);
     const began = performance.now();
-    const first = got;
-    for (let data; (data = await socket.read()); ) got += data.length;
-    socket.close();
-    if (got !== bytes) throw new Error(`${got} bytes of ${bytes}`);
-    return (bytes - first) / 1000 / (performance.now() - began);
-  }, BYTES);
-  const stdin = openSync(file, "r");
-  const nc = lab.spawn(process.env.UNISOCKETS_TOOL, ["nc", "--name", "source", "tab", "9"], stdin);
-  const [value] = await Promise.all([rate, nc.ended]);
-  closeSync(stdin);
-  return value;
+    for (let sent = 0; sent < bytes; sent += part.length) await socket.write(part);
+    await socket.read();
+    return bytes / 1000 / (performance.now() - began);
+  });
+}
+
+/** One stream from a native program to the tab. */
+function toTab(page) {
+  return ask(page, { test: "source", bytes: BYTES }, async (socket, { bytes }) => {
+    const began = performance.now();
+    for (let left = bytes; left > 0; ) left -= (await socket.read()).length;
+    return bytes / 1000 / (performance.now() - began);
+  });
 }
 
 async function echo(page) {
-  return median(
-    await page.evaluate(async (count) => {
-      const socket = await node.connect("echo", 7);
-      await socket.setNoDelay();
-      const message = new Uint8Array(64);
-      const times = [];
-      for (let turn = 0; turn < count; turn += 1) {
-        const began = performance.now();
-        await socket.write(message);
-        for (let left = 64; left > 0; ) left -= (await socket.read()).length;
-        times.push((performance.now() - began) * 1000);
-      }
-      socket.close();
-      return times;
-    }, ECHOES),
-  );
+  const times = await ask(page, { test: "echo", count: ECHOES }, async (socket, { count }) => {
+    const message = new Uint8Array(64);
+    const times = [];
+    for (let turn = 0; turn < count; turn += 1) {
+      const began = performance.now();
+      await socket.write(message);
+      for (let left = 64; left > 0; ) left -= (await socket.read()).length;
+      times.push((performance.now() - began) * 1000);
+    }
+    return times;
+  });
+  return median(times);
 }
 
 /** From the beginning of loading the page to the first byte of a native peer, in seconds. */
@@ -184,7 +175,7 @@ async function firstByte(lab) {
 }
 
 /** The longest task of the page's own thread while a stream runs, in milliseconds. */
-async function longestTask(lab, page, file) {
+async function longestTask(page) {
   await page.evaluate(() => {
     globalThis.longest = 0;
     let last = performance.now();
@@ -201,41 +192,34 @@ async function longestTask(lab, page, file) {
     globalThis.observed = 0;
     new PerformanceObserver((list) => list.getEntries().forEach(({ duration }) => (observed = Math.max(observed, duration)))).observe({ type: "longtask" });
   });
-  await toTab(lab, page, file);
-  await fromTab(lab, page);
+  await toTab(page);
+  await fromTab(page);
   return page.evaluate(() => ((ticking = false), Math.max(longest, observed)));
 }
 
-const folder = mkdtempSync(join(tmpdir(), "unisockets-bench-"));
 const lab = await Lab.open();
 try {
-  const file = join(folder, "bytes");
-  const made = openSync(file, "w");
-  ftruncateSync(made, BYTES);
-  closeSync(made);
-  const served = lab.run("serve", "80", folder, "--name", "files");
+  const served = lab.run("serve", "80", PACKAGE, "--name", "files");
   await served.line(/files/);
-  const echoServer = createServer((socket) => socket.setNoDelay().pipe(socket).on("error", () => undefined)).listen(0, "127.0.0.1");
-  await once(echoServer, "listening");
-  const exposed = lab.run("expose", "7", `127.0.0.1:${echoServer.address().port}`, "--name", "echo");
-  await exposed.line(/echo/);
+  const target = lab.run("bench", "serve", "--name", "target");
+  await target.line(/./);
   const page = await lab.tab("tab");
   const plain = await lab.browser.newPage();
   await plain.goto(lab.files);
   // Links are made before anything is measured.
   await echo(page);
-  await fromTab(lab, page);
-  await toTab(lab, page, file);
-  const rounds = { from: [], to: [], fromRaw: [], toRaw: [], extra: [], echo: [], rawEcho: [], first: [] };
+  await fromTab(page);
+  await toTab(page);
+  const rounds = { from: [], to: [], fromRaw: [], toRaw: [], echo: [], rawEcho: [], first: [] };
   for (let round = 0; round < ROUNDS; round += 1) {
     const best = async (measure) => {
       let rate = 0;
       for (const size of SIZES) rate = Math.max(rate, await measure(lab, plain, size));
       return rate;
     };
-    rounds.from.push(await fromTab(lab, page));
+    rounds.from.push(await fromTab(page));
     rounds.fromRaw.push(await best(rawFromTab));
-    rounds.to.push(await toTab(lab, page, file));
+    rounds.to.push(await toTab(page));
     rounds.toRaw.push(await best(rawToTab));
     rounds.echo.push(await echo(page));
     rounds.rawEcho.push(await rawEcho(lab, plain));
@@ -248,13 +232,11 @@ try {
     tab_echo_extra_us: median(rounds.echo.map((value, at) => value - rounds.rawEcho[at])),
     wasm_gzip_kib: gzipSync(readFileSync(MODULE), { level: 9 }).length / 1024,
     tab_join_first_byte_s: median(rounds.first),
-    tab_main_thread_block_ms: await longestTask(lab, page, file),
+    tab_main_thread_block_ms: await longestTask(page),
     rounds,
   };
   console.log(JSON.stringify(result));
-  echoServer.close();
 } finally {
   await lab.close();
-  rmSync(folder, { recursive: true, force: true });
 }
 process.exit(0);
