@@ -36,7 +36,11 @@ pub(crate) const ALL: [(&[&str], Measure); 21] = [
     (&["signal_joins_per_s", "signal_member_kib", "signal_frames_per_join"], members::crowd),
     (
         &[
-            "tab_to_native_vs_raw", "native_to_tab_vs_raw", "tab_echo_extra_us", "wasm_gzip_kib", "tab_join_first_byte_s",
+            "tab_to_native_vs_raw",
+            "native_to_tab_vs_raw",
+            "tab_echo_extra_us",
+            "wasm_gzip_kib",
+            "tab_join_first_byte_s",
             "tab_main_thread_block_ms",
         ],
         tab::all,

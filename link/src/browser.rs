@@ -437,7 +437,10 @@ mod tests {
     fn pings_are_answered_and_nonsense_is_counted() {
         let link = open();
         assert!(link.handle_message(2, Lane::Datagram, &Probe::Ping(7).emit()).is_none());
-        assert_eq!(link.poll_task(time_of(&link)), Some(Task::Send(Lane::Datagram, BytesMut::from(&Probe::Pong(7).emit()[..]))));
+        assert_eq!(
+            link.poll_task(time_of(&link)),
+            Some(Task::Send(Lane::Datagram, BytesMut::from(&Probe::Pong(7).emit()[..])))
+        );
         assert!(link.handle_message(3, Lane::Datagram, &[0x07]).is_none());
         assert!(matches!(link.handle_message(3, Lane::Control, b"x"), Some(Event::Control(b"x"))));
         assert_eq!(link.counters().malformed, 1);
