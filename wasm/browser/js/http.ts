@@ -4,6 +4,10 @@ import type { TcpListener, TcpSocket } from "./tcp.js";
 
 /** Bytes of one head, and of one chunk's line. */
 const HEAD_MAX = 64 * 1024;
+/** Connections of one server; what exceeds them is reset. */
+const CONNECTIONS_MAX = 1024;
+/** How long a connection may take to send the head of a request, in milliseconds. */
+const IDLE_LIMIT = 60_000;
 /** Redirects that are followed (the Fetch standard's limit). */
 const REDIRECTS_MAX = 20;
 /** Statuses whose responses have no content. */
@@ -217,6 +221,10 @@ export class HttpServer {
 
   async #accept(): Promise<void> {
     for await (const socket of this.#listener) {
+      if (this.#connections.size >= CONNECTIONS_MAX) {
+        socket.reset();
+        continue;
+      }
       this.#connections.add(socket);
       void this.#converse(socket)
         .catch(() => socket.reset())
@@ -232,10 +240,13 @@ export class HttpServer {
     const reader = new Reader(socket);
     for (;;) {
       let head: Head | undefined;
+      const idle = setTimeout(() => socket.close(), IDLE_LIMIT);
       try {
         head = await reader.parsed(parseRequest);
       } catch (error) {
         return await refuse(socket, 400, `${(error as Error).message}\n`);
+      } finally {
+        clearTimeout(idle);
       }
       if (!head || !(await this.#exchange(socket, reader, head))) return;
     }
