@@ -58,5 +58,5 @@ accept-header: setup-demo
 install: setup-demo
 	@packaging/install "$(PREFIX)"
 
-dist: setup-demo
+dist: setup-page
 	@packaging/dist

@@ -4,6 +4,8 @@
 const ON_LOOPBACK = "unisockets.localhost";
 /** Requests of one frame that are answered at one time; the rest waits for its turn. */
 const REQUESTS_MAX = 32;
+/** How often a page is shown again that makes its frame load again before it has come. */
+const AGAIN_MAX = 3;
 /** Requests that wait; what exceeds it is refused. */
 const WAITING_MAX = 512;
 /** How long a frame may leave an answer unread before it is dropped, in milliseconds. */
@@ -14,7 +16,7 @@ const READY_LIMIT = 10_000;
 /** Fields of a member's answer that have a meaning for the connection only, or that would bind the frame's own origin. */
 const DROPPED = ["connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "alt-svc", "strict-transport-security", "clear-site-data", "service-worker-allowed", "x-frame-options", "report-to", "reporting-endpoints", "nel"];
 /** Nothing outside of the member's own origin is loaded, sent to or framed. */
-const POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; form-action 'self'; webrtc 'block'";
+const POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; form-action 'self'";
 
 /** Returns the pattern of members' origins here, or why there is none. */
 export async function frameOrigins() {
@@ -33,9 +35,9 @@ export async function frameOrigins() {
   return { why: "The signaling server has no wildcard name for members' pages; whoever runs it can give it one with --frame-origin." };
 }
 
-/** Returns the name of a member's origin: its key may have capitals, names have none. */
-async function labelOf(network, key) {
-  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`unisockets-frame-v1\n${network}\n${key}`));
+/** Returns the name of the origin of a member's port: its key may have capitals, names have none. */
+async function labelOf(network, key, port) {
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`unisockets-frame-v1\n${network}\n${key}\n${port}`));
   return [...new Uint8Array(digest, 0, 20)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
@@ -43,9 +45,15 @@ async function labelOf(network, key) {
 export class Frame {
   #node;
   #member;
+  /** As in the address, with the port if it is not 80. */
   #host;
+  #portNumber;
   #element;
   #port;
+  #greet;
+  /** What is to be shown, until it is, and how often that was begun anew. */
+  #wanted;
+  #again = 0;
   #running = 0;
   #waiting = [];
   #tell;
@@ -55,6 +63,7 @@ export class Frame {
     this.#node = node;
     this.#member = member;
     this.#host = host;
+    this.#portNumber = new URL(`http://${host}`).port || "80";
     this.#element = element;
     this.#tell = tell;
   }
@@ -69,39 +78,48 @@ export class Frame {
 
   /** Loads the member's origin. */
   async open(pattern) {
-    const origin = pattern.replace("*", await labelOf(this.#node.network, this.#member.key));
-    const { port1, port2 } = new MessageChannel();
-    this.#port = port1;
-    const ready = new Promise((resolve, reject) => {
-      port1.onmessage = ({ data, ports }) => (data?.kind === "ready" ? resolve() : this.#take(data, ports));
-      setTimeout(() => reject(new Error(`the frame at ${origin} does not come up`)), READY_LIMIT);
-    });
-    const greet = (event) => {
-      if (event.source !== this.#element.contentWindow || event.origin !== origin || event.data !== "unisockets-frame") return;
-      removeEventListener("message", greet);
-      this.#element.contentWindow.postMessage("unisockets-port", origin, [port2]);
-    };
-    addEventListener("message", greet);
-    try {
-      this.#element.removeAttribute("srcdoc");
-      this.#element.setAttribute("sandbox", "allow-scripts allow-same-origin allow-forms");
+    const origin = pattern.replace("*", await labelOf(this.#node.network, this.#member.key, this.#portNumber));
+    this.#element.removeAttribute("srcdoc");
+    this.#element.setAttribute("sandbox", "allow-scripts allow-same-origin allow-forms");
+    await new Promise((resolve, reject) => {
+      const limit = setTimeout(() => reject(new Error(`the frame at ${origin} does not come up`)), READY_LIMIT);
+      // A frame that loads again asks again.
+      this.#greet = ({ source, origin: from, data }) => {
+        if (source !== this.#element.contentWindow || from !== origin || data !== "unisockets-frame") return;
+        const { port1, port2 } = new MessageChannel();
+        this.#port?.close();
+        this.#port = port1;
+        port1.onmessage = ({ data, ports }) => {
+          if (data?.kind !== "ready") return this.#take(data, ports);
+          clearTimeout(limit);
+          resolve();
+          // What was wanted while it loaded again went to nobody.
+          if (this.#wanted !== undefined && (this.#again += 1) <= AGAIN_MAX) port1.postMessage({ kind: "show", location: this.#wanted });
+        };
+        source.postMessage("unisockets-port", origin, [port2]);
+      };
+      addEventListener("message", this.#greet);
       this.#element.src = `${origin}/~unisockets/frame`;
-      await ready;
-    } finally {
-      removeEventListener("message", greet);
-    }
+    }).catch((error) => {
+      this.close();
+      throw error;
+    });
   }
 
   show(location) {
+    this.#wanted = location;
+    this.#again = 0;
     this.#port.postMessage({ kind: "show", location });
   }
 
   close() {
+    removeEventListener("message", this.#greet);
     this.#port?.close();
     this.#waiting = [];
   }
 
   #take(data, [reply]) {
+    if (data?.kind === "shown" && data.location === this.#wanted) this.#wanted = undefined;
     if (data?.kind === "shown") this.#tell({ shown: `http://${this.#host}${data.location}` });
     if (data?.kind === "link") this.#follow(String(data.url));
     if (data?.kind !== "request" || !reply) return;
@@ -123,16 +141,17 @@ export class Frame {
     }
   }
 
-  /** Whether a host is this frame's member. */
-  #isOwn(host) {
+  /** Whether a URL leads to this frame's member, and to the port whose pages these are. */
+  #isOwn({ protocol, hostname, port }) {
     const { name, ipv4, ipv6 } = this.#member;
-    return [this.#host, name, ipv4, `[${ipv6}]`].includes(host);
+    const names = [new URL(`http://${this.#host}`).hostname, name, ipv4, `[${ipv6}]`];
+    return protocol === "http:" && names.includes(hostname) && (port || "80") === this.#portNumber;
   }
 
   #follow(text) {
     if (!URL.canParse(text)) return;
     const url = new URL(text);
-    if (url.protocol === "http:" && this.#isOwn(url.host)) this.show(url.pathname + url.search + url.hash);
+    if (this.#isOwn(url)) this.show(url.pathname + url.search + url.hash);
     else this.#tell({ link: text });
   }
 
@@ -141,8 +160,9 @@ export class Frame {
       throw new Error("that is no request");
     }
     // The address is the key's, so the answer is the member's, whoever has its name by now.
-    const url = new URL(path, `http://[${this.#member.ipv6}]`);
-    if (url.hostname !== `[${this.#member.ipv6}]`) throw new Error("that is no request");
+    const base = new URL(`http://[${this.#member.ipv6}]:${this.#portNumber}`);
+    const url = new URL(path, base);
+    if (url.origin !== base.origin) throw new Error("that is no request");
     const stop = new AbortController();
     const init = { method, headers, redirect: "manual", signal: stop.signal, host: this.#host };
     const response = await this.#node.fetch(url, body ? { ...init, body } : init);
@@ -172,6 +192,6 @@ export class Frame {
   #bent(name, value) {
     if (name !== "location" || !URL.canParse(value)) return value;
     const url = new URL(value);
-    return this.#isOwn(url.host) || url.hostname === `[${this.#member.ipv6}]` ? url.pathname + url.search + url.hash : value;
+    return this.#isOwn(url) ? url.pathname + url.search + url.hash : value;
   }
 }

@@ -264,7 +264,8 @@ async function visit(address) {
   if (frame?.key !== member.key || frame.host !== url.host) {
     frame?.close();
     frame = new Frame(node, member, url.host, $("view"), ({ shown, link }) => {
-      if (shown) $("address").value = shown;
+      // Not while somebody writes there.
+      if (shown && document.activeElement !== $("address")) $("address").value = shown;
       if (link) {
         $("address").value = link;
         say("The link leads to another member: press Go to follow it.");

@@ -161,8 +161,10 @@ test("a hostile page in the frame reaches its own member, and nothing else", { t
       if (pathname === "/report") globalThis.report = await request.json();
       if (pathname === "/go") return new Response(null, { status: 302, headers: { location: "http://evil/two" } });
       if (pathname === "/two") return new Response(`<p>the second page, for ${headers.get("host")}</p>`, { headers: html });
+      if (pathname === "/again") return new Response("<script>parent.location.reload()</script>", { headers: html });
       return new Response(`<p>shown</p><a href="http://evil/go">on</a> <a href="http://bystander/">away</a><script>(${probe})()</script>`, { headers: html });
     });
+    await node.serve({ port: 8080 }, (_, { headers }) => new Response(`the other port, for ${headers.get("host")}`, { headers: html }));
   }, String(probe));
   const page = await joined("victim", "#a-secret-of-the-page");
   await page.context().close();
@@ -198,6 +200,16 @@ test("a hostile page in the frame reaches its own member, and nothing else", { t
   await frame.getByText("on", { exact: true }).click();
   await frame.getByText("the second page, for evil").waitFor();
   assert.equal(await victim.locator("#address").inputValue(), "http://evil/two");
+  // Another port is another origin; and a page that reloads the frame around it does no more than that.
+  await victim.locator("#address").fill("http://evil:8080/");
+  await victim.locator("#browse button").click();
+  await frame.getByText("the other port, for evil:8080").waitFor();
+  for (const path of ["again", "two"]) {
+    await victim.locator("#address").fill(`http://evil/${path}`);
+    await victim.locator("#address").press("Enter");
+    await victim.locator("#browse button:enabled").waitFor();
+  }
+  await frame.getByText("the second page, for evil").waitFor();
   for (const each of [victim, evil, bystander]) await each.context().close();
 });
 

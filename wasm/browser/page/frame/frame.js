@@ -42,6 +42,7 @@ async function begin() {
     let location;
     try {
       ({ location } = view.contentWindow);
+      if (location.protocol === "about:") return;
       location = location.pathname + location.search + location.hash;
       // Links to the member by its name are links within this origin.
       view.contentDocument.addEventListener("click", (event) => {
@@ -56,8 +57,13 @@ async function begin() {
     }
     port.postMessage({ kind: "shown", location });
   });
-  port.onmessage = ({ data }) => {
-    if (data?.kind === "show" && typeof data.location === "string" && data.location.startsWith("/")) view.src = data.location;
+  port.onmessage = async ({ data }) => {
+    if (data?.kind !== "show" || typeof data.location !== "string" || !data.location.startsWith("/")) return;
+    // Pages here may have ended the service worker: it is theirs, too.
+    await ready().then(
+      () => (view.src = data.location),
+      (error) => say(`This frame cannot be used: ${error.message}`),
+    );
   };
   document.body.replaceChildren(view);
   port.postMessage({ kind: "ready" });
