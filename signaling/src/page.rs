@@ -90,8 +90,6 @@ struct Frames {
     page: Page,
     /// Origins of the page, for a wildcard.
     parents: String,
-    /// What the page may show, and who may show the page: nobody.
-    policy: HeaderValue,
 }
 
 impl Frames {
@@ -112,6 +110,20 @@ impl Frames {
     }
 }
 
+impl Frames {
+    /// Returns what the page may show when it is called by a host, and who may show the page: nobody. No port of this
+    /// machine but the server's own is let in: a member's page may lead the frame around it to any.
+    fn policy_at(&self, host: &str) -> String {
+        let port = host
+            .strip_prefix(PAGE_ON_LOOPBACK)
+            .filter(|port| port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()));
+        let loopback = port.map(|port| format!("http://*.{PAGE_ON_LOOPBACK}{port} https://*.{PAGE_ON_LOOPBACK}{port}"));
+        let wildcard = self.page.frame_origin.as_ref().map(ToString::to_string);
+        let sources = [loopback, wildcard].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        format!("frame-src 'self' {sources}; frame-ancestors 'none'")
+    }
+}
+
 /// Adds the page to what a server answers.
 pub(crate) fn with_page<S>(router: Router<S>, page: &Page, hosts: &[HostName]) -> Router<S>
 where
@@ -122,11 +134,7 @@ where
     let parents: Vec<_> = hosts.iter().map(|host| format!("{scheme}://{host}")).collect();
     let told = origin.map(ToString::to_string).unwrap_or_default();
     let tell = move || std::future::ready(told.clone());
-    let wildcard = origin.map(ToString::to_string).unwrap_or_default();
-    let loopback = format!("http://*.{PAGE_ON_LOOPBACK}:* https://*.{PAGE_ON_LOOPBACK}:*");
-    let policy = format!("frame-src 'self' {loopback} {wildcard}; frame-ancestors 'none'");
-    let policy = HeaderValue::from_str(&policy).expect("an origin has no signs that a field could not");
-    let frames = Frames { page: page.clone(), parents: parents.join(" "), policy };
+    let frames = Frames { page: page.clone(), parents: parents.join(" ") };
     router
         .route("/frame-origin", get(tell))
         .fallback_service(ServeDir::new(&page.folder))
@@ -135,15 +143,19 @@ where
 
 /// Answers for members' origins itself, and lets everything else pass.
 async fn divide(State(frames): State<Arc<Frames>>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let headers = request.headers().clone();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     match frames.parents_of(host) {
         Some(parents) if matches!(*request.method(), Method::GET | Method::HEAD) => {
             own_file(&frames.page.folder, request.uri().path(), &parents).await
         }
         Some(_) => StatusCode::METHOD_NOT_ALLOWED.into_response(),
         None => {
+            let policy = frames.policy_at(host);
             let mut response = next.run(request).await;
-            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, frames.policy.clone());
+            if let Ok(policy) = HeaderValue::from_str(&policy) {
+                response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+            }
             response
         }
     }
@@ -183,11 +195,7 @@ mod tests {
 
     fn frames(origin: Option<&str>) -> Frames {
         let frame_origin = origin.map(|origin| origin.parse().unwrap());
-        Frames {
-            page: Page { folder: PathBuf::new(), frame_origin },
-            parents: "https://signal.example".to_owned(),
-            policy: HeaderValue::from_static(""),
-        }
+        Frames { page: Page { folder: PathBuf::new(), frame_origin }, parents: "https://signal.example".to_owned() }
     }
 
     #[test]
@@ -233,5 +241,12 @@ mod tests {
         assert_eq!(wide.parents_of("abc.frames.example").as_deref(), Some("https://signal.example"));
         assert_eq!(wide.parents_of("frames.example"), None);
         assert_eq!(wide.parents_of("signal.example"), None);
+        assert_eq!(
+            wide.policy_at("signal.example"),
+            "frame-src 'self' https://*.frames.example; frame-ancestors 'none'"
+        );
+        let policy = local.policy_at("unisockets.localhost:7080");
+        assert!(policy.contains("http://*.unisockets.localhost:7080 ") && !policy.contains(":*"), "{policy}");
+        assert_eq!(local.policy_at("unisockets.localhost:7080; x"), "frame-src 'self' ; frame-ancestors 'none'");
     }
 }

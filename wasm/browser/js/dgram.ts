@@ -53,7 +53,10 @@ export class Socket extends EventEmitter {
     if (this.#bound) throw failure("ERR_SOCKET_ALREADY_BOUND", "the socket is bound");
     portOf(settings.port ?? 0);
     if (listener) this.once("listening", listener);
-    this.#open(settings).catch((error: unknown) => this.emit("error", error));
+    this.#open(settings).catch((error: unknown) => {
+      this.#bound = undefined;
+      this.#fail(error);
+    });
     return this;
   }
 
@@ -74,15 +77,24 @@ export class Socket extends EventEmitter {
   }
 
   async #receive(socket: UdpSocket): Promise<void> {
-    try {
-      for await (const { data, remote } of socket) {
+    while (!this.#closed) {
+      try {
+        const message = await socket.receive();
+        if (!message) break;
+        const { data, remote } = message;
         const family = remote.address.includes(":") ? "IPv6" : "IPv4";
-        this.emit("message", data, { ...remote, family, size: data.length } satisfies RemoteInfo);
+        // What a listener throws is its own affair.
+        queueMicrotask(() => this.emit("message", data, { ...remote, family, size: data.length } satisfies RemoteInfo));
+      } catch (error) {
+        // A connected socket hears of an answer that was an error, and goes on.
+        this.#fail(error);
       }
-      this.close();
-    } catch (error) {
-      this.emit("error", error);
     }
+    this.close();
+  }
+
+  #fail(error: unknown): void {
+    if (!this.#closed) queueMicrotask(() => this.emit("error", error));
   }
 
   async #target(address: string | undefined, port: number): Promise<string> {
@@ -112,7 +124,7 @@ export class Socket extends EventEmitter {
     if (port !== undefined) portOf(port, "port", 1);
     this.#send(bytes, port, address).then(
       () => done?.(null, bytes.length),
-      (error: Error) => (done ? done(error) : this.emit("error", error)),
+      (error: Error) => (done ? done(error) : this.#fail(error)),
     );
   }
 
@@ -136,7 +148,7 @@ export class Socket extends EventEmitter {
         this.#remote = { address: target.slice(0, at).replace(/^\[|\]$/g, ""), port };
         this.emit("connect");
       } catch (error) {
-        this.emit("error", error);
+        this.#fail(error);
       }
     })();
   }
@@ -152,7 +164,7 @@ export class Socket extends EventEmitter {
   }
 
   setBroadcast(on: boolean): void {
-    void this.#open({}).then((socket) => socket.setBroadcast(on)).catch((error: unknown) => this.emit("error", error));
+    void this.#open({}).then((socket) => socket.setBroadcast(on)).catch((error: unknown) => this.#fail(error));
   }
 
   close(listener?: () => void): this {

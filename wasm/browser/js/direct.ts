@@ -175,8 +175,13 @@ export function directSockets(node: Node): DirectSockets {
       portOf(remotePort, "remote port", 1);
       super(async () => {
         const socket = await node.connect(remoteAddress, remotePort);
-        if (options.noDelay) await socket.setNoDelay();
-        if (options.keepAliveDelay !== undefined) await socket.setKeepAlive(true, options.keepAliveDelay);
+        try {
+          if (options.noDelay) await socket.setNoDelay();
+          if (options.keepAliveDelay !== undefined) await socket.setKeepAlive(true, options.keepAliveDelay);
+        } catch (error) {
+          socket.reset();
+          throw error;
+        }
         return { info: infoOf(socket), end: () => socket.close() };
       });
     }
@@ -208,8 +213,9 @@ export function directSockets(node: Node): DirectSockets {
         throw failure("EINVAL", "give a remote address and port to be connected, or a local address to be bound");
       }
       super(async () => {
-        const socket = await node.bind(localPort ?? 0, localAddress === undefined ? {} : { host: localAddress });
+        // Names first: nothing is to be closed if there is no such member.
         const remote = remoteAddress === undefined ? undefined : { address: await resolved(hostOf(remoteAddress)), port: portOf(remotePort, "remote port", 1) };
+        const socket = await node.bind(localPort ?? 0, localAddress === undefined ? {} : { host: localAddress });
         if (remote) await socket.connect(bracketed(remote.address, remote.port));
         const writable = new WritableStream<UDPMessage>({
           write: async ({ data, remoteAddress: to, remotePort: port }) => {

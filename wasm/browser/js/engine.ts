@@ -217,6 +217,8 @@ export class Engine implements Reports {
         this.call((core, now) => core.signalingFrame(now, data));
       }
     };
+    // What follows is the close; a package for Node.js throws where nobody listens for the error before it.
+    socket.onerror = () => undefined;
     socket.onclose = () => {
       if (this.#signaling === socket) this.#disconnected();
     };

@@ -2,8 +2,14 @@ import { type Head, parseChunkLine, parseRequest, parseResponse } from "../core/
 import { failure } from "./errors.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
 
-/** Bytes of one head, and of one chunk's line. */
+/** Bytes of one head, and of a chunk's line. */
 const HEAD_MAX = 64 * 1024;
+const CHUNK_LINE_MAX = 1024;
+/** How much of a request that nobody wants is read, in bytes and milliseconds, so that its answer arrives (RFC 9112, section 9.6). */
+const UNWANTED_MAX = 16 * 1024 * 1024;
+const UNWANTED_LIMIT = 10_000;
+/** How long one part of a request or an answer may take to come or go, in milliseconds. */
+const PROGRESS_LIMIT = 120_000;
 /** Connections of one server; what exceeds them is reset. */
 const CONNECTIONS_MAX = 1024;
 /** How long a connection may take to send the head of a request, in milliseconds. */
@@ -34,6 +40,8 @@ export type Handler = (request: Request, info: RequestInfo) => Response | Promis
 class Reader {
   readonly #socket: TcpSocket;
   #held: Uint8Array = new Uint8Array(0);
+  /** Whether a connection that brings nothing for {@link PROGRESS_LIMIT} is reset. */
+  timely = false;
 
   constructor(socket: TcpSocket) {
     this.#socket = socket;
@@ -41,7 +49,7 @@ class Reader {
 
   /** Reads more; returns whether there was some. */
   async #fill(): Promise<boolean> {
-    const more = await this.#socket.read();
+    const more = await (this.timely ? within(this.#socket, this.#socket.read()) : this.#socket.read());
     if (!more) return false;
     if (this.#held.length === 0) {
       this.#held = more;
@@ -55,14 +63,14 @@ class Reader {
   }
 
   /** Reads something with a parser that says how long it was; returns nothing at the end of the stream. */
-  async parsed<T extends { len: number }>(parse: (bytes: Uint8Array) => T | undefined): Promise<T | undefined> {
+  async parsed<T extends { len: number }>(parse: (bytes: Uint8Array) => T | undefined, most = HEAD_MAX): Promise<T | undefined> {
     for (;;) {
-      const found = this.#held.length > 0 ? parse(this.#held) : undefined;
+      const found = this.#held.length > 0 ? parse(this.#held.subarray(0, most)) : undefined;
       if (found) {
         this.#held = this.#held.subarray(found.len);
         return found;
       }
-      if (this.#held.length > HEAD_MAX) throw failure("EPROTO", "the head of the message is longer than 64 KiB");
+      if (this.#held.length >= most) throw failure("EPROTO", `the head of a message or chunk is longer than ${most} bytes`);
       if (!(await this.#fill())) {
         if (this.#held.length === 0) return undefined;
         throw failure("ECONNRESET", "the connection ended in the middle of a message");
@@ -101,6 +109,53 @@ function framing(headers: Headers, otherwise: "none" | "close"): Framing {
   return { kind: otherwise };
 }
 
+/** Resets a connection on which something takes too long. */
+async function within<T>(socket: TcpSocket, work: Promise<T>): Promise<T> {
+  const timer = setTimeout(() => socket.reset(), PROGRESS_LIMIT);
+  try {
+    return await work;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** The content of a request, and whether all of it has come. */
+class Content {
+  complete = false;
+  readonly parts: AsyncGenerator<Uint8Array, void>;
+
+  constructor(reader: Reader, how: Framing) {
+    this.parts = this.#read(reader, how);
+  }
+
+  async *#read(reader: Reader, how: Framing): AsyncGenerator<Uint8Array, void> {
+    yield* content(reader, how);
+    this.complete = true;
+  }
+
+  /** Reads what nobody wanted; returns whether the next request begins behind it. */
+  async drained(): Promise<boolean> {
+    let left = UNWANTED_MAX;
+    for await (const part of this.parts) if ((left -= part.length) < 0) break;
+    return this.complete;
+  }
+}
+
+/** Ends a connection so that what was sent arrives, whatever the other end still sends (RFC 9112, section 9.6). */
+async function linger(socket: TcpSocket): Promise<void> {
+  const timer = setTimeout(() => socket.close(), UNWANTED_LIMIT);
+  try {
+    await socket.shutdown();
+    let left = UNWANTED_MAX;
+    for (let part = await socket.read(); part && left > 0; part = await socket.read()) left -= part.length;
+  } catch {
+    // It is over for the other end.
+  } finally {
+    clearTimeout(timer);
+    socket.close();
+  }
+}
+
 /** The content of a message, in pieces. */
 async function* content(reader: Reader, how: Framing): AsyncGenerator<Uint8Array, void> {
   const cut = (): never => {
@@ -121,7 +176,7 @@ async function* content(reader: Reader, how: Framing): AsyncGenerator<Uint8Array
       return;
     case "chunked":
       for (;;) {
-        const line = (await reader.parsed(parseChunkLine)) ?? cut();
+        const line = (await reader.parsed(parseChunkLine, CHUNK_LINE_MAX)) ?? cut();
         const size = line.size;
         line.free();
         for (let left = size; left > 0; ) {
@@ -129,7 +184,7 @@ async function* content(reader: Reader, how: Framing): AsyncGenerator<Uint8Array
           left -= part.length;
           yield part;
         }
-        await reader.parsed(size === 0 ? trailers : lineEnd);
+        await (size === 0 ? reader.parsed(trailers) : reader.parsed(lineEnd, 2));
         if (size === 0) return;
       }
   }
@@ -164,7 +219,10 @@ function stream(parts: AsyncGenerator<Uint8Array, void>, done: () => void): Read
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
-        const { value, done: ended } = await parts.next();
+        const { value, done: ended } = await parts.next().catch((error: unknown) => {
+          done();
+          throw error;
+        });
         if (value) controller.enqueue(value);
         if (ended) {
           done();
@@ -189,10 +247,14 @@ async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, chunked
       if (done) break;
       if (value.length === 0) continue;
       if (chunked) await socket.write(`${value.length.toString(16)}\r\n`);
-      await socket.write(value);
+      await within(socket, socket.write(value));
       if (chunked) await socket.write("\r\n");
     }
     if (chunked) await socket.write("0\r\n\r\n");
+  } catch (error) {
+    // Whoever makes the content learns that nobody takes it any more.
+    await reader.cancel(error).catch(() => undefined);
+    throw error;
   } finally {
     reader.releaseLock();
   }
@@ -238,6 +300,7 @@ export class HttpServer {
   async #converse(socket: TcpSocket): Promise<void> {
     await socket.setNoDelay();
     const reader = new Reader(socket);
+    reader.timely = true;
     for (;;) {
       let head: Head | undefined;
       const idle = setTimeout(() => socket.close(), IDLE_LIMIT);
@@ -259,12 +322,12 @@ export class HttpServer {
     head.free();
     let how: Framing;
     let request: Request;
-    let parts: AsyncGenerator<Uint8Array, void>;
+    let incoming: Content;
     try {
       how = framing(headers, "none");
-      parts = content(reader, how);
+      incoming = new Content(reader, how);
       const url = new URL(target, `http://${headers.get("host") ?? socket.local.address}`);
-      const body = how.kind === "none" || method === "GET" || method === "HEAD" ? undefined : stream(parts, () => undefined);
+      const body = how.kind === "none" || method === "GET" || method === "HEAD" ? undefined : stream(incoming.parts, () => undefined);
       // TypeScript's types do not know `duplex`, which the standard asks for.
       const init: RequestInit & { duplex?: "half" } = { method, headers, ...(body ? { body, duplex: "half" } : {}) };
       request = new Request(url, init);
@@ -272,7 +335,7 @@ export class HttpServer {
       await refuse(socket, 400, `${(error as Error).message}\n`);
       return false;
     }
-    if (headers.get("expect")?.toLowerCase() === "100-continue") await socket.write("HTTP/1.1 100 Continue\r\n\r\n");
+    if (minor >= 1 && headers.get("expect")?.toLowerCase() === "100-continue") await socket.write("HTTP/1.1 100 Continue\r\n\r\n");
     let response: Response;
     try {
       response = await this.#handler(request, { remote: socket.remote, headers });
@@ -283,10 +346,10 @@ export class HttpServer {
     const tokens = (headers.get("connection") ?? "").toLowerCase().split(",").map((token) => token.trim());
     const again = minor >= 1 && !tokens.includes("close");
     await respond(socket, response, { method, minor, again });
-    if (!again) return false;
-    // What the handler left unread precedes the next request.
-    for await (const _ of parts);
-    return true;
+    // What the handler left unread precedes the next request. Where it ended the reading, nobody knows where that is.
+    if (again && (await incoming.drained().catch(() => false))) return true;
+    await linger(socket);
+    return false;
   }
 
   /** Stops listening, and closes what is open. */
@@ -314,7 +377,11 @@ async function respond(
   const ends = !again || (!bodyless && !chunked && !headers.has("content-length"));
   if (ends) headers.set("connection", "close");
   if (!headers.has("date")) headers.set("date", new Date().toUTCString());
-  await socket.write(lines(`HTTP/1.1 ${response.status} ${response.statusText || (response.ok ? "OK" : "")}`, headers));
+  const head = lines(`HTTP/1.1 ${response.status} ${response.statusText || (response.ok ? "OK" : "")}`, headers);
+  await socket.write(head).catch(async (error: unknown) => {
+    await response.body?.cancel(error).catch(() => undefined);
+    throw error;
+  });
   if (response.body && !bodyless && method !== "HEAD") await send(socket, response.body, chunked);
   else await response.body?.cancel();
 }
@@ -322,7 +389,7 @@ async function respond(
 async function refuse(socket: TcpSocket, status: number, text: string): Promise<void> {
   const response = new Response(text, { status, headers: { "content-type": "text/plain; charset=utf-8" } });
   await respond(socket, response, { method: "GET", minor: 0, again: false });
-  await socket.shutdown();
+  await linger(socket);
 }
 
 /** Fetches over the network: `http:` only, for every packet of it is sealed on its way. */
@@ -340,11 +407,18 @@ export async function fetchOver(
     const redirects = [301, 302, 303, 307, 308].includes(response.status) && location !== null;
     if (!redirects || request.redirect === "manual") return response;
     if (request.redirect === "error" || turn >= REDIRECTS_MAX) {
+      await response.body?.cancel();
       throw failure("EPROTO", request.redirect === "error" ? "the answer is a redirect" : "there are more than 20 redirects");
     }
     await response.body?.cancel();
     const drops = response.status === 303 || ([301, 302].includes(response.status) && request.method === "POST");
-    if (drops) body = undefined;
+    if (drops) {
+      body = undefined;
+      ["content-length", "content-type", "content-encoding", "transfer-encoding"].forEach((name) => fields.delete(name));
+    }
+    if (new URL(location, request.url).origin !== new URL(request.url).origin) {
+      ["authorization", "cookie"].forEach((name) => fields.delete(name));
+    }
     const method = drops && request.method !== "HEAD" ? "GET" : request.method;
     request = new Request(new URL(location, request.url), { method, signal: request.signal, redirect: request.redirect });
   }
@@ -373,14 +447,21 @@ async function exchange(
     const headers = new Headers(fields);
     headers.set("host", host ?? url.host);
     headers.set("connection", "close");
+    const type = request.headers.get("content-type");
+    if (body && type && !headers.has("content-type")) headers.set("content-type", type);
     if (!headers.has("accept")) headers.set("accept", "*/*");
     if (body) headers.set("content-length", String(body.length));
     await socket.write(lines(`${request.method} ${url.pathname}${url.search} HTTP/1.1`, headers));
-    if (body) await socket.write(body);
+    // Whoever answers before all has come, or as it comes, is heard.
+    const sending = body ? socket.write(body) : Promise.resolve();
+    sending.catch(() => undefined);
     const reader = new Reader(socket);
     for (;;) {
       const head = await reader.parsed(parseResponse);
-      if (!head) throw failure("ECONNRESET", "the connection ended before an answer came");
+      if (!head) {
+        await sending;
+        throw failure("ECONNRESET", "the connection ended before an answer came");
+      }
       const [status, statusText, received] = [Number(head.first), head.second, headersOf(head)];
       head.free();
       if (status >= 100 && status < 200 && status !== 101) continue;

@@ -81,13 +81,21 @@ export class Socket extends Duplex {
   async #connect(settings: ConnectOptions, signal: AbortSignal): Promise<void> {
     try {
       const socket = await this.#node.connect(settings.host ?? "localhost", settings.port, { signal });
-      if (this.destroyed) return socket.reset();
-      if (settings.noDelay) await socket.setNoDelay();
-      if (settings.keepAlive) await socket.setKeepAlive(true, settings.keepAliveInitialDelay);
+      try {
+        if (settings.noDelay) await socket.setNoDelay();
+        if (settings.keepAlive) await socket.setKeepAlive(true, settings.keepAliveInitialDelay);
+        if (this.destroyed) throw failure("ECONNABORTED", "the socket was destroyed");
+      } catch (error) {
+        socket.reset();
+        throw error;
+      }
       this.#socket = socket;
       this.connecting = false;
-      this.emit("connect");
-      this.emit("ready");
+      // What a listener throws is its own affair.
+      queueMicrotask(() => {
+        this.emit("connect");
+        this.emit("ready");
+      });
       if (this.#reading) void this.#pull();
       // A reset is noticed by those who only write, too.
       else this.read(0);
@@ -104,8 +112,14 @@ export class Socket extends Duplex {
       if (!socket) return done(failure("ENOTCONN", "the socket is not connected"));
       work(socket).then(() => done(), done);
     };
-    if (this.connecting) this.once("connect", begin);
-    else begin();
+    if (!this.connecting) return begin();
+    const settle = (): void => {
+      this.off("connect", settle);
+      this.off("close", settle);
+      begin();
+    };
+    this.once("connect", settle);
+    this.once("close", settle);
   }
 
   override _read(): void {
@@ -286,7 +300,8 @@ export class Server extends EventEmitter {
       this.close();
     } catch (error) {
       this.#state = "closed";
-      this.emit("error", error);
+      this.#listener?.close();
+      queueMicrotask(() => this.emit("error", error));
     }
   }
 
@@ -304,8 +319,10 @@ export class Server extends EventEmitter {
       this.#connections.delete(socket);
       this.#ended();
     });
-    this.emit("connection", socket);
-    socket.read(0);
+    queueMicrotask(() => {
+      this.emit("connection", socket);
+      socket.read(0);
+    });
   }
 
   /** Stops listening; `close` is emitted when the last connection has ended. */

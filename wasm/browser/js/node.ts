@@ -115,6 +115,7 @@ export class Capture {
   #limit: number;
   #length = 0;
   #unkept = 0;
+  #stopped = false;
   #lost = 0;
 
   /** For `Node.capture`. */
@@ -125,6 +126,7 @@ export class Capture {
   }
 
   async #take(): Promise<void> {
+    if (this.#stopped) return;
     const { data, lost } = await this.#calls.takeCapture(this.#capture);
     const before = this.#unread.length;
     for (const packet of this.#reader.read(data)) this.#unread.push(packet);
@@ -159,6 +161,9 @@ export class Capture {
 
   /** Ends the capture. */
   async stop(): Promise<void> {
+    if (this.#stopped) return;
+    await this.#take().catch(() => undefined);
+    this.#stopped = true;
     await this.#calls.endCapture(this.#capture).catch(() => undefined);
   }
 }
@@ -192,6 +197,23 @@ function checked(options: JoinOptions): void {
   }
   if (key !== undefined && key !== "ephemeral" && !(key instanceof Uint8Array && key.length === 32)) {
     throw failure("EINVAL", "the key is 32 bytes, or 'ephemeral'");
+  }
+}
+
+/** Waits for something, but no longer than until it is aborted. */
+async function aborting<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  let abort: (() => void) | undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => reject(signal.reason as Error);
+    if (signal.aborted) abort();
+    else signal.addEventListener("abort", abort);
+  });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    if (abort) signal.removeEventListener("abort", abort);
+    work.catch(() => undefined);
   }
 }
 
@@ -380,7 +402,7 @@ export class Node extends EventTarget {
 
   /** Connects over TCP to a member's name or an address. */
   async connect(host: string, port: number, options: { signal?: AbortSignal } = {}): Promise<TcpSocket> {
-    const target = await this.#address(host, portOf(port, "port", 1));
+    const target = await aborting(this.#address(host, portOf(port, "port", 1)), options.signal);
     return TcpSocket.connect(this.#calls, target, options.signal);
   }
 
@@ -402,17 +424,23 @@ export class Node extends EventTarget {
 
   /** Sends an echo request (ICMP) to a member's name or an address, and waits for the echo. */
   async ping(host: string, options: { len?: number; timeout?: number } = {}): Promise<Echo> {
-    const target = await this.#address(host, 0);
+    const limit = AbortSignal.timeout(options.timeout ?? 5_000);
+    try {
+      return await this.#ping(host, options.len ?? 56, limit);
+    } catch (error) {
+      throw limit.aborted ? failure("ETIMEDOUT", `${host} does not answer`) : error;
+    }
+  }
+
+  async #ping(host: string, len: number, limit: AbortSignal): Promise<Echo> {
+    const target = await aborting(this.#address(host, 0), limit);
     const socket = new UdpSocket(this.#calls, await this.#calls.echoBind(target.startsWith("[")));
     try {
-      const request = crypto.getRandomValues(new Uint8Array(2 + (options.len ?? 56)));
+      const request = crypto.getRandomValues(new Uint8Array(2 + len));
       const began = performance.now();
-      await socket.send(request, target);
-      const limit = AbortSignal.timeout(options.timeout ?? 5_000);
+      await aborting(socket.send(request, target), limit);
       for (;;) {
-        const echo = await socket.receive(limit).catch((error: Error) => {
-          throw limit.aborted ? failure("ETIMEDOUT", `${host} does not answer`) : error;
-        });
+        const echo = await socket.receive(limit);
         if (!echo) throw failure("ENETDOWN", "the node has left the network");
         if (echo.data[0] === request[0] && echo.data[1] === request[1]) {
           return { roundTrip: performance.now() - began, len: request.length - 2, hopLimit: echo.hopLimit };

@@ -11,6 +11,8 @@ export class TcpSocket {
   readonly local: Address;
   readonly remote: Address;
   #closed = false;
+  /** Writes are done one after the other. */
+  #writing: Promise<void> = Promise.resolve();
   #readable: ReadableStream<Uint8Array> | undefined;
   #writable: WritableStream<Uint8Array> | undefined;
 
@@ -54,18 +56,30 @@ export class TcpSocket {
     return data.length > 0 ? data : undefined;
   }
 
-  /** Writes all of it; waits while the network takes no more. */
-  async write(data: Uint8Array | string): Promise<void> {
+  /** Writes all of it, after what was written before; waits while the network takes no more. */
+  write(data: Uint8Array | string): Promise<void> {
     const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
+    return this.#inTurn(() => this.#write(bytes));
+  }
+
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    const done = this.#writing.then(work);
+    this.#writing = done.catch(() => undefined);
+    return done;
+  }
+
+  async #write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; at += PART_MAX) {
       const part = bytes.subarray(at, at + PART_MAX);
       await this.#attempt("EPIPE", () => this.#calls.tcpWrite(this.#socket, part));
     }
   }
 
-  /** Says that nothing more will be written; reading goes on. */
-  async shutdown(): Promise<void> {
-    if (!this.#closed) await this.#calls.shutdown(this.#socket, 1);
+  /** Says that nothing more will be written after what was; reading goes on. */
+  shutdown(): Promise<void> {
+    return this.#inTurn(async () => {
+      if (!this.#closed) await this.#calls.shutdown(this.#socket, 1);
+    });
   }
 
   /** Sends small segments at once (TCP_NODELAY). */

@@ -8,6 +8,8 @@ const REQUESTS_MAX = 32;
 const AGAIN_MAX = 3;
 /** Requests that wait; what exceeds it is refused. */
 const WAITING_MAX = 512;
+/** How long a member may take to begin to answer, in milliseconds. */
+const HEAD_LIMIT = 60_000;
 /** How long a frame may leave an answer unread before it is dropped, in milliseconds. */
 const UNREAD_LIMIT = 300_000;
 /** How long an origin may take to come up, in milliseconds. */
@@ -35,9 +37,9 @@ export async function frameOrigins() {
   return { why: "The signaling server has no wildcard name for members' pages; whoever runs it can give it one with --frame-origin." };
 }
 
-/** Returns the name of the origin of a member's port: its key may have capitals, names have none. */
-async function labelOf(network, key, port) {
-  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`unisockets-frame-v1\n${network}\n${key}\n${port}`));
+/** Returns the name of the origin of a member's port, as this tab sees it, for tabs share service workers: its key may have capitals, names have none. */
+async function labelOf(network, own, key, port) {
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`unisockets-frame-v1\n${network}\n${own}\n${key}\n${port}`));
   return [...new Uint8Array(digest, 0, 20)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
@@ -56,6 +58,8 @@ export class Frame {
   #again = 0;
   #running = 0;
   #waiting = [];
+  /** What ends the requests that run. */
+  #stops = new Set();
   #tell;
 
   /** `tell` hears of what is shown, and of links that lead elsewhere. */
@@ -78,7 +82,7 @@ export class Frame {
 
   /** Loads the member's origin. */
   async open(pattern) {
-    const origin = pattern.replace("*", await labelOf(this.#node.network, this.#member.key, this.#portNumber));
+    const origin = pattern.replace("*", await labelOf(this.#node.network, this.#node.key, this.#member.key, this.#portNumber));
     this.#element.removeAttribute("srcdoc");
     this.#element.setAttribute("sandbox", "allow-scripts allow-same-origin allow-forms");
     await new Promise((resolve, reject) => {
@@ -116,6 +120,8 @@ export class Frame {
     removeEventListener("message", this.#greet);
     this.#port?.close();
     this.#waiting = [];
+    this.#stops.forEach((stop) => stop.abort());
+    this.#stops.clear();
   }
 
   #take(data, [reply]) {
@@ -135,6 +141,7 @@ export class Frame {
       void this.#answer(data, reply)
         .catch((error) => reply.postMessage({ error: String(error?.message ?? error) }))
         .finally(() => {
+          this.#stops.forEach((stop) => stop.signal.aborted && this.#stops.delete(stop));
           this.#running -= 1;
           this.#next();
         });
@@ -164,14 +171,17 @@ export class Frame {
     const url = new URL(path, base);
     if (url.origin !== base.origin) throw new Error("that is no request");
     const stop = new AbortController();
+    this.#stops.add(stop);
+    reply.onmessage = ({ data }) => data === "cancel" && stop.abort();
     const init = { method, headers, redirect: "manual", signal: stop.signal, host: this.#host };
-    const response = await this.#node.fetch(url, body ? { ...init, body } : init);
+    const late = setTimeout(() => stop.abort(), HEAD_LIMIT);
+    const response = await this.#node.fetch(url, body ? { ...init, body } : init).finally(() => clearTimeout(late));
     const reader = response.body?.getReader();
     const kept = [...response.headers].filter(([name]) => !DROPPED.includes(name)).map(([name, value]) => [name, this.#bent(name, value)]);
     kept.push(["content-security-policy", POLICY], ["x-dns-prefetch-control", "off"], ["referrer-policy", "same-origin"]);
     const { status, statusText } = response;
     reply.postMessage({ status, statusText, headers: kept, empty: !reader });
-    if (!reader) return;
+    if (!reader) return stop.abort();
     await new Promise((resolve) => {
       let unread = setTimeout(resolve, UNREAD_LIMIT);
       reply.onclose = resolve;

@@ -532,3 +532,71 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
   assert.equal(await b.evaluate(async () => (await happens(net.connect(7, "node-server"), "error"))[0].code), "ECONNREFUSED");
   for (const page of [a, b]) await page.context().close();
 });
+
+test("http: answers arrive whatever becomes of the request, and the next request is one", { timeout: LIMIT }, async () => {
+  const page = await tab("web");
+  const client = await tab("surfer");
+  await page.evaluate(async () => {
+    const echo = await node.listen(7);
+    void echo.accept().then((socket) => socket.readable.pipeTo(socket.writable).finally(() => socket.close()));
+    globalThis.cancelled = new Promise((resolve) => (globalThis.cancel = resolve));
+    await node.serve({ port: 80 }, async (request) => {
+      const { pathname } = new URL(request.url);
+      if (pathname === "/echo") return new Response(request.body);
+      if (pathname === "/refuse") return new Response("x".repeat(100_000), { status: 413 });
+      if (pathname === "/leave") return await request.body.cancel(), new Response("left");
+      if (pathname === "/type") return new Response(request.headers.get("content-type"));
+      if (pathname === "/away") return new Response(null, { status: 302, headers: { location: "http://surfer/seen" } });
+      if (pathname === "/endless") return new Response(new ReadableStream({ pull: (c) => c.enqueue(new Uint8Array(65536)), cancel: () => cancel("cancelled") }));
+      return new Response("plain");
+    });
+  });
+  const found = await client.evaluate(async () => {
+    const seen = new Promise((resolve) => {
+      void node.serve({ port: 80 }, (_, { headers }) => (resolve([headers.get("authorization"), headers.get("x-kept")]), new Response("seen")));
+    });
+    const body = pattern(6 * 1024 * 1024);
+    const back = await (await node.fetch("http://web/echo", { method: "POST", body })).arrayBuffer();
+    const refused = await node.fetch("http://web/refuse", { method: "POST", body });
+    const refusal = (await refused.text()).length;
+    const type = await (await node.fetch("http://web/type", { method: "POST", body: new URLSearchParams({ a: "b" }) })).text();
+    await node.fetch("http://web/away", { headers: { authorization: "secret", "x-kept": "1" } });
+    // A request whose content the handler ends, with another one in that content.
+    const inner = "GET /inner HTTP/1.1\r\nHost: web\r\n\r\n";
+    const smuggler = await node.connect("web", 80);
+    await smuggler.write(`POST /leave HTTP/1.1\r\nHost: web\r\nContent-Length: ${inner.length}\r\n\r\n`);
+    await smuggler.write(inner);
+    const answers = new TextDecoder().decode(await readAll(smuggler)).match(/HTTP\/1\.1 \d+/g);
+    const two = await node.connect("web", 80);
+    await two.write("GET /a HTTP/1.1\r\nHost: web\r\n\r\nGET /b HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n");
+    const pipelined = new TextDecoder().decode(await readAll(two)).match(/HTTP\/1\.1 \d+/g);
+    // Writes that nobody waits for come one after the other, and the end after them.
+    const echo = await node.connect("web", 7);
+    const parts = [pattern(700_000), pattern(400_000), pattern(900_000)];
+    parts.forEach((part) => void echo.write(part));
+    void echo.shutdown();
+    const ordered = (await hex(await readAll(echo))) === (await hex(await new Blob(parts).arrayBuffer()));
+    const endless = await node.fetch("http://web/endless");
+    await endless.body.cancel();
+    return {
+      same: (await hex(back)) === (await hex(body)),
+      refused: [refused.status, refusal],
+      type,
+      seen: await seen,
+      answers,
+      pipelined,
+      ordered,
+    };
+  });
+  assert.deepEqual(found, {
+    same: true,
+    refused: [413, 100_000],
+    type: "application/x-www-form-urlencoded;charset=UTF-8",
+    seen: [null, "1"],
+    answers: ["HTTP/1.1 200"],
+    pipelined: ["HTTP/1.1 200", "HTTP/1.1 200"],
+    ordered: true,
+  });
+  assert.equal(await page.evaluate(() => cancelled), "cancelled");
+  for (const each of [page, client]) await each.context().close();
+});
