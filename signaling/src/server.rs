@@ -49,6 +49,9 @@ const FRAMES_PER_S: u32 = 200;
 const FRAMES_BURST: u32 = 1_000;
 /// How long a client may take to send its request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of a request's head: members' pages are of one site with the page, and may give it all the cookies that a browser
+/// keeps for a site. Nothing here reads them.
+const HEAD_MAX: usize = 1024 * 1024;
 /// How long one message may take to leave; a reader that takes longer is put out.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 /// How often the limiter of new connections forgets addresses.
@@ -376,7 +379,7 @@ fn serve(
     let mut server = axum_server::Server::<Ends>::from_listener(EndsListener(listener))
         .handle(handle.clone())
         .first_request_timeout(REQUEST_LIMIT);
-    server.http_builder().http1().header_read_timeout(REQUEST_LIMIT);
+    server.http_builder().http1().header_read_timeout(REQUEST_LIMIT).max_buf_size(HEAD_MAX);
     match tls {
         None => {
             tasks.spawn(async move { drop(server.serve(router).await) });
