@@ -1,8 +1,8 @@
 //! The page that browsers are served, and the origins at which it shows members' pages.
 //!
-//! Whatever a member serves is a stranger's code. It is shown at an origin of its own, one for each member, which has
-//! nothing to do with the page's: no storage, no keys, no connections to this server. At these origins the server hands
-//! out three files of its own, whatever is asked for, and a browser's service worker answers everything else.
+//! Whatever a member serves is a stranger's code. It is shown at an origin of its own, one for each member's port, which
+//! has nothing to do with the page's: no storage, no keys, no connections to this server. At these origins the server
+//! hands out three files of its own, whatever is asked for, and a browser's service worker answers everything else.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -175,7 +175,13 @@ export class Frame {
     reply.onmessage = ({ data }) => data === "cancel" && stop.abort();
     const init = { method, headers, redirect: "manual", signal: stop.signal, host: this.#host };
     const late = setTimeout(() => stop.abort(), HEAD_LIMIT);
-    const response = await this.#node.fetch(url, body ? { ...init, body } : init).finally(() => clearTimeout(late));
+    const response = await this.#node
+      .fetch(url, body ? { ...init, body } : init)
+      .catch((error) => {
+        stop.abort();
+        throw error;
+      })
+      .finally(() => clearTimeout(late));
     const reader = response.body?.getReader();
     const kept = [...response.headers].filter(([name]) => !DROPPED.includes(name)).map(([name, value]) => [name, this.#bent(name, value)]);
     kept.push(["content-security-policy", POLICY], ["x-dns-prefetch-control", "off"], ["referrer-policy", "same-origin"]);

@@ -1,11 +1,10 @@
 // Tabs in the background: hidden, with timers that browsers slow down, and servers all the same.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { LIMIT, Lab, freePort } from "./lab.mjs";
+import { LIMIT, Lab, freePort, sha256 } from "./lab.mjs";
 
 /** How long the tabs stay in the background, in milliseconds, and requests in that time. */
 const WATCH = 60_000;
@@ -18,10 +17,6 @@ before(async () => {
   lab = await Lab.open();
 }, { timeout: LIMIT });
 after(() => lab?.close());
-
-function sha256(bytes) {
-  return createHash("sha256").update(bytes).digest("hex");
-}
 
 /** Joins in a hidden tab, and serves a greeting, a long answer, and the checksum of what is posted. */
 async function open(name, stack) {

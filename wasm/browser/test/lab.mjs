@@ -1,6 +1,7 @@
 // What the browser's tests share: a browser, pages that hold the package, and the tool as processes.
 
 import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { createReadStream, existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
@@ -210,6 +211,10 @@ class Program {
     this.process.kill(signal);
     await this.ended;
   }
+}
+
+export function sha256(bytes) {
+  return createHash("sha256").update(bytes).digest("hex");
 }
 
 /** Returns a port that is free now. */

@@ -2,19 +2,17 @@
 // tool's. Every two of them that can meet do.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-import { LIMIT, Lab, freePort } from "./lab.mjs";
+import { LIMIT, Lab, freePort, sha256 } from "./lab.mjs";
 
 const PEER = fileURLToPath(new URL("peer.mjs", import.meta.url));
 const PACKAGES = ["node-datachannel", "wrtc", "werift"];
 const data = Buffer.from(Uint8Array.from({ length: 1024 * 1024 }, (_, at) => Math.imul(at, 2246822519) >>> 24));
-const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
 let lab;
 let folder;

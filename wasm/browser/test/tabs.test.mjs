@@ -1,10 +1,9 @@
 // Tabs and native programs on one network: what each asks of the other, over real WebRTC.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { after, before, test } from "node:test";
 
-import { LIMIT, Lab } from "./lab.mjs";
+import { LIMIT, Lab, sha256 } from "./lab.mjs";
 
 /** Bytes of a long transfer. */
 const LONG = 64 * 1024 * 1024;
@@ -22,10 +21,6 @@ function pattern(len) {
   const words = new Uint32Array(len / 4);
   for (let at = 0, word = 1; at < words.length; at += 1) words[at] = word = (Math.imul(word, 1664525) + 1013904223) >>> 0;
   return Buffer.from(words.buffer);
-}
-
-function sha256(bytes) {
-  return createHash("sha256").update(bytes).digest("hex");
 }
 
 /** Puts helpers into a page. */

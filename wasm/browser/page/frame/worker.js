@@ -28,11 +28,16 @@ async function ask(request, url) {
   const body = bodyless ? undefined : await request.arrayBuffer();
   const { port1: reply, port2 } = new MessageChannel();
   const headers = [...request.headers].filter(([name]) => name !== "host");
+  let late;
   const head = await new Promise((resolve) => {
     reply.onmessage = ({ data }) => resolve(data);
     frame.postMessage({ path: url.pathname + url.search, method: request.method, headers, body }, [port2]);
-    setTimeout(() => resolve({ error: "the member does not answer" }), LIMIT);
+    late = setTimeout(() => {
+      reply.postMessage("cancel");
+      resolve({ error: "the member does not answer" });
+    }, LIMIT);
   });
+  clearTimeout(late);
   if (head.error !== undefined) return refusal(502, head.error);
   return new Response(head.empty ? null : stream(reply), { status: head.status, statusText: head.statusText, headers: head.headers });
 }
