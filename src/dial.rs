@@ -11,7 +11,7 @@ use unisockets_stack::{Instant, PathConfig, PathEnd};
 
 use crate::hello::{self, Bye, Control, Ends, Hello, Stage};
 use crate::node::{NodeCore, Output, PEERS_MAX, Signaling};
-use crate::peers::{self, Attempt, LinkEntry, LinkId, Peer};
+use crate::peers::{self, Absence, Attempt, LinkEntry, LinkId, Peer};
 
 /// The MTUs that links have: a peer's is rounded down to one of them, so that the stack knows only few.
 const MTUS: [usize; 5] = [unisockets_stack::MTU_MIN, 1_500, 4_096, 9_000, unisockets_link::MTU];
@@ -460,7 +460,8 @@ impl NodeCore {
             peer.lost_at = Some(now);
             // What was heard while it was linked may be long past: dialling will tell. That it fell silent is no such
             // thing: then its wire is cut.
-            if peer.gone != Some(GoneReason::Timeout) {
+            let is_news = peer.gone_at.is_some_and(|at| now < at + peers::SAID_JUST_BEFORE);
+            if peer.gone != Some(Absence::Silent) && !is_news {
                 peer.may_be_there();
             }
             let pause = if self.key.as_bytes() < key.as_bytes() { std::time::Duration::ZERO } else { peers::YIELD };
@@ -506,24 +507,31 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&to) else {
             return;
         };
-        // It is not connected to signaling: as good as the word that it is gone. One that fell silent before may be
-        // behind a wire that is cut.
-        peer.is_gone(now, peer.gone.unwrap_or(GoneReason::Closed));
+        peer.is_not_found(now);
         if let Some(link) = peer.attempt.as_ref().map(|attempt| attempt.link) {
             self.link_lost(now, link, Lost::NoPath);
         }
     }
 
-    /// Takes signaling's word that a member is gone; a live link is not touched by it.
+    /// Takes signaling's word that a member is gone; a link that lives is not touched by it.
     pub fn peer_gone(&mut self, now: Instant, key: PublicKey, reason: GoneReason) {
         self.peers_changed = true;
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
-        // One that has left will not come back under this session.
-        peer.is_gone(now, if reason == GoneReason::Left { GoneReason::Closed } else { reason });
-        if peer.link.is_none()
-            && let Some(link) = peer.attempt.as_ref().filter(|attempt| !attempt.answered).map(|attempt| attempt.link)
+        let absence = match reason {
+            GoneReason::Left => Absence::Left,
+            GoneReason::Closed => Absence::Closed,
+            GoneReason::Timeout => Absence::Silent,
+        };
+        peer.is_gone(now, absence);
+        // It is looked for again from the shortest pause on: should it come back, it answers before it is given up.
+        peer.failures = 0;
+        let lost = peer.lost_at.is_some();
+        if let Some(link) = peer.link.and_then(|id| self.links.get(&id)).and_then(|entry| entry.link.as_ref()) {
+            link.doubt();
+        } else if peer.link.is_none()
+            && let Some(link) = peer.attempt.as_ref().filter(|attempt| lost || !attempt.answered).map(|attempt| attempt.link)
         {
             self.link_lost(now, link, Lost::NoPath);
         }
@@ -616,7 +624,7 @@ mod tests {
         core.dial(now, key);
         let peer = core.peers.get_mut(&key).unwrap();
         peer.lost_at = Some(now);
-        peer.is_gone(now, GoneReason::Closed);
+        peer.is_gone(now, Absence::Closed);
         let session: SessionId = peer.attempt.as_ref().unwrap().session;
         assert!(peer.given_up_at().is_some());
         let body = serde_json::to_string(&Signal::Answer { sdp: "v=0".to_owned() }).unwrap();

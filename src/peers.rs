@@ -7,7 +7,6 @@ use std::time::Duration;
 use unisockets_link::{Counters, Link, Role};
 use unisockets_signaling::envelope::SessionId;
 use unisockets_signaling::identity::PublicKey;
-use unisockets_signaling::protocol::GoneReason;
 use unisockets_stack::{Instant, PathId};
 
 use crate::tap::Tap;
@@ -24,8 +23,14 @@ const REDIAL_MAX: Duration = Duration::from_secs(15);
 pub(crate) const YIELD: Duration = Duration::from_millis(400);
 /// Offers of two peers cross on their way through signaling: one that has had no answer for so long crosses none.
 pub(crate) const CROSSING: Duration = Duration::from_secs(1);
-/// A peer that is lost, and gone from signaling, is given up after this.
-pub(crate) const GONE_GRACE: Duration = Duration::from_secs(20);
+/// A peer that is lost, and that signaling does not find, is given up after this: so long a member may take to find its
+/// server again.
+const ABSENT_GRACE: Duration = Duration::from_secs(20);
+/// A peer that is lost, and whose connection to signaling was seen to close, is given up after this: the server that it
+/// looks for is there.
+const CLOSED_GRACE: Duration = Duration::from_secs(6);
+/// What signaling said of a peer just before its link was lost belongs to the loss.
+pub(crate) const SAID_JUST_BEFORE: Duration = Duration::from_secs(6);
 /// A link without connections is closed when nothing has passed for so long.
 pub(crate) const IDLE_CLOSE: Duration = Duration::from_secs(300);
 /// A peer may replace a working link only so often.
@@ -93,6 +98,19 @@ impl Sources {
     }
 }
 
+/// What signaling said of a peer that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// It has left, and will not come back in this life.
+    Left,
+    /// Its connection closed: it ended, or lost its way and comes back.
+    Closed,
+    /// It was not found.
+    Unfound,
+    /// It fell silent: its wire may be cut.
+    Silent,
+}
+
 /// Everything known of a peer.
 pub(crate) struct Peer {
     pub(crate) key: PublicKey,
@@ -115,8 +133,8 @@ pub(crate) struct Peer {
     pub(crate) redial_at: Option<Instant>,
     pub(crate) lost_at: Option<Instant>,
     pub(crate) linked_at: Option<Instant>,
-    pub(crate) gone: Option<GoneReason>,
-    /// When that was learnt.
+    pub(crate) gone: Option<Absence>,
+    /// When that was learnt first.
     pub(crate) gone_at: Option<Instant>,
     /// When anything last passed, and the packets counted by then.
     pub(crate) active_at: Instant,
@@ -197,10 +215,15 @@ impl Peer {
         REDIAL_MIN.saturating_mul(1 << self.failures.min(10)).min(REDIAL_MAX)
     }
 
-    /// Notes that the peer is not connected to signaling.
-    pub(crate) fn is_gone(&mut self, now: Instant, reason: GoneReason) {
-        self.gone = Some(reason);
+    /// Notes that signaling did not find the peer. One that fell silent before may be behind a wire that is cut.
+    pub(crate) fn is_not_found(&mut self, now: Instant) {
+        self.gone.get_or_insert(Absence::Unfound);
         self.gone_at.get_or_insert(now);
+    }
+
+    /// Notes that the peer's connection to signaling has ended.
+    pub(crate) fn is_gone(&mut self, now: Instant, absence: Absence) {
+        (self.gone, self.gone_at) = (Some(absence), Some(now));
     }
 
     /// Notes that nothing speaks against the peer's being there.
@@ -208,12 +231,17 @@ impl Peer {
         (self.gone, self.gone_at) = (None, None);
     }
 
-    /// When a peer is given up that is lost and gone: it may take as long to come back as a member takes to find
-    /// its server again.
+    /// When a peer is given up that is lost and gone.
     pub(crate) fn given_up_at(&self) -> Option<Instant> {
-        let is_gone = self.gone == Some(GoneReason::Closed) || planted!(GivenUpTooSoon);
-        let lost = self.lost_at.filter(|_| self.link.is_none() && is_gone)?;
-        Some(lost.max(self.gone_at.unwrap_or(lost)) + GONE_GRACE)
+        let grace = match self.gone {
+            Some(Absence::Left) => Duration::ZERO,
+            Some(Absence::Closed) => CLOSED_GRACE,
+            Some(Absence::Unfound) => ABSENT_GRACE,
+            Some(Absence::Silent) | None if planted!(GivenUpTooSoon) => ABSENT_GRACE,
+            Some(Absence::Silent) | None => return None,
+        };
+        let lost = self.lost_at.filter(|_| self.link.is_none())?;
+        Some(lost.max(self.gone_at.unwrap_or(lost)) + grace)
     }
 
     /// When the peer next needs attention.

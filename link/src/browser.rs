@@ -61,6 +61,8 @@ struct Inner {
     /// Candidates of the peer that were taken in all: each is an address that checks are sent to (threat T8).
     candidates: usize,
     open: [bool; 4],
+    /// The peer is said to be gone, and the clock has not been told yet.
+    doubted: bool,
     route: Option<Route>,
     now_us: u64,
     /// When outstanding bytes are looked at again.
@@ -84,6 +86,7 @@ impl BrowserLink {
             signals: VecDeque::new(),
             candidates: 0,
             open: [false; 4],
+            doubted: false,
             route: None,
             now_us,
             look_at_us: None,
@@ -166,6 +169,9 @@ impl BrowserLink {
             State::Open => {}
             _ => return None,
         }
+        if std::mem::take(&mut inner.doubted) {
+            inner.liveness.doubt(now_us);
+        }
         match inner.liveness.poll(now_us) {
             Some(Action::Lost) => {
                 inner.state = State::Closing { until_us: now_us };
@@ -192,6 +198,7 @@ impl BrowserLink {
         let inner = self.inner();
         match inner.state {
             State::Opening { since_us } => Some(since_us + OPEN_TIMEOUT_US),
+            State::Open if inner.doubted => Some(inner.now_us),
             State::Open => {
                 let due = inner.liveness.poll_timeout_us();
                 Some(inner.look_at_us.map_or(due, |at| at.min(due)))
@@ -332,6 +339,10 @@ impl Link for BrowserLink {
 
     fn route(&self) -> Option<Route> {
         self.inner().route
+    }
+
+    fn doubt(&self) {
+        self.inner().doubted = true;
     }
 
     fn close(&self) {

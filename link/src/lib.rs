@@ -158,6 +158,9 @@ pub trait Link: Send + Sync {
     fn round_trip_us(&self) -> Option<u64>;
     /// Returns how packets travel, once that is known.
     fn route(&self) -> Option<Route>;
+    /// Takes the news that the peer is said to be gone: it is asked at once whether it is still there, and given up
+    /// after 3 s of silence. A peer that answers has lost nothing.
+    fn doubt(&self);
     /// Sends what is queued on the control lane, then ends the link.
     fn close(&self);
 }

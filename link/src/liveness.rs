@@ -15,6 +15,12 @@ pub const MEASURE_AFTER_US: u64 = 1_000_000;
 /// Where the transport does not say what was acknowledged, whoever was sent something and stays silent is probed after
 /// this long, in microseconds, and again and again until [`STALL_US`].
 pub const QUIET_US: u64 = 1_000_000;
+/// A peer that is said to be gone is given up when it stays silent for this long, in microseconds.
+pub const DOUBT_US: u64 = 3_000_000;
+/// So long it is asked this often, in microseconds: one of the answers comes through a bad wire.
+pub const DOUBT_PROBE_US: u64 = 500_000;
+/// What arrives so soon after the doubt may have been on its way before, in microseconds.
+const DOUBT_FLIGHT_US: u64 = 1_000_000;
 /// Unanswered probes that end the link.
 pub const PROBES_MAX: u32 = 3;
 /// Round trips that are remembered.
@@ -47,6 +53,8 @@ pub struct Liveness {
     progress_us: u64,
     /// When something was sent first since the peer was heard last.
     sent_us: Option<u64>,
+    /// Since when the peer is said to be gone, without having shown that it is not.
+    doubted_us: Option<u64>,
     lanes: [Progress; Lane::ALL.len()],
     round_trips: [u64; ROUND_TRIPS],
     samples: usize,
@@ -63,6 +71,7 @@ impl Liveness {
             outstanding: 0,
             progress_us: now_us,
             sent_us: None,
+            doubted_us: None,
             lanes: [Progress::default(); Lane::ALL.len()],
             round_trips: [0; ROUND_TRIPS],
             samples: 0,
@@ -75,6 +84,19 @@ impl Liveness {
         self.progress_us = now_us;
         self.sent_us = None;
         self.unanswered = 0;
+        self.doubted_us = self.doubted_us.filter(|since| now_us < since + DOUBT_FLIGHT_US);
+    }
+
+    /// Notes that the peer is said to be gone.
+    pub fn doubt(&mut self, now_us: u64) {
+        self.doubted_us.get_or_insert(now_us);
+    }
+
+    /// Returns when a peer that is said to be gone is asked again, and when it is given up.
+    fn doubt_us(&self) -> Option<(u64, u64)> {
+        let since = self.doubted_us?;
+        let asked = self.probed_us.filter(|probed| *probed >= since);
+        Some((asked.map_or(since, |asked| asked + DOUBT_PROBE_US), since + DOUBT_US))
     }
 
     /// Notes that something was sent on a transport that does not say when it is acknowledged.
@@ -82,16 +104,22 @@ impl Liveness {
         self.sent_us.get_or_insert(now_us);
     }
 
-    /// Returns when a peer that was sent something and stays silent is probed again, and when it is given up.
+    /// Returns when a peer that owes an answer is probed again, and when it is given up.
     fn quiet_us(&self) -> Option<(u64, u64)> {
-        let sent = self.sent_us?;
-        Some((self.probed_us.map_or(sent, |probed| probed.max(sent)) + QUIET_US, sent + STALL_US))
+        let sent = self.sent_us.map(|sent| {
+            (self.probed_us.map_or(sent, |probed| probed.max(sent)) + QUIET_US, sent + STALL_US)
+        });
+        let both = [sent, self.doubt_us()].into_iter().flatten();
+        both.reduce(|(probe, end), (other_probe, other_end)| (probe.min(other_probe), end.min(other_end)))
     }
 
     /// Notes the answer to a ping; returns the round trip in microseconds, unless the number is nonsense.
     pub fn pong(&mut self, now_us: u64, number: u64) -> Option<u64> {
         if !planted!(PongNotCounted) {
             self.heard(now_us);
+        }
+        if self.doubted_us.is_some_and(|since| number >= since) {
+            self.doubted_us = None;
         }
         let round_trip = now_us.checked_sub(number)?.max(1);
         if round_trip >= 60_000_000 {
@@ -182,6 +210,30 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_that_is_said_to_be_gone_is_asked_at_once_and_lives_if_it_answers() {
+        let mut liveness = Liveness::new(0);
+        liveness.doubt(7);
+        assert_eq!(liveness.poll(7), Some(Action::Ping(7)));
+        // Sent before the doubt, and on its way since: it proves nothing.
+        liveness.heard(8);
+        liveness.pong(9, 6);
+        let mut pings = 1;
+        while liveness.poll(liveness.poll_timeout_us()) != Some(Action::Lost) {
+            pings += 1;
+        }
+        assert_eq!((pings, liveness.poll_timeout_us()), (DOUBT_US / DOUBT_PROBE_US, 7 + DOUBT_US));
+
+        let mut liveness = Liveness::new(0);
+        liveness.doubt(7);
+        assert_eq!(liveness.poll(7), Some(Action::Ping(7)));
+        liveness.pong(9, 7);
+        assert_eq!(liveness.poll_timeout_us(), 9 + PROBE_AFTER_US);
+        liveness.doubt(10);
+        liveness.heard(10 + DOUBT_FLIGHT_US);
+        assert_eq!(liveness.poll_timeout_us(), 10 + DOUBT_FLIGHT_US + PROBE_AFTER_US);
+    }
 
     #[test]
     fn an_idle_peer_that_answers_lives_and_its_round_trip_is_known() {

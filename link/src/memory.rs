@@ -78,6 +78,9 @@ impl Link for MemoryLink {
         Some(Route::Direct)
     }
 
+    /// Whoever pumps the link knows whether its peer is there.
+    fn doubt(&self) {}
+
     fn close(&self) {
         self.lock().closed = true;
     }

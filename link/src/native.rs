@@ -241,6 +241,13 @@ impl Link for NativeLink {
         }
     }
 
+    fn doubt(&self) {
+        let now = self.shared.now_us();
+        self.shared.liveness().doubt(now);
+        self.shared.activity.note();
+        self.shared.filled.notify_one();
+    }
+
     fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.filled.notify_one();

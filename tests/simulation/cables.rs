@@ -94,6 +94,10 @@ impl Link for SimLink {
         Some(Route::Direct)
     }
 
+    fn doubt(&self) {
+        self.memory.doubt();
+    }
+
     fn close(&self) {
         self.memory.close();
     }

@@ -177,22 +177,30 @@ test("a reload keeps the tab's address, and its server can be reached again", { 
   await neighbour.context().close();
 });
 
-test("the peers of a tab that is closed learn it", { timeout: LIMIT }, async () => {
-  const page = await tab("mortal");
-  const neighbour = await tab("mourner");
-  await page.evaluate(async () => {
-    globalThis.listener = await node.listen(7);
-    void listener.accept().then((socket) => (globalThis.socket = socket));
+const ENDS = {
+  closed: (page) => page.context().close(),
+  // Its renderer dies without another word, like one that runs out of memory.
+  crashed: async (page) => void (await page.context().newCDPSession(page)).send("Page.crash").catch(() => undefined),
+};
+for (const [how, end] of Object.entries(ENDS)) {
+  test(`the peers of a tab that is ${how} learn it`, { timeout: LIMIT }, async () => {
+    const page = await tab(`${how}-tab`);
+    const neighbour = await tab(`mourner-of-${how}`);
+    await page.evaluate(async () => {
+      globalThis.listener = await node.listen(7);
+      void listener.accept().then((socket) => (globalThis.socket = socket));
+    });
+    await neighbour.evaluate(async (name) => (globalThis.socket = await node.connect(name, 7)), `${how}-tab`);
+    const waiting = neighbour.evaluate(() => socket.read().then((data) => data ?? "end", (error) => error.code));
+    const began = performance.now();
+    await end(page);
+    const seen = await waiting;
+    assert.ok(["ECONNRESET", "EHOSTUNREACH"].includes(seen), String(seen));
+    assert.ok(performance.now() - began < GONE, `${performance.now() - began} ms`);
+    await page.context().close();
+    await neighbour.context().close();
   });
-  await neighbour.evaluate(async () => (globalThis.socket = await node.connect("mortal", 7)));
-  const waiting = neighbour.evaluate(() => socket.read().then((data) => data ?? "end", (error) => error.code));
-  const began = performance.now();
-  await page.context().close();
-  const seen = await waiting;
-  assert.ok(["ECONNRESET", "EHOSTUNREACH"].includes(seen), String(seen));
-  assert.ok(performance.now() - began < GONE, `${performance.now() - began} ms`);
-  await neighbour.context().close();
-});
+}
 
 test("a native peer that is killed and starts again is reached again", { timeout: LIMIT }, async () => {
   const page = await tab("loyal");
