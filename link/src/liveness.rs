@@ -106,9 +106,9 @@ impl Liveness {
 
     /// Returns when a peer that owes an answer is probed again, and when it is given up.
     fn quiet_us(&self) -> Option<(u64, u64)> {
-        let sent = self.sent_us.map(|sent| {
-            (self.probed_us.map_or(sent, |probed| probed.max(sent)) + QUIET_US, sent + STALL_US)
-        });
+        let sent = self
+            .sent_us
+            .map(|sent| (self.probed_us.map_or(sent, |probed| probed.max(sent)) + QUIET_US, sent + STALL_US));
         let both = [sent, self.doubt_us()].into_iter().flatten();
         both.reduce(|(probe, end), (other_probe, other_end)| (probe.min(other_probe), end.min(other_end)))
     }
