@@ -519,12 +519,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
-        let absence = match reason {
-            GoneReason::Left => Absence::Left,
-            GoneReason::Closed => Absence::Closed,
-            GoneReason::Timeout => Absence::Silent,
-        };
-        peer.is_gone(now, absence);
+        peer.is_gone(now, reason.into());
         // It is looked for again from the shortest pause on: should it come back, it answers before it is given up.
         peer.failures = 0;
         let lost = peer.lost_at.is_some();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use unisockets_link::{Counters, Link, Role};
 use unisockets_signaling::envelope::SessionId;
 use unisockets_signaling::identity::PublicKey;
+use unisockets_signaling::protocol::GoneReason;
 use unisockets_stack::{Instant, PathId};
 
 use crate::tap::Tap;
@@ -109,6 +110,16 @@ pub(crate) enum Absence {
     Unfound,
     /// It fell silent: its wire may be cut.
     Silent,
+}
+
+impl From<GoneReason> for Absence {
+    fn from(reason: GoneReason) -> Self {
+        match reason {
+            GoneReason::Left => Absence::Left,
+            GoneReason::Closed => Absence::Closed,
+            GoneReason::Timeout => Absence::Silent,
+        }
+    }
 }
 
 /// Everything known of a peer.

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use unisockets_link::Signal;
+use unisockets_link::{Lane, Signal};
 use unisockets_link::frame::Probe;
 use unisockets_signaling::identity::{KeyPair, Signature};
 use unisockets_signaling::protocol::{
@@ -65,6 +65,8 @@ fn frame() -> Vec<(&'static str, Vec<u8>)> {
         ("cut", cut),
         ("ping", Probe::Ping(7).emit().to_vec()),
         ("pong", Probe::Pong(u64::MAX).emit().to_vec()),
+        ("mark", Probe::Mark(16_384).emit().to_vec()),
+        ("reached", Probe::Reached(Lane::Bulk, 16_384).emit().to_vec()),
         ("foreign", vec![0x15, 0, 0, 40]),
         ("shorter_than_its_header", vec![0x45, 0, 0, 19]),
     ]

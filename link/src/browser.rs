@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use crate::frame::{self, Probe};
 use crate::lanes::Lane;
 use crate::liveness::{Action, Liveness};
+use crate::marks::Marks;
 use crate::outgoing::{Outgoing, Waits};
 use crate::signal::{self, Signal};
 use crate::{Counters, Event, Full, Link, Lost, Room, Route};
@@ -25,6 +26,8 @@ const NEWS_INTERVAL_US: u64 = 50_000;
 const CLOSE_GRACE_US: u64 = 200_000;
 /// Signals of the peer that wait to be worked on.
 const SIGNALS_MAX: usize = 2 * signal::CANDIDATES_MAX;
+/// Bytes that a browser takes in one burst: its sockets have buffers for half as many, and it empties them meanwhile.
+const BURST_MAX: usize = 128 * 1024;
 
 /// What the page has to do for a link.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub enum Task {
     Negotiate(Signal),
     /// Send a message on the channel of a lane.
     Send(Lane, BytesMut),
+    /// Report now what the channels have buffered ([`BrowserLink::handle_buffered`]).
+    Look,
     /// Tell when no more than so many bytes are buffered in the channel of a lane (`bufferedAmountLowThreshold`).
     Watch(Lane, usize),
     /// Close the connection; nothing follows.
@@ -56,6 +61,9 @@ struct Inner {
     state: State,
     outgoing: Outgoing,
     liveness: Liveness,
+    marks: Marks,
+    /// Marks that have to be set now.
+    to_set: VecDeque<(Lane, u64)>,
     counters: Counters,
     signals: VecDeque<Signal>,
     /// Candidates of the peer that were taken in all: each is an address that checks are sent to (threat T8).
@@ -67,6 +75,8 @@ struct Inner {
     now_us: u64,
     /// When outstanding bytes are looked at again.
     look_at_us: Option<u64>,
+    /// Something was sent since the buffered bytes were looked at: what is known of them is too much.
+    stale: bool,
     watches: VecDeque<(Lane, usize)>,
 }
 
@@ -80,8 +90,10 @@ impl BrowserLink {
     pub fn new(now_us: u64) -> BrowserLink {
         let inner = Inner {
             state: State::Opening { since_us: now_us },
-            outgoing: Outgoing::default(),
+            outgoing: Outgoing::with_burst_max(BURST_MAX),
             liveness: Liveness::new(now_us),
+            marks: Marks::default(),
+            to_set: VecDeque::new(),
             counters: Counters::default(),
             signals: VecDeque::new(),
             candidates: 0,
@@ -90,6 +102,7 @@ impl BrowserLink {
             route: None,
             now_us,
             look_at_us: None,
+            stale: false,
             watches: VecDeque::new(),
         };
         BrowserLink { inner: Mutex::new(inner) }
@@ -121,8 +134,8 @@ impl BrowserLink {
                 inner.liveness.heard(now_us);
                 Some(Event::Control(data))
             }
-            Lane::Datagram if data.first().is_some_and(|first| *first < 0x10) => {
-                inner.take_probe(now_us, data);
+            _ if Probe::is_one(data) => {
+                inner.take_probe(now_us, lane, data);
                 None
             }
             Lane::Interactive | Lane::Bulk | Lane::Datagram => {
@@ -140,21 +153,19 @@ impl BrowserLink {
         }
     }
 
-    /// Takes how many bytes are buffered in the channels (`bufferedAmount`), by the position of their lanes.
+    /// Takes how many bytes are buffered in the channels (`bufferedAmount`), by the position of their lanes. Of the
+    /// stream lanes the peer's answers to marks say more.
     pub fn handle_buffered(&self, now_us: u64, buffered: [usize; 4]) {
         let mut inner = self.inner();
         inner.now_us = now_us;
+        let [control, .., datagrams] = buffered;
         inner.outgoing.budget.begin_refresh();
-        for lane in Lane::ALL {
-            inner.outgoing.budget.refresh(lane, buffered[lane.index()]);
-            // Datagrams that are lost are given up, which is no progress.
-            if lane != Lane::Datagram {
-                inner.liveness.outstanding_in(now_us, lane, buffered[lane.index()]);
-            }
-        }
-        inner.outgoing.budget.handle_progress(now_us);
-        inner.liveness.outstanding(now_us, buffered.iter().sum());
-        inner.look_at_us = None;
+        inner.outgoing.budget.refresh(Lane::Control, control);
+        inner.outgoing.budget.refresh(Lane::Datagram, datagrams);
+        // Datagrams that are lost are given up, which is no progress.
+        inner.liveness.outstanding_in(now_us, Lane::Control, control);
+        inner.note_progress(now_us);
+        (inner.look_at_us, inner.stale) = (None, false);
     }
 
     /// Lets time pass; the link is lost where that is returned.
@@ -168,6 +179,9 @@ impl BrowserLink {
             }
             State::Open => {}
             _ => return None,
+        }
+        while let Some(mark) = inner.marks.again(now_us) {
+            inner.to_set.push_back(mark);
         }
         if std::mem::take(&mut inner.doubted) {
             inner.liveness.doubt(now_us);
@@ -201,7 +215,7 @@ impl BrowserLink {
             State::Open if inner.doubted => Some(inner.now_us),
             State::Open => {
                 let due = inner.liveness.poll_timeout_us();
-                Some(inner.look_at_us.map_or(due, |at| at.min(due)))
+                [inner.look_at_us, inner.marks.poll_timeout_us()].into_iter().flatten().chain([due]).min()
             }
             State::Closing { until_us } => Some(until_us),
             State::Closed => None,
@@ -237,15 +251,24 @@ impl BrowserLink {
             }
             State::Closed => return None,
         }
+        if let Some((lane, mark)) = inner.to_set.pop_front() {
+            return Some(Task::Send(lane, BytesMut::from(&Probe::Mark(mark).emit()[..])));
+        }
         if let Some((lane, message)) = inner.outgoing.pop() {
             // What the channel has buffered was not sent yet: it says nothing about what has arrived.
             if lane != Lane::Datagram {
                 inner.liveness.sent(now_us);
             }
+            match lane {
+                Lane::Interactive | Lane::Bulk => {
+                    let mark = inner.marks.sent(now_us, lane, message.len());
+                    inner.to_set.extend(mark.map(|mark| (lane, mark)));
+                }
+                Lane::Control | Lane::Datagram => inner.stale = true,
+            }
             return Some(Task::Send(lane, message));
         }
-        inner.plan();
-        inner.watches.pop_front().map(|(lane, bytes)| Task::Watch(lane, bytes))
+        inner.plan()
     }
 
     /// Returns [`Event::Writable`] once when the queue has room again after it had none.
@@ -260,8 +283,31 @@ impl BrowserLink {
 }
 
 impl Inner {
-    fn take_probe(&mut self, now_us: u64, data: &[u8]) {
+    /// Tells budget and memory what is outstanding of the stream lanes.
+    fn note_progress(&mut self, now_us: u64) {
+        let mut unanswered = 0;
+        for lane in [Lane::Interactive, Lane::Bulk] {
+            self.outgoing.budget.refresh(lane, self.marks.outstanding(lane));
+            self.liveness.outstanding_in(now_us, lane, self.marks.unanswered(lane));
+            unanswered += self.marks.unanswered(lane);
+        }
+        self.outgoing.budget.handle_progress(now_us);
+        self.liveness.outstanding(now_us, unanswered);
+    }
+
+    fn take_probe(&mut self, now_us: u64, lane: Lane, data: &[u8]) {
         match Probe::parse(data) {
+            Some(Probe::Mark(mark)) => {
+                self.liveness.heard(now_us);
+                self.outgoing.reached(lane, mark);
+            }
+            Some(Probe::Reached(lane, mark)) => {
+                self.liveness.heard(now_us);
+                if self.marks.answered(now_us, lane, mark) {
+                    self.outgoing.budget.begin_refresh();
+                    self.note_progress(now_us);
+                }
+            }
             Some(Probe::Ping(number)) => {
                 self.liveness.heard(now_us);
                 self.outgoing.probe(Probe::Pong(number));
@@ -275,27 +321,37 @@ impl Inner {
         }
     }
 
+    /// Whether something is outstanding that the channels or the peer will tell of.
+    fn waits_for_news(&self) -> bool {
+        let budget = &self.outgoing.budget;
+        let buffered = [Lane::Control, Lane::Datagram].into_iter().any(|lane| budget.outstanding_in(lane) > 0);
+        buffered || [Lane::Interactive, Lane::Bulk].into_iter().any(|lane| self.marks.unanswered(lane) > 0)
+    }
+
     /// Decides when to look at the buffered bytes again, and asks for news of them.
-    fn plan(&mut self) {
+    fn plan(&mut self) -> Option<Task> {
         let waits = self.outgoing.waits();
         let pause = match waits {
+            // Half of a number that is too large may be more than there is, and the channel would never tell.
+            Waits::HeldBack if std::mem::take(&mut self.stale) => return Some(Task::Look),
             Waits::HeldBack => NEWS_INTERVAL_US,
-            _ if self.outgoing.budget.outstanding() > 0 => PROGRESS_INTERVAL_US,
-            _ => return self.look_at_us = None,
+            _ if self.waits_for_news() => PROGRESS_INTERVAL_US,
+            _ => {
+                self.look_at_us = None;
+                return None;
+            }
         };
         let at = self.now_us + pause;
-        if self.look_at_us.is_some_and(|known| known <= at) {
-            return;
-        }
-        self.look_at_us = Some(at);
-        if waits == Waits::HeldBack {
-            for lane in Lane::ALL {
+        if waits == Waits::HeldBack && self.look_at_us.is_none_or(|known| known > at) {
+            for lane in [Lane::Control, Lane::Datagram] {
                 let outstanding = self.outgoing.budget.outstanding_in(lane);
                 if outstanding > 0 {
                     self.watches.push_back((lane, outstanding / 2));
                 }
             }
         }
+        self.look_at_us = Some(self.look_at_us.map_or(at, |known| known.min(at)));
+        self.watches.pop_front().map(|(lane, bytes)| Task::Watch(lane, bytes))
     }
 }
 
@@ -390,22 +446,85 @@ mod tests {
         assert_eq!(sent(&link), [(Lane::Bulk, 200)]);
     }
 
-    #[test]
-    fn what_is_buffered_holds_the_rest_back_and_is_asked_for() {
-        let link = open();
-        let mut buffered = [0; 4];
+    /// Fills the link, and returns the last mark and what was sent in all.
+    fn fill(link: &BrowserLink) -> (u64, usize) {
+        let (mut mark, mut total) = (0, 0);
         while link.room().stream >= crate::MTU {
             link.send(Lane::Bulk, &[0x45; crate::MTU]).unwrap();
+            while let Some(task) = link.poll_task(time_of(link)) {
+                let Task::Send(Lane::Bulk, message) = task else {
+                    continue;
+                };
+                match Probe::parse(&message) {
+                    Some(Probe::Mark(set)) => mark = set,
+                    _ => total += message.len(),
+                }
+            }
+        }
+        (mark, total)
+    }
+
+    #[test]
+    fn what_the_peer_has_not_answered_for_holds_the_rest_back() {
+        let link = open();
+        let (mark, total) = fill(&link);
+        assert_eq!(mark, total as u64);
+        assert!((crate::budget::BUDGET_MIN..=BURST_MAX).contains(&total), "{total}");
+        assert!(link.poll_writable().is_none());
+        // That the channels have sent everything says nothing.
+        link.handle_buffered(2, [0; 4]);
+        assert_eq!(sent(&link), []);
+        let answer = Probe::Reached(Lane::Bulk, mark).emit();
+        assert!(link.handle_message(3, Lane::Datagram, &answer).is_none());
+        assert!(sent(&link).iter().any(|(_, bytes)| *bytes > 9));
+        assert!(link.poll_writable().is_some());
+    }
+
+    #[test]
+    fn a_peer_that_answers_no_mark_is_lost_and_is_asked_again_before() {
+        let link = open();
+        fill(&link);
+        link.handle_buffered(1, [0; 4]);
+        let (mut now, mut marks) = (1, 0);
+        let lost = loop {
+            now = link.poll_timeout_us().unwrap().max(now + 1);
+            // Its answers are as good as lost, and so are those to pings.
+            if let Some(lost) = link.handle_timeout(now) {
+                break lost;
+            }
+            if link.wants_buffered(now) {
+                link.handle_buffered(now, [0; 4]);
+            }
+            marks += sent(&link).iter().filter(|(lane, _)| *lane == Lane::Bulk).count();
+        };
+        assert_eq!((lost, now), (Lost::Silent, 1 + crate::liveness::STALL_US));
+        assert!(marks >= 10, "{marks}");
+    }
+
+    #[test]
+    fn what_is_buffered_of_datagrams_holds_them_back_and_is_asked_for() {
+        let link = open();
+        let mut buffered = [0; 4];
+        while link.send(Lane::Datagram, &[0x45; 1_200]).is_ok() {
             for (lane, len) in sent(&link) {
                 buffered[lane.index()] += len;
             }
         }
-        assert!(buffered[Lane::Bulk.index()] >= crate::budget::BUDGET_MIN);
+        assert!(buffered[Lane::Datagram.index()] >= crate::budget::BUDGET_MIN / 4);
         assert!(!link.wants_buffered(1) && link.wants_buffered(1 + NEWS_INTERVAL_US));
-        assert!(link.poll_writable().is_none());
         link.handle_buffered(2, [0; 4]);
         assert!(!sent(&link).is_empty());
-        assert!(link.poll_writable().is_some());
+    }
+
+    #[test]
+    fn marks_of_the_peer_are_answered_once_for_each_lane() {
+        let link = open();
+        for mark in [16_384, 32_768] {
+            assert!(link.handle_message(2, Lane::Bulk, &Probe::Mark(mark).emit()).is_none());
+        }
+        let answer = Probe::Reached(Lane::Bulk, 32_768).emit();
+        assert_eq!(link.poll_task(2), Some(Task::Send(Lane::Datagram, BytesMut::from(&answer[..]))));
+        assert_eq!(sent(&link), []);
     }
 
     #[test]

@@ -1,24 +1,33 @@
 //! What a message of a lane may hold.
 //!
 //! A stream message is one or more whole IP packets, which say their own lengths. A datagram message is
-//! one IP packet, or a probe: a first byte below 0x10 is no IP version.
+//! one IP packet. Either may be a probe instead: a first byte below 0x10 is no IP version.
+
+use crate::lanes::Lane;
 
 /// Largest message of a stream lane, in bytes: what every WebRTC implementation takes.
 pub const MESSAGE_LEN_MAX: usize = 65_535;
 const PING: u8 = 1;
 const PONG: u8 = 2;
+const MARK: u8 = 3;
+/// With the number of a lane in the lowest bits.
+const REACHED: u8 = 8;
 
 /// A message is no legal frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// A probe that finds out whether, and how fast, the peer answers.
+/// A message of the link itself, which finds out whether, how fast, and how far bytes reach the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
     /// Wants a pong with the same number.
     Ping(u64),
     /// Answers a ping.
     Pong(u64),
+    /// Stands in a stream lane behind so many bytes, and wants to know when it has arrived.
+    Mark(u64),
+    /// Answers a mark of that lane.
+    Reached(Lane, u64),
 }
 
 impl Probe {
@@ -27,10 +36,17 @@ impl Probe {
         let (kind, number) = match self {
             Probe::Ping(number) => (PING, number),
             Probe::Pong(number) => (PONG, number),
+            Probe::Mark(number) => (MARK, number),
+            Probe::Reached(lane, number) => (REACHED | lane.index() as u8, number),
         };
         let mut message = [kind; 9];
         message[1..].copy_from_slice(&number.to_be_bytes());
         message
+    }
+
+    /// Returns whether a message is none of packets.
+    pub fn is_one(message: &[u8]) -> bool {
+        message.first().is_some_and(|first| *first < 0x10)
     }
 
     /// Reads a probe; `None` if the message is something else.
@@ -40,7 +56,11 @@ impl Probe {
         match *kind {
             PING => Some(Probe::Ping(number)),
             PONG => Some(Probe::Pong(number)),
-            _ => None,
+            MARK => Some(Probe::Mark(number)),
+            _ => {
+                let lane = Lane::ALL.into_iter().find(|lane| *kind == REACHED | lane.index() as u8)?;
+                Some(Probe::Reached(lane, number))
+            }
         }
     }
 }
@@ -106,7 +126,9 @@ mod tests {
 
     #[test]
     fn probes_read_back() {
-        for probe in [Probe::Ping(7), Probe::Pong(u64::MAX)] {
+        let reached = Lane::ALL.map(|lane| Probe::Reached(lane, 1 << 40));
+        for probe in [Probe::Ping(7), Probe::Pong(u64::MAX), Probe::Mark(0)].into_iter().chain(reached) {
+            assert!(Probe::is_one(&probe.emit()));
             assert_eq!(Probe::parse(&probe.emit()), Some(probe));
         }
         assert_eq!(Probe::parse(&packet(20)), None);

@@ -23,6 +23,7 @@ pub mod fault;
 pub mod frame;
 pub mod lanes;
 pub mod liveness;
+mod marks;
 pub mod memory;
 #[cfg(all(feature = "webrtc", not(target_family = "wasm")))]
 pub mod native;

@@ -458,7 +458,12 @@ fn receive(shared: &Shared, lane: Lane, data: &BytesMut) {
             shared.liveness().heard(now);
             shared.sink.event(Event::Control(data));
         }
-        Lane::Datagram if data.first().is_some_and(|first| *first < 0x10) => match Probe::parse(data) {
+        _ if Probe::is_one(data) => match Probe::parse(data) {
+            Some(Probe::Mark(mark)) => {
+                shared.liveness().heard(now);
+                shared.outgoing().reached(lane, mark);
+                shared.filled.notify_one();
+            }
             Some(Probe::Ping(number)) => {
                 shared.liveness().heard(now);
                 shared.outgoing().probe(Probe::Pong(number));
@@ -470,7 +475,8 @@ fn receive(shared: &Shared, lane: Lane, data: &BytesMut) {
                     shared.outgoing().budget.handle_round_trip(now, round_trip);
                 }
             }
-            None => {
+            // Nothing of this end's was marked: the library says what has arrived.
+            Some(Probe::Reached(..)) | None => {
                 shared.counters.malformed.fetch_add(1, Ordering::Relaxed);
             }
         },

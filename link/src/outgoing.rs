@@ -29,9 +29,17 @@ pub(crate) struct Outgoing {
     pub(crate) budget: Budget,
     /// Pings and their answers, which wait for nothing: they measure.
     probes: VecDeque<Probe>,
+    /// Marks of the peer that were reached and not answered yet, by the positions of their lanes: the last one of a
+    /// lane counts.
+    reached: [Option<u64>; Lane::ALL.len()],
 }
 
 impl Outgoing {
+    /// Makes one for peers that take so many bytes in one burst.
+    pub(crate) fn with_burst_max(bytes: usize) -> Self {
+        Self { budget: Budget::with_burst_max(bytes), ..Self::default() }
+    }
+
     /// Queues a packet or message; returns whether the task that drains the queue has to be told.
     pub(crate) fn push(&mut self, lane: Lane, packet: &[u8]) -> Result<bool, Full> {
         let first = !self.lanes.waits(lane);
@@ -46,10 +54,20 @@ impl Outgoing {
         }
     }
 
+    /// Queues the answer to a mark of the peer.
+    pub(crate) fn reached(&mut self, lane: Lane, mark: u64) {
+        self.reached[lane.index()] = Some(mark);
+    }
+
+    fn next_probe(&mut self) -> Option<Probe> {
+        let answer = |lane: Lane| Some(Probe::Reached(lane, self.reached[lane.index()].take()?));
+        Lane::ALL.into_iter().find_map(answer).or_else(|| self.probes.pop_front())
+    }
+
     /// Takes the next message that may go below, and counts it there.
     pub(crate) fn pop(&mut self) -> Option<(Lane, BytesMut)> {
-        let Self { lanes, budget, probes } = self;
-        let probe = probes.pop_front().map(|probe| (Lane::Datagram, BytesMut::from(&probe.emit()[..])));
+        let probe = self.next_probe().map(|probe| (Lane::Datagram, BytesMut::from(&probe.emit()[..])));
+        let Self { lanes, budget, .. } = self;
         let next = probe.or_else(|| lanes.pop(|lane| budget.may_send(lane)));
         if let Some((lane, message)) = &next {
             budget.sent(*lane, message.len());
@@ -59,8 +77,8 @@ impl Outgoing {
 
     /// Returns whether something waits, and whether only the budget holds it back, which is noted.
     pub(crate) fn waits(&mut self) -> Waits {
-        let Self { lanes, budget, probes } = self;
-        if !probes.is_empty() {
+        let Self { lanes, budget, probes, reached } = self;
+        if !probes.is_empty() || reached.iter().any(Option::is_some) {
             return Waits::Ready;
         }
         if lanes.is_empty() {

@@ -574,7 +574,8 @@ impl Cables {
                 end.liveness.pong(now, number);
                 return;
             }
-            None => end.liveness.heard(now),
+            // These links know what has arrived.
+            Some(Probe::Mark(_) | Probe::Reached(..)) | None => end.liveness.heard(now),
         }
         let at = Instant::from_micros(now);
         if lane != Lane::Control {

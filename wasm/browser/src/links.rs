@@ -164,6 +164,7 @@ impl Core {
                             lost.push(*id);
                         }
                     }
+                    Task::Look => self.look_at(now, *id),
                     Task::Watch(lane, bytes) => {
                         self.host.watch(name, lane.index() as u8, u32::try_from(bytes).unwrap_or(u32::MAX));
                     }
