@@ -206,6 +206,19 @@ function trailers(bytes: Uint8Array): { len: number } | undefined {
   return undefined;
 }
 
+/** Where a request goes (RFC 9112, section 3.2): what begins with two slashes is a path, and names no host. */
+function urlOf(target: string, headers: Headers, minor: number, local: string): URL {
+  const host = headers.get("host");
+  if (minor >= 1 && host === null) throw failure("EPROTO", "the request names no host");
+  // Fields of one name are joined by commas.
+  if (host !== null && /[\s,/?#@\\]/.test(host)) throw failure("EPROTO", `'${host}' is no host`);
+  if (target === "*") return new URL(`http://${host || local}/`);
+  if (target.startsWith("/")) return new URL(`http://${host || local}${target}`);
+  const url = new URL(target);
+  if (url.protocol !== "http:") throw failure("EPROTO", `'${target}' is nothing of this server`);
+  return url;
+}
+
 function headersOf(head: Head): Headers {
   const headers = new Headers();
   const fields = head.fields;
@@ -238,18 +251,22 @@ function stream(parts: AsyncGenerator<Uint8Array, void>, done: () => void): Read
   );
 }
 
-/** Writes content, in chunks where its length is not known. */
-async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, chunked: boolean): Promise<void> {
+/** Writes content of so many bytes, or in chunks, or to the end of the connection. */
+async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, chunked: boolean, length: number | undefined): Promise<void> {
   const reader = body.getReader();
+  let left = length ?? Infinity;
   try {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) break;
       if (value.length === 0) continue;
+      left -= value.length;
+      if (left < 0) throw failure("EPROTO", `the handler's content is longer than its content-length of ${length}`);
       if (chunked) await socket.write(`${value.length.toString(16)}\r\n`);
       await within(socket, socket.write(value));
       if (chunked) await socket.write("\r\n");
     }
+    if (length !== undefined && left > 0) throw failure("EPROTO", `the handler's content is shorter than its content-length of ${length}`);
     if (chunked) await socket.write("0\r\n\r\n");
   } catch (error) {
     // Whoever makes the content learns that nobody takes it any more.
@@ -326,7 +343,8 @@ export class HttpServer {
     try {
       how = framing(headers, "none");
       incoming = new Content(reader, how);
-      const url = new URL(target, `http://${headers.get("host") ?? socket.local.address}`);
+      const { address } = socket.local;
+      const url = urlOf(target, headers, minor, address.includes(":") ? `[${address}]` : address);
       const body = how.kind === "none" || method === "GET" || method === "HEAD" ? undefined : stream(incoming.parts, () => undefined);
       // TypeScript's types do not know `duplex`, which the standard asks for.
       const init: RequestInit & { duplex?: "half" } = { method, headers, ...(body ? { body, duplex: "half" } : {}) };
@@ -368,8 +386,14 @@ async function respond(
   const bodyless = NULL_BODY.includes(response.status) || response.body === null;
   let chunked = false;
   headers.delete("transfer-encoding");
+  // A length that is none says nothing, and the standard has these statuses go without, or with that of nothing.
+  const declared = headers.get("content-length");
+  if (declared !== null && (!/^\d{1,15}$/.test(declared) || [101, 103, 204, 205].includes(response.status))) headers.delete("content-length");
+  if (response.status === 205) headers.set("content-length", "0");
   if (bodyless) {
-    if (!NULL_BODY.includes(response.status) && !headers.has("content-length")) headers.set("content-length", "0");
+    // Of what HEAD asks about, the handler may know the length.
+    const knows = method === "HEAD" && headers.has("content-length");
+    if (!knows && !NULL_BODY.includes(response.status)) headers.set("content-length", "0");
   } else if (!headers.has("content-length")) {
     chunked = minor >= 1;
     if (chunked) headers.set("transfer-encoding", "chunked");
@@ -382,7 +406,8 @@ async function respond(
     await response.body?.cancel(error).catch(() => undefined);
     throw error;
   });
-  if (response.body && !bodyless && method !== "HEAD") await send(socket, response.body, chunked);
+  const length = headers.get("content-length");
+  if (response.body && !bodyless && method !== "HEAD") await send(socket, response.body, chunked, length === null ? undefined : Number(length));
   else await response.body?.cancel();
 }
 

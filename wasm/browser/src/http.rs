@@ -107,6 +107,10 @@ pub struct ChunkLine {
 /// Reads the line before a chunk (RFC 9112, section 7.1); nothing if it is not whole yet.
 #[wasm_bindgen(js_name = parseChunkLine)]
 pub fn parse_chunk_line(bytes: &[u8]) -> Result<Option<ChunkLine>, JsValue> {
+    // The library takes no digits for a size of none.
+    if bytes.first().is_some_and(|first| !first.is_ascii_hexdigit()) {
+        return Err(fail("EPROTO", "a chunk does not begin with its size"));
+    }
     match httparse::parse_chunk_size(bytes) {
         Ok(Status::Complete((len, size))) => Ok(Some(ChunkLine { len, size: size as f64 })),
         Ok(Status::Partial) => Ok(None),

@@ -549,6 +549,10 @@ test("http: answers arrive whatever becomes of the request, and the next request
       if (pathname === "/refuse") return new Response("x".repeat(100_000), { status: 413 });
       if (pathname === "/leave") return await request.body.cancel(), new Response("left");
       if (pathname === "/type") return new Response(request.headers.get("content-type"));
+      if (pathname === "/short") return new Response("abc", { headers: { "content-length": "7" } });
+      if (pathname === "/long") return new Response("abcdefghij", { headers: { "content-length": "7" } });
+      if (pathname === "/reset") return new Response(null, { status: 205 });
+      if (pathname === "//elsewhere/x") return new Response(new URL(request.url).host);
       if (pathname === "/away") return new Response(null, { status: 302, headers: { location: "http://surfer/seen" } });
       if (pathname === "/endless") return new Response(new ReadableStream({ pull: (c) => c.enqueue(new Uint8Array(65536)), cancel: () => cancel("cancelled") }));
       return new Response("plain");
@@ -570,6 +574,27 @@ test("http: answers arrive whatever becomes of the request, and the next request
     await smuggler.write(`POST /leave HTTP/1.1\r\nHost: web\r\nContent-Length: ${inner.length}\r\n\r\n`);
     await smuggler.write(inner);
     const answers = new TextDecoder().decode(await readAll(smuggler)).match(/HTTP\/1\.1 \d+/g);
+    const raw = async (text) => {
+      const socket = await node.connect("web", 80);
+      await socket.write(text);
+      return new TextDecoder().decode(await readAll(socket).catch(({ code }) => new TextEncoder().encode(code)));
+    };
+    const status = async (text) => (await raw(text)).match(/^HTTP\/1\.1 (\d+)|^E[A-Z]+/)?.[0];
+    const end = "Host: web\r\nConnection: close\r\n\r\n";
+    const strict = [
+      await status("GET / HTTP/1.1\r\n\r\n"),
+      await status("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+      await status("GET https://web/ HTTP/1.1\r\nHost: web\r\n\r\n"),
+      await status("CONNECT web:80 HTTP/1.1\r\nHost: web\r\n\r\n"),
+      (await raw(`POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n${end}\r\n\r\n`)).includes("\r\n0\r\n\r\n"),
+      (await raw(`GET //elsewhere/x HTTP/1.1\r\n${end}`)).includes("\r\nweb\r\n"),
+      /content-length: 0\r\n/.test(await raw(`GET /reset HTTP/1.1\r\n${end}`)),
+    ];
+    const lengths = [];
+    for (const path of ["short", "long"]) {
+      const answer = await node.fetch(`http://web/${path}`);
+      lengths.push(await answer.text().catch(() => "broken"));
+    }
     const two = await node.connect("web", 80);
     await two.write("GET /a HTTP/1.1\r\nHost: web\r\n\r\nGET /b HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n");
     const pipelined = new TextDecoder().decode(await readAll(two)).match(/HTTP\/1\.1 \d+/g);
@@ -589,6 +614,8 @@ test("http: answers arrive whatever becomes of the request, and the next request
       answers,
       pipelined,
       ordered,
+      strict,
+      lengths,
     };
   });
   assert.deepEqual(found, {
@@ -599,6 +626,8 @@ test("http: answers arrive whatever becomes of the request, and the next request
     answers: ["HTTP/1.1 200"],
     pipelined: ["HTTP/1.1 200", "HTTP/1.1 200"],
     ordered: true,
+    strict: ["HTTP/1.1 400", "HTTP/1.1 400", "HTTP/1.1 400", "HTTP/1.1 400", false, true, true],
+    lengths: ["broken", "broken"],
   });
   assert.equal(await page.evaluate(() => cancelled), "cancelled");
   for (const each of [page, client]) await each.context().close();
