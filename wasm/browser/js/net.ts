@@ -69,6 +69,7 @@ export class Socket extends Duplex {
     const listener = rest.find((each) => typeof each === "function") as (() => void) | undefined;
     const settings = typeof options === "object" ? options : { port: options, ...(host ? { host } : {}) };
     portOf(settings.port, "port", 1);
+    if (this.destroyed) this.#beginAgain();
     if (this.connecting || this.#socket) throw failure("EISCONN", "the socket is connected, or being connected");
     if (listener) this.once("connect", listener);
     if (settings.timeout) this.setTimeout(settings.timeout);
@@ -78,13 +79,21 @@ export class Socket extends Duplex {
     return this;
   }
 
+  /** A socket that was destroyed is as good as a new one. */
+  #beginAgain(): void {
+    this._undestroy();
+    this.#socket = undefined;
+    this.#reading = false;
+    this.bytesRead = this.bytesWritten = 0;
+  }
+
   async #connect(settings: ConnectOptions, signal: AbortSignal): Promise<void> {
     try {
       const socket = await this.#node.connect(settings.host ?? "localhost", settings.port, { signal });
       try {
         if (settings.noDelay) await socket.setNoDelay();
         if (settings.keepAlive) await socket.setKeepAlive(true, settings.keepAliveInitialDelay);
-        if (this.destroyed) throw failure("ECONNABORTED", "the socket was destroyed");
+        if (signal.aborted) throw failure("ECONNABORTED", "the socket was destroyed");
       } catch (error) {
         socket.reset();
         throw error;
@@ -100,8 +109,10 @@ export class Socket extends Duplex {
       // A reset is noticed by those who only write, too.
       else this.read(0);
     } catch (error) {
+      // Whoever destroyed the socket meanwhile may have begun again with it.
+      if (signal.aborted) return;
       this.connecting = false;
-      if (!this.destroyed) this.destroy(error as Error);
+      this.destroy(error as Error);
     }
   }
 
@@ -133,7 +144,7 @@ export class Socket extends Duplex {
     try {
       for (;;) {
         const data = await socket.read();
-        if (this.destroyed) return;
+        if (this.destroyed || this.#socket !== socket) return;
         this.#active();
         this.bytesRead += data?.length ?? 0;
         // The next '_read' may come within 'push'.
@@ -146,7 +157,7 @@ export class Socket extends Duplex {
         this.#reading = true;
       }
     } catch (error) {
-      if (!this.destroyed) this.destroy(error as Error);
+      if (!this.destroyed && this.#socket === socket) this.destroy(error as Error);
     }
   }
 

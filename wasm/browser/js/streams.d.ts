@@ -41,5 +41,6 @@ declare module "readable-stream" {
     _write(chunk: Uint8Array, encoding: string, done: (error?: Error | null) => void): void;
     _final(done: (error?: Error | null) => void): void;
     _destroy(error: Error | null, done: (error?: Error | null) => void): void;
+    _undestroy(): void;
   }
 }

@@ -490,6 +490,14 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
     }
     idle.destroy();
     await happens(idle, "close");
+    // One socket, first in vain and then with success; errors come before the end.
+    const order = [];
+    const again = net.connect(99, "node-server");
+    for (const event of ["connect", "error", "end", "close"]) again.on(event, () => order.push(event));
+    await happens(again, "close");
+    again.connect(7, "node-server").end("again");
+    again.setEncoding("utf8").on("data", (text) => order.push(text));
+    await happens(again, "close");
     const udp = dgram.createSocket({ type: "udp4" });
     udp.send(["he", "llo"], 10, "node-server");
     const [data, from] = await happens(udp, "message");
@@ -505,6 +513,7 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
       refused: refused[0].code,
       broken: broken.code,
       bad,
+      order,
       datagram: new TextDecoder().decode(data),
       from: [from.port, from.size, from.family],
       ip: [net.isIP("10.80.0.1"), net.isIP("fd75::1"), net.isIP("alpha"), net.isIP("300.1.1.1")],
@@ -521,6 +530,7 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
     refused: "ECONNREFUSED",
     broken: "ECONNRESET",
     bad: ["EINVAL", "EISCONN", "EINVAL", "ERR_SOCKET_BAD_TYPE", "EDESTADDRREQ"],
+    order: ["error", "close", "connect", "again", "end", "close"],
     datagram: "hello",
     from: [10, 5, "IPv4"],
     ip: [4, 6, 0, 0],

@@ -1,0 +1,21 @@
+// Puts the streams that `./net` and `./dgram` are made of into the package, as `npm run build` does after TypeScript.
+
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+const at = (path) => fileURLToPath(new URL(path, import.meta.url));
+
+await build({
+  entryPoints: [at("dist/net.js"), at("dist/dgram.js")],
+  bundle: true,
+  splitting: true,
+  format: "esm",
+  minifySyntax: true,
+  logLevel: "warning",
+  chunkNames: "streams-[hash]",
+  outdir: at("dist"),
+  allowOverwrite: true,
+  plugins: [
+    { name: "process", setup: (bundle) => bundle.onResolve({ filter: /^process\/$/ }, () => ({ path: at("dist/process.js") })) },
+  ],
+});
