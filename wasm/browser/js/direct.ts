@@ -60,6 +60,7 @@ export interface UDPSocketOpenInfo {
 /** What all three kinds of sockets have. */
 export interface SocketLike<Info> {
   readonly opened: Promise<Info>;
+  /** Kept when the socket was closed, or all its streams have ended; broken with the error of one. */
   readonly closed: Promise<void>;
   close(): Promise<void>;
 }
@@ -76,24 +77,74 @@ export interface DirectSockets {
   UDPSocket: new (options: UDPSocketOptions) => SocketLike<UDPSocketOpenInfo>;
 }
 
+/** What a socket's streams tell it of their ends. */
+class Ends {
+  readonly #ended: (error?: unknown) => void;
+  #left: number;
+
+  constructor(streams: number, ended: (error?: unknown) => void) {
+    this.#left = streams;
+    this.#ended = ended;
+  }
+
+  /** One stream has ended: the last one is the end of the socket. */
+  done(): void {
+    this.#left -= 1;
+    if (this.#left === 0) this.#ended();
+  }
+
+  /** Does something for a stream, whose failure is the end of the socket. */
+  async try<T>(work: () => Promise<T>): Promise<T> {
+    return work().catch((error: unknown) => {
+      this.#ended(error);
+      throw error;
+    });
+  }
+}
+
+/** The bytes, connections or datagrams of a socket, not taken faster than they are read. */
+function incoming<T>(ends: Ends, next: () => Promise<T | undefined>, cancel: () => void | Promise<void>): ReadableStream<T> {
+  return new ReadableStream<T>(
+    {
+      async pull(controller) {
+        const value = await ends.try(next);
+        if (value !== undefined) return controller.enqueue(value);
+        controller.close();
+        ends.done();
+      },
+      async cancel() {
+        await cancel();
+        ends.done();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
 /** A socket that is being opened, is open, or is closed. */
 abstract class Base<Info> implements SocketLike<Info> {
   readonly opened: Promise<Info>;
   readonly closed: Promise<void>;
-  protected ended!: (error?: unknown) => void;
+  readonly #ended: (error?: unknown) => void;
   #end: (() => void) | undefined;
 
-  constructor(open: (own: Base<Info>) => Promise<{ info: Info; end: () => void }>) {
+  /** Opens it; `ended` is for its streams to call. */
+  constructor(open: (ended: (error?: unknown) => void) => Promise<{ info: Info; end: () => void }>) {
+    let settle!: (error?: unknown) => void;
     this.closed = new Promise((resolve, reject) => {
-      this.ended = (error) => (error === undefined ? resolve() : reject(error as Error));
+      settle = (error) => (error === undefined ? resolve() : reject(error as Error));
     });
-    this.opened = open(this).then(
+    this.#ended = (error) => {
+      this.#end?.();
+      settle(error);
+    };
+    this.opened = open((error) => this.#ended(error)).then(
       ({ info, end }) => {
         this.#end = end;
         return info;
       },
       (error: unknown) => {
-        this.ended(error);
+        this.#ended(error);
         throw error;
       },
     );
@@ -108,16 +159,26 @@ abstract class Base<Info> implements SocketLike<Info> {
     if (info.readable?.locked || info.writable?.locked) {
       throw failure("EBUSY", "release the locks of the socket's streams, then close it");
     }
-    this.#end?.();
-    this.ended();
+    this.#ended();
     return this.closed;
   }
 }
 
-function infoOf(socket: TcpSocket): TCPSocketOpenInfo {
+function infoOf(socket: TcpSocket, ended: (error?: unknown) => void): TCPSocketOpenInfo {
+  const ends = new Ends(2, ended);
   return {
-    readable: socket.readable,
-    writable: socket.writable,
+    readable: incoming(ends, () => socket.read(), () => socket.shutdownReading()),
+    writable: new WritableStream<Uint8Array>({
+      write: (data) => ends.try(() => socket.write(data)),
+      close: async () => {
+        await ends.try(() => socket.shutdown());
+        ends.done();
+      },
+      abort: (reason) => {
+        socket.reset();
+        ended(reason ?? failure("ECONNABORTED", "the socket's writable stream was aborted"));
+      },
+    }),
     remoteAddress: socket.remote.address,
     remotePort: socket.remote.port,
     localAddress: socket.local.address,
@@ -131,37 +192,27 @@ function bracketed(address: string, port: number): string {
 
 class Accepted extends Base<TCPSocketOpenInfo> {
   constructor(socket: TcpSocket) {
-    super(() => Promise.resolve({ info: infoOf(socket), end: () => socket.close() }));
+    super((ended) => Promise.resolve({ info: infoOf(socket, ended), end: () => socket.close() }));
   }
 }
 
-function arrivals(listener: TcpListener): ReadableStream<TCPSocketLike> {
-  return new ReadableStream<TCPSocketLike>(
-    {
-      async pull(controller) {
-        const socket = await listener.accept();
-        if (socket) controller.enqueue(new Accepted(socket));
-        else controller.close();
-      },
-      cancel: () => listener.close(),
-    },
-    { highWaterMark: 0 },
-  );
+function arrivals(listener: TcpListener, ended: (error?: unknown) => void): ReadableStream<TCPSocketLike> {
+  const accept = async (): Promise<TCPSocketLike | undefined> => {
+    const socket = await listener.accept();
+    return socket && new Accepted(socket);
+  };
+  return incoming(new Ends(1, ended), accept, () => listener.close());
 }
 
-function datagrams(socket: UdpSocket, connected: boolean): ReadableStream<UDPMessage> {
-  return new ReadableStream<UDPMessage>(
-    {
-      async pull(controller) {
-        const message = await socket.receive();
-        if (!message) return controller.close();
-        const { address, port } = message.remote;
-        controller.enqueue(connected ? { data: message.data } : { data: message.data, remoteAddress: address, remotePort: port });
-      },
-      cancel: () => socket.close(),
-    },
-    { highWaterMark: 0 },
-  );
+function datagrams(socket: UdpSocket, connected: boolean, ends: Ends): ReadableStream<UDPMessage> {
+  const receive = async (): Promise<UDPMessage | undefined> => {
+    const message = await socket.receive();
+    if (!message) return undefined;
+    const { address, port } = message.remote;
+    return connected ? { data: message.data } : { data: message.data, remoteAddress: address, remotePort: port };
+  };
+  // Writing may go on: the socket is closed when that has ended too.
+  return incoming(ends, receive, () => undefined);
 }
 
 /** Makes the classes of the Direct Sockets API for a node. */
@@ -173,7 +224,7 @@ export function directSockets(node: Node): DirectSockets {
     constructor(remoteAddress: string, remotePort: number, options: TCPSocketOptions = {}) {
       hostOf(remoteAddress);
       portOf(remotePort, "remote port", 1);
-      super(async () => {
+      super(async (ended) => {
         const socket = await node.connect(remoteAddress, remotePort);
         try {
           if (options.noDelay) await socket.setNoDelay();
@@ -182,7 +233,7 @@ export function directSockets(node: Node): DirectSockets {
           socket.reset();
           throw error;
         }
-        return { info: infoOf(socket), end: () => socket.close() };
+        return { info: infoOf(socket, ended), end: () => socket.close() };
       });
     }
   }
@@ -191,12 +242,12 @@ export function directSockets(node: Node): DirectSockets {
     constructor(localAddress: string, options: TCPServerSocketOptions = {}) {
       hostOf(localAddress);
       const port = portOf(options.localPort ?? 0, "local port");
-      super(async () => {
+      super(async (ended) => {
         const { backlog } = options;
         const listener = await node.listen(port, { host: localAddress, ...(backlog === undefined ? {} : { backlog }) });
         const { address, port: localPort } = listener.local;
         return {
-          info: { readable: arrivals(listener), localAddress: address, localPort },
+          info: { readable: arrivals(listener, ended), localAddress: address, localPort },
           end: () => listener.close(),
         };
       });
@@ -212,21 +263,25 @@ export function directSockets(node: Node): DirectSockets {
       if (remoteAddress === undefined && localAddress === undefined) {
         throw failure("EINVAL", "give a remote address and port to be connected, or a local address to be bound");
       }
-      super(async () => {
+      super(async (ended) => {
         // Names first: nothing is to be closed if there is no such member.
         const remote = remoteAddress === undefined ? undefined : { address: await resolved(hostOf(remoteAddress)), port: portOf(remotePort, "remote port", 1) };
         const socket = await node.bind(localPort ?? 0, localAddress === undefined ? {} : { host: localAddress });
         if (remote) await socket.connect(bracketed(remote.address, remote.port));
+        const ends = new Ends(2, ended);
+        const send = async ({ data, remoteAddress: to, remotePort: port }: UDPMessage): Promise<void> => {
+          if (remote) return socket.send(data);
+          if (to === undefined || port === undefined) throw failure("EDESTADDRREQ", "the datagram has no destination");
+          return socket.send(data, bracketed(await resolved(hostOf(to)), portOf(port, "remote port", 1)));
+        };
         const writable = new WritableStream<UDPMessage>({
-          write: async ({ data, remoteAddress: to, remotePort: port }) => {
-            if (remote) return socket.send(data);
-            if (to === undefined || port === undefined) throw failure("EDESTADDRREQ", "the datagram has no destination");
-            return socket.send(data, bracketed(await resolved(hostOf(to)), portOf(port, "remote port", 1)));
-          },
+          write: (message) => ends.try(() => send(message)),
+          close: () => ends.done(),
+          abort: (reason) => ended(reason ?? failure("ECONNABORTED", "the socket's writable stream was aborted")),
         });
         return {
           info: {
-            readable: datagrams(socket, remote !== undefined),
+            readable: datagrams(socket, remote !== undefined, ends),
             writable,
             ...(remote ? { remoteAddress: remote.address, remotePort: remote.port } : {}),
             localAddress: socket.local.address,

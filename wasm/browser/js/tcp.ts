@@ -82,6 +82,11 @@ export class TcpSocket {
     });
   }
 
+  /** Says that nothing more will be read. */
+  async shutdownReading(): Promise<void> {
+    if (!this.#closed) await this.#calls.shutdown(this.#socket, 0);
+  }
+
   /** Sends small segments at once (TCP_NODELAY). */
   async setNoDelay(on = true): Promise<void> {
     await this.#attempt("EBADF", () => this.#calls.setOption(this.#socket, "noDelay", Number(on)));
@@ -121,9 +126,7 @@ export class TcpSocket {
           if (data) controller.enqueue(data);
           else controller.close();
         },
-        cancel: async () => {
-          if (!this.#closed) await this.#calls.shutdown(this.#socket, 0);
-        },
+        cancel: () => this.shutdownReading(),
       },
       { highWaterMark: 0 },
     );

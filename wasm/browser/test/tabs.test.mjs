@@ -371,6 +371,8 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
         void readable.pipeTo(writable);
       }
     })();
+    const resetting = await node.listen(8);
+    void resetting.accept().then((socket) => socket.reset());
     const udp = await new UDPSocket({ localAddress: "::", localPort: 9 }).opened;
     void udp.readable.pipeTo(udp.writable);
   });
@@ -385,6 +387,18 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
     writer.releaseLock();
     reader.releaseLock();
     await socket.close();
+    // Nobody closes these: their streams end, or break.
+    const ending = new TCPSocket("server-side", 7);
+    const streams = await ending.opened;
+    await streams.writable.close();
+    await streams.readable.pipeTo(new WritableStream());
+    const ended = await ending.closed.then(() => "closed", (error) => error.code);
+    const breaking = new TCPSocket("server-side", 8);
+    void breaking.opened.then(({ readable }) => readable.getReader().read()).catch(() => undefined);
+    const broken = await breaking.closed.then(() => "closed", (error) => error.code);
+    const server = new TCPServerSocket("::", { localPort: 70 });
+    await (await server.opened).readable.cancel();
+    await server.closed;
     const udp = await new UDPSocket({ remoteAddress: "server-side", remotePort: 9 }).opened;
     await udp.writable.getWriter().write({ data: new Uint8Array([1, 2, 3]) });
     const echo = (await udp.readable.getReader().read()).value;
@@ -395,7 +409,7 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
     } catch (error) {
       bad = error.code;
     }
-    return { text, remotePort, locked, echo: [...echo.data], keys: Object.keys(echo), refused, bad };
+    return { text, remotePort, locked, echo: [...echo.data], keys: Object.keys(echo), ended, broken, refused, bad };
   });
   assert.deepEqual(found, {
     text: "direct",
@@ -403,6 +417,8 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
     locked: "EBUSY",
     echo: [1, 2, 3],
     keys: ["data"],
+    ended: "closed",
+    broken: "ECONNRESET",
     refused: "ECONNREFUSED",
     bad: "EINVAL",
   });
