@@ -7,8 +7,10 @@ import { join } from "./unisockets/dist/index.js";
 const LOOK_INTERVAL = 1_000;
 /** How often signaling is asked who is there, in milliseconds. */
 const MEMBERS_INTERVAL = 3_000;
-/** Most bytes of a file that comes: it is kept in memory. */
-const FILE_MAX = 512 * 1024 * 1024;
+/** Most bytes of all files that come: they are kept in memory. */
+const FILES_MAX = 512 * 1024 * 1024;
+/** Most files. */
+const FILES_COUNT_MAX = 1000;
 /** Packets that are shown. */
 const PACKETS_MAX = 200;
 /** Most bytes of a page that is shown. */
@@ -21,6 +23,8 @@ const $ = (id) => document.getElementById(id);
 let node;
 let capture;
 let requests = 0;
+/** Bytes of files that are kept, or are coming. */
+let kept = 0;
 const rates = new Map();
 
 function say(text) {
@@ -56,6 +60,15 @@ function row(...cells) {
   return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
 }
 
+/** Decodes percent-encoded text; what is not encoded as it should be is taken as it is. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 function size(bytes) {
   const units = ["B", "kB", "MB", "GB"];
   let at = 0;
@@ -78,7 +91,8 @@ async function enter({ network, name, secret }) {
   node.addEventListener("joined", () => say(`On ${node.network}.`));
   node.addEventListener("disconnected", () => say("Signaling cannot be reached; links go on, and it is tried again."));
   node.addEventListener("left", () => location.replace(location.pathname));
-  node.addEventListener("rejected", ({ detail }) => complain(detail));
+  // The page begins anew when the node has left; what was wrong is said then.
+  node.addEventListener("rejected", ({ detail }) => sessionStorage.setItem("unisockets-problem", `${detail.message ?? detail}`));
   capture = await node.capture();
   await serve();
   show(secret);
@@ -144,21 +158,39 @@ async function serve() {
 }
 
 async function receive(request, path, remote) {
-  const name = decodeURIComponent(path.slice("/inbox/".length)).replace(/[/\\]/g, "_").slice(0, 200) || "file";
+  const name = decoded(path.slice("/inbox/".length)).replace(/[/\\]/g, "_").slice(0, 200) || "file";
+  const full = () => new Response("that is more than this tab can keep\n", { status: 413 });
+  if (!$("files").querySelector("a")) $("files").replaceChildren();
+  if ($("files").children.length >= FILES_COUNT_MAX) return full();
   const parts = [];
   let length = 0;
-  for (const reader = request.body?.getReader(); reader; ) {
-    const { value, done } = await reader.read();
-    if (done) break;
-    length += value.length;
-    if (length > FILE_MAX) return new Response("that is more than this tab can keep\n", { status: 413 });
-    parts.push(value);
+  try {
+    for (const reader = request.body?.getReader(); reader; ) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      if (kept + value.length > FILES_MAX) return full();
+      kept += value.length;
+      length += value.length;
+      parts.push(value);
+    }
+    const url = URL.createObjectURL(new Blob(parts, { type: "application/octet-stream" }));
+    const link = element("a", { href: url, download: name, textContent: name });
+    const forget = element("button", { type: "button", textContent: "Forget", ariaLabel: `Forget ${name}` });
+    const bytes = length;
+    const entry = element("li", {}, link, ` ${size(bytes)} from ${remote.address} `, forget);
+    forget.onclick = () => {
+      URL.revokeObjectURL(url);
+      kept -= bytes;
+      entry.remove();
+      if (!$("files").querySelector("a")) $("files").replaceChildren(element("li", {}, "None yet."));
+    };
+    $("files").append(entry);
+    length = 0;
+    return new Response("kept\n", { status: 201 });
+  } finally {
+    // What did not come whole is not kept.
+    kept -= length;
   }
-  const url = URL.createObjectURL(new Blob(parts, { type: "application/octet-stream" }));
-  const link = element("a", { href: url, download: name, textContent: name });
-  if (!$("files").querySelector("a")) $("files").replaceChildren();
-  $("files").append(element("li", {}, link, ` ${size(length)} from ${remote.address}`));
-  return new Response("kept\n", { status: 201 });
 }
 
 // Looking.
@@ -253,14 +285,18 @@ function line(member) {
 }
 
 let frame;
+let visits = 0;
 
 async function visit(address) {
+  // Whoever asks for another page meanwhile wants that one.
+  const own = (visits += 1);
   const url = new URL(address.includes("://") ? address : `http://${address}`);
   if (url.protocol !== "http:") throw new Error(`'${url.protocol}' is not spoken here: write http://${url.host}/`);
   const member = await node.resolve(url.hostname.replace(/^\[|\]$/g, ""));
   const { pattern, why } = await frameOrigins();
+  if (own !== visits) return;
   $("view-note").textContent = why ? `${why} So it is shown without its scripts and pictures.` : VIEW_NOTE;
-  if (why) return peek(url);
+  if (why) return peek(url, () => own === visits);
   if (frame?.key !== member.key || frame.host !== url.host) {
     frame?.close();
     frame = new Frame(node, member, url.host, $("view"), ({ shown, link }) => {
@@ -272,18 +308,21 @@ async function visit(address) {
         $("address").focus();
       }
     });
+    const opening = frame;
     try {
       await frame.open(pattern);
     } catch (error) {
-      frame = undefined;
+      if (frame === opening) frame = undefined;
+      if (own !== visits) return;
       throw error;
     }
+    if (own !== visits) return;
   }
   frame.show(url.pathname + url.search + url.hash);
 }
 
 /** Shows a page where members have no origins of their own. */
-async function peek(url) {
+async function peek(url, wanted) {
   const response = await node.fetch(url, { signal: AbortSignal.timeout(30_000) });
   const type = response.headers.get("content-type") ?? "text/plain";
   const reader = response.body?.getReader();
@@ -297,6 +336,7 @@ async function peek(url) {
   }
   await reader?.cancel();
   const text = await new Blob(parts).text();
+  if (!wanted()) return;
   const escaped = (bare) => bare.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
   $("address").value = url.href;
   $("view").setAttribute("sandbox", "");
@@ -364,8 +404,14 @@ $("join").onsubmit = (event) => {
 };
 
 const asked = new URLSearchParams(location.search);
-const secret = decodeURIComponent(location.hash.slice(1));
-if (secret) history.replaceState(null, "", location.pathname + location.search);
+// It leaves the address bar, and stays with this entry of the tab's history: a reload joins the same network.
+const secret = decoded(location.hash.slice(1)) || history.state?.secret || "";
+if (secret) history.replaceState({ secret }, "", location.pathname + location.search);
+const problem = sessionStorage.getItem("unisockets-problem");
+if (problem) complain(problem);
+sessionStorage.removeItem("unisockets-problem");
+// A page that the browser had put aside has said goodbye before.
+addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
 $("network").value = asked.get("network") || "default";
 $("secret").value = secret;
 $("name").value = asked.get("name") || sessionStorage.getItem("unisockets-name") || `tab-${Math.floor(Math.random() * 9000 + 1000)}`;

@@ -34,6 +34,10 @@ test("an invitation joins by itself, and its secret leaves the address bar", { t
   assert.equal(new URL(page.url()).hash, "");
   assert.match(await page.locator("#self-network").textContent(), /^home~[0-9a-f]{32}$/);
   assert.match(await page.locator("#state").textContent(), /^On home~/);
+  const [network, address] = [await page.locator("#self-network").textContent(), await page.locator("#self-ipv4").textContent()];
+  await page.reload();
+  await page.locator("#self-ipv4").filter({ hasText: address }).waitFor();
+  assert.equal(await page.locator("#self-network").textContent(), network);
   assert.deepEqual(page.problems, []);
   await page.context().close();
 });
@@ -78,6 +82,8 @@ test("a file goes from one tab to another", { timeout: LIMIT }, async () => {
   const download = await waiting;
   assert.equal(download.suggestedFilename(), "a gift.bin");
   await from.getByText(/a gift\.bin: 3\.0 MB at/).waitFor();
+  await to.getByRole("button", { name: "Forget a gift.bin" }).press("Enter");
+  await to.locator("#files").getByText("None yet.").waitFor();
   for (const page of [from, to]) {
     assert.deepEqual(page.problems, []);
     await page.context().close();
