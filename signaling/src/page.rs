@@ -23,6 +23,8 @@ use crate::hosts::{HostName, PAGE_ON_LOOPBACK};
 const FRAME_FOLDER: &str = "frame";
 /// What a browser asks for first, and what its service worker leaves to the server.
 const OWN_FILES: &str = "/~unisockets/";
+/// Characters of a member's name below the page's, or below a wildcard.
+const LABEL_LEN: usize = 40;
 
 /// What browsers are served.
 #[derive(Debug, Clone)]
@@ -100,7 +102,8 @@ impl Frames {
             _ => (host, String::new()),
         };
         let name = name.to_ascii_lowercase();
-        let is_label = |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        // A part of a SHA-256, as the page makes it; the server's own name below a wildcard is none.
+        let is_label = |label: &str| label.len() == LABEL_LEN && label.bytes().all(|byte| byte.is_ascii_hexdigit());
         let below = name.strip_suffix(PAGE_ON_LOOPBACK).and_then(|rest| rest.strip_suffix('.'));
         if below.is_some_and(is_label) {
             return Some(format!("http://{PAGE_ON_LOOPBACK}{port} https://{PAGE_ON_LOOPBACK}{port}"));
@@ -219,10 +222,12 @@ mod tests {
         }
     }
 
+    const LABEL: &str = "0123456789abcdefABCD0123456789abcdef0123";
+
     #[test]
     fn only_one_label_below_is_a_members_origin() {
         let local = frames(None);
-        let parents = local.parents_of("abc123.unisockets.LOCALHOST:7080").unwrap();
+        let parents = local.parents_of(&format!("{LABEL}.unisockets.LOCALHOST:7080")).unwrap();
         assert!(parents.starts_with("http://unisockets.localhost:7080 "), "{parents}");
         for host in [
             "localhost:7080",
@@ -233,12 +238,14 @@ mod tests {
             "aunisockets.localhost",
             "127.0.0.1:7080",
             "",
-            "abc.frames.example",
+            "abc123.unisockets.localhost",
+            &format!("{LABEL}.frames.example"),
         ] {
             assert_eq!(local.parents_of(host), None, "{host}");
         }
         let wide = frames(Some("https://*.frames.example"));
-        assert_eq!(wide.parents_of("abc.frames.example").as_deref(), Some("https://signal.example"));
+        assert_eq!(wide.parents_of(&format!("{LABEL}.frames.example")).as_deref(), Some("https://signal.example"));
+        assert_eq!(wide.parents_of("signal.frames.example"), None, "the server itself may be below the wildcard");
         assert_eq!(wide.parents_of("frames.example"), None);
         assert_eq!(wide.parents_of("signal.example"), None);
         assert_eq!(

@@ -12,6 +12,8 @@ const UNWANTED_LIMIT = 10_000;
 const PROGRESS_LIMIT = 120_000;
 /** Connections of one server; what exceeds them is reset. */
 const CONNECTIONS_MAX = 1024;
+/** The same of one address: nobody keeps all others out. */
+const ADDRESS_CONNECTIONS_MAX = 256;
 /** How long a connection may take to send the head of a request, in milliseconds. */
 const IDLE_LIMIT = 60_000;
 /** Redirects that are followed (the Fetch standard's limit). */
@@ -288,6 +290,7 @@ export class HttpServer {
   readonly #listener: TcpListener;
   readonly #handler: Handler;
   readonly #connections = new Set<TcpSocket>();
+  readonly #addresses = new Map<string, number>();
   readonly port: number;
 
   /** For `Node.serve`. */
@@ -300,16 +303,22 @@ export class HttpServer {
 
   async #accept(): Promise<void> {
     for await (const socket of this.#listener) {
-      if (this.#connections.size >= CONNECTIONS_MAX) {
+      const { address } = socket.remote;
+      const others = this.#addresses.get(address) ?? 0;
+      if (this.#connections.size >= CONNECTIONS_MAX || others >= ADDRESS_CONNECTIONS_MAX) {
         socket.reset();
         continue;
       }
       this.#connections.add(socket);
+      this.#addresses.set(address, others + 1);
       void this.#converse(socket)
         .catch(() => socket.reset())
         .finally(() => {
           socket.close();
           this.#connections.delete(socket);
+          const left = (this.#addresses.get(address) ?? 1) - 1;
+          if (left > 0) this.#addresses.set(address, left);
+          else this.#addresses.delete(address);
         });
     }
   }

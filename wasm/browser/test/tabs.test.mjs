@@ -656,5 +656,20 @@ test("http: answers arrive whatever becomes of the request, and the next request
     lengths: ["broken", "broken"],
   });
   assert.equal(await page.evaluate(() => cancelled), "cancelled");
+  // Who holds many connections is refused more, and others are not.
+  const greedy = await client.evaluate(async () => {
+    const held = await Promise.all(Array.from({ length: 300 }, () => node.connect("web", 80)));
+    let refused = 0;
+    for (const socket of held) void socket.read().catch(({ code }) => (refused += Number(code === "ECONNRESET")));
+    for (let turn = 0; refused < 44 && turn < 200; turn += 1) await new Promise((resolve) => setTimeout(resolve, 50));
+    globalThis.held = held;
+    return refused;
+  });
+  // Some of what came before may still be open.
+  assert.ok(greedy >= 300 - 256 && greedy < 100, String(greedy));
+  const other = await tab("modest");
+  assert.equal(await other.evaluate(async () => (await node.fetch("http://web/plain")).text()), "plain");
+  await client.evaluate(() => held.forEach((socket) => socket.reset()));
+  await other.context().close();
   for (const each of [page, client]) await each.context().close();
 });
