@@ -75,6 +75,8 @@ struct Inner {
     now_us: u64,
     /// When outstanding bytes are looked at again.
     look_at_us: Option<u64>,
+    /// What the channels had buffered then.
+    buffered: [usize; 4],
     /// Something was sent since the buffered bytes were looked at: what is known of them is too much.
     stale: bool,
     watches: VecDeque<(Lane, usize)>,
@@ -102,6 +104,7 @@ impl BrowserLink {
             route: None,
             now_us,
             look_at_us: None,
+            buffered: [0; 4],
             stale: false,
             watches: VecDeque::new(),
         };
@@ -158,6 +161,10 @@ impl BrowserLink {
     pub fn handle_buffered(&self, now_us: u64, buffered: [usize; 4]) {
         let mut inner = self.inner();
         inner.now_us = now_us;
+        if buffered.iter().sum::<usize>() < inner.buffered.iter().sum() {
+            inner.liveness.moved(now_us);
+        }
+        inner.buffered = buffered;
         let [control, .., datagrams] = buffered;
         inner.outgoing.budget.begin_refresh();
         inner.outgoing.budget.refresh(Lane::Control, control);
@@ -283,16 +290,19 @@ impl BrowserLink {
 }
 
 impl Inner {
-    /// Tells budget and memory what is outstanding of the stream lanes.
+    /// Tells budget and memory what is outstanding of the stream lanes. On a slow wire a mark takes long behind its
+    /// message; that this leaves, piece by piece, is progress as well.
     fn note_progress(&mut self, now_us: u64) {
-        let mut unanswered = 0;
+        let mut total = 0;
         for lane in [Lane::Interactive, Lane::Bulk] {
             self.outgoing.budget.refresh(lane, self.marks.outstanding(lane));
-            self.liveness.outstanding_in(now_us, lane, self.marks.unanswered(lane));
-            unanswered += self.marks.unanswered(lane);
+            let unanswered = self.marks.unanswered(lane);
+            let waits = if unanswered > 0 { unanswered + self.buffered[lane.index()] } else { 0 };
+            self.liveness.outstanding_in(now_us, lane, waits);
+            total += waits;
         }
         self.outgoing.budget.handle_progress(now_us);
-        self.liveness.outstanding(now_us, unanswered);
+        self.liveness.outstanding(now_us, total);
     }
 
     fn take_probe(&mut self, now_us: u64, lane: Lane, data: &[u8]) {
@@ -499,6 +509,26 @@ mod tests {
         };
         assert_eq!((lost, now), (Lost::Silent, 1 + crate::liveness::STALL_US));
         assert!(marks >= 10, "{marks}");
+    }
+
+    #[test]
+    fn a_slow_wire_that_moves_is_no_dead_one() {
+        let link = open();
+        let (mark, total) = fill(&link);
+        let mut buffered = [0; 4];
+        buffered[Lane::Bulk.index()] = total;
+        // 4 kB a second: the mark arrives after half a minute, and no ping overtakes a message.
+        let mut now = 1;
+        while buffered[Lane::Bulk.index()] > 0 {
+            now += 1_000_000;
+            buffered[Lane::Bulk.index()] = buffered[Lane::Bulk.index()].saturating_sub(4_000);
+            link.handle_buffered(now, buffered);
+            assert_eq!(link.handle_timeout(now), None, "{now}");
+            sent(&link);
+        }
+        assert!(now > 20_000_000);
+        link.handle_message(now, Lane::Datagram, &Probe::Reached(Lane::Bulk, mark).emit());
+        assert!(sent(&link).iter().any(|(_, bytes)| *bytes > 9));
     }
 
     #[test]

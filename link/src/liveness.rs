@@ -104,6 +104,12 @@ impl Liveness {
         self.sent_us.get_or_insert(now_us);
     }
 
+    /// Notes that what was sent leaves little by little: nobody answers before it has arrived.
+    pub fn moved(&mut self, now_us: u64) {
+        self.sent_us = self.sent_us.map(|sent| sent.max(now_us));
+        self.unanswered = 0;
+    }
+
     /// Returns when a peer that owes an answer is probed again, and when it is given up.
     fn quiet_us(&self) -> Option<(u64, u64)> {
         let sent = self
