@@ -23,7 +23,9 @@ fn built() -> PathBuf {
     let target = profile.parent().expect("a profile is in a target folder").to_owned();
     BUILT.call_once(|| {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--locked", "-p", "unisockets-capi", "-p", "unisockets"]).env("CARGO_TARGET_DIR", target);
+        cargo
+            .args(["build", "--locked", "-p", "unisockets-capi", "-p", "unisockets", "-p", "unisockets-preload"])
+            .env("CARGO_TARGET_DIR", target);
         assert!(cargo.current_dir(root()).status().unwrap().success(), "the library and the tool are built");
     });
     profile
@@ -92,10 +94,14 @@ impl Place {
 
     /// Compiles an example.
     fn compile(&self, name: &str, ours: bool) -> PathBuf {
+        self.compile_from("examples/c", name, ours)
+    }
+
+    fn compile_from(&self, folder: &str, name: &str, ours: bool) -> PathBuf {
         let program = self.folder.join(format!("{name}-{ours}"));
         let mut compiler = Command::new("cc");
         compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-o"]).arg(&program);
-        compiler.arg(root().join("examples/c").join(format!("{name}.c")));
+        compiler.arg(root().join(folder).join(format!("{name}.c")));
         if ours {
             let library = built();
             // The name that it is loaded by; 'make install' makes it too.
@@ -223,4 +229,33 @@ fn a_node_that_is_not_there_is_network_down() {
     let output = command(&place.compile("echo_server", true), Some(&nowhere), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Network is down"), "{output:?}");
+}
+
+/// What the script of socket calls says otherwise with our sockets, by the words behind the kind of socket, and why.
+const DIFFERENT: [(&str, &str); 3] = [
+    ("bind to the same port with SO_REUSEPORT", "the option is kept, but no port is shared"),
+    ("poll a listener", "a listener's descriptor can always be written to"),
+    ("getpeername after a reset", "the name of a descriptor's other end stays"),
+];
+
+/// Some 900 calls with their errors and edges, on the operating system's sockets and on ours: what they say is the same.
+#[test]
+fn every_call_says_what_linux_says() {
+    let mut place = Place::new();
+    let [alpha, _] = place.network();
+    let plain = place.compile_from("capi/tests/c", "calls", false);
+    let said = |command: Command| String::from_utf8(filter(command, Vec::new())).unwrap();
+    let linux = said(command(&plain, None, &[]));
+    let mut recompiled = command(&place.compile_from("capi/tests/c", "calls", true), Some(&alpha), &[]);
+    recompiled.env("UNISOCKETS_LOOPBACK", "inside");
+    let mut preloaded = command(&plain, Some(&alpha), &[]);
+    preloaded.env("UNISOCKETS_LOOPBACK", "inside").env("LD_PRELOAD", built().join("libunisockets_preload.so"));
+    for (how, ours) in [("recompiled", said(recompiled)), ("preloaded", said(preloaded))] {
+        assert_eq!(linux.lines().count(), ours.lines().count(), "{how}");
+        let is_known = |line: &str| DIFFERENT.iter().any(|(words, _)| line.contains(words));
+        let differs = |(linux, ours): &(&str, &str)| linux != ours && !is_known(linux);
+        let different: Vec<_> = linux.lines().zip(ours.lines()).filter(differs).collect();
+        assert!(different.is_empty(), "{how}: {different:#?}");
+    }
+    assert!(linux.lines().count() > 800);
 }

@@ -299,7 +299,7 @@ impl Stack {
     /// (`bind(2)`); port 0 takes an ephemeral port.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is bound already, [`Error::AddressFamily`],
+    /// [`Error::Invalid`] if it is bound already, or is of IPv6 alone and the address is IPv4's, [`Error::AddressFamily`],
     /// [`Error::AddressNotAvailable`], [`Error::AddressInUse`].
     pub fn bind(&mut self, socket: SocketId, address: SocketAddr) -> Result<SocketAddr, Error> {
         let entry = self.socket_ref(socket)?;
@@ -311,7 +311,7 @@ impl Stack {
         }
         let address = canonical(address);
         if address.is_ipv4() && entry.family == Family::V6 && entry.options.v6_only {
-            return Err(Error::AddressFamily);
+            return Err(Error::Invalid);
         }
         let ip = address.ip();
         // A datagram socket may take only what is sent to a group, or to everybody (ip(7)).

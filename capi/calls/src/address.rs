@@ -36,6 +36,10 @@ pub(crate) unsafe fn read(address: *const sockaddr, len: socklen_t) -> Result<Op
     let Some(family) = (unsafe { family(address, len) }) else {
         return Ok(None);
     };
+    // A length below zero, too: it has no sign here.
+    if len as usize > size_of::<libc::sockaddr_storage>() {
+        return Err(libc::EINVAL);
+    }
     let wanted = match family {
         libc::AF_INET => size_of::<sockaddr_in>(),
         // RFC 2133 had no scope: Linux takes both lengths.

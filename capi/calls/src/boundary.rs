@@ -163,7 +163,14 @@ unsafe fn give(
     address: *mut sockaddr,
     len: *mut socklen_t,
 ) -> c_int {
-    if address.is_null() || len.is_null() {
+    // SAFETY: the caller has promised it.
+    let Some(room) = (unsafe { len.as_ref() }) else {
+        return fail(libc::EFAULT);
+    };
+    if c_int::try_from(*room).is_err() {
+        return fail(libc::EINVAL);
+    }
+    if address.is_null() && *room > 0 {
         return fail(libc::EFAULT);
     }
     // SAFETY: the caller has promised it.

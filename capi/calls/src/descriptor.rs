@@ -2,8 +2,9 @@
 
 use std::ffi::c_int;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use unisockets_descriptors::{Family, Kind, Name, Option as Setting};
+use unisockets_descriptors::{Family, Kind, Name, Option as Setting, State};
 
 use crate::epoll;
 use crate::system::{self, Errno, kernel_int, kernel_option, set_kernel_option};
@@ -11,6 +12,34 @@ use crate::system::{self, Errno, kernel_int, kernel_option, set_kernel_option};
 /// Finds out whether a descriptor is virtual, and what it is.
 pub(crate) fn identify(fd: RawFd) -> Option<Name> {
     Name::parse(&system::own_name(fd)?).ok()
+}
+
+/// Descriptors below [`BOUND_MAX`] that were bound or listened here, as bits: a send would wait on them for ever. A bit
+/// may be of a descriptor that is another one by now, which costs a look.
+static BOUND: [AtomicU64; BOUND_MAX / 64] = [const { AtomicU64::new(0) }; BOUND_MAX / 64];
+const BOUND_MAX: usize = 65_536;
+
+/// Notes that a descriptor carries connections, not bytes.
+pub(crate) fn note_bound(fd: RawFd) {
+    if let Some(word) = usize::try_from(fd).ok().and_then(|fd| BOUND.get(fd / 64)) {
+        word.fetch_or(1 << (fd % 64), Ordering::Relaxed);
+    }
+}
+
+/// Returns whether a descriptor carries connections, not bytes.
+pub(crate) fn is_bound(fd: RawFd) -> bool {
+    let Some(word) = usize::try_from(fd).ok().and_then(|fd| BOUND.get(fd / 64)) else {
+        return false;
+    };
+    let bit = 1 << (fd % 64);
+    if word.load(Ordering::Relaxed) & bit == 0 {
+        return false;
+    }
+    let is_bound = identify(fd).is_some_and(|name| name.state == State::Bound);
+    if !is_bound {
+        word.fetch_and(!bit, Ordering::Relaxed);
+    }
+    is_bound
 }
 
 /// Finds the other end of a connection or of a connected datagram socket.

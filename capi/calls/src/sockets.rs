@@ -53,7 +53,11 @@ pub(crate) fn bind(fd: RawFd, address: SocketAddr) -> Result<Handled<()>, Errno>
 fn make(fd: RawFd, inet: Inet, address: SocketAddr) -> Result<(), Errno> {
     let Inet { kind, family } = inet;
     let request = Request::Bind { kind, family, address, options: carried(fd, inet) };
-    swap(fd, &brought(ask(&request)?)?)
+    swap(fd, &brought(ask(&request)?)?)?;
+    if kind == Kind::Tcp {
+        descriptor::note_bound(fd);
+    }
+    Ok(())
 }
 
 /// Makes a datagram socket virtual that was never bound, so that it can send to the network.
@@ -68,10 +72,16 @@ fn any(family: Family) -> SocketAddr {
     }
 }
 
-/// `listen`.
+/// `listen`; whoever is bound to nothing is bound to any address by it.
 pub(crate) fn listen(fd: RawFd, backlog: c_int) -> Result<Handled<()>, Errno> {
     let Some(name) = identify(fd) else {
-        return Ok(System);
+        return match inet(fd) {
+            Some(inet) if inet.kind == Kind::Tcp && system::is_unbound(fd) => match bind(fd, any(inet.family))? {
+                Here(()) => listen(fd, backlog),
+                System => Ok(System),
+            },
+            _ => Ok(System),
+        };
     };
     match name.state {
         State::Bound => {
@@ -231,6 +241,8 @@ fn start(fd: RawFd, request: &Request) -> Result<(), Errno> {
         let ready = system::poll_one(fd, libc::POLLOUT, left)?;
         if ready & (libc::POLLHUP | libc::POLLERR) != 0 {
             let name = identify(fd).ok_or(libc::EBADF)?;
+            // What the kernel knows is told with it.
+            let _ = system::kernel_int(fd, libc::SOL_SOCKET, libc::SO_ERROR);
             return match pending_error(&name)? {
                 0 => Err(libc::ECONNREFUSED),
                 errno => Err(errno),

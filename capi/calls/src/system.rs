@@ -190,6 +190,16 @@ pub(crate) fn peer_exists(fd: RawFd) -> bool {
     unsafe { call(libc::SYS_getpeername, arguments) == 0 }
 }
 
+/// Returns whether an ordinary internet socket has no port yet.
+pub(crate) fn is_unbound(fd: RawFd) -> bool {
+    let mut place = [0u8; 128];
+    let mut len = place.len() as socklen_t;
+    let arguments = [int(fd), place.as_mut_ptr() as usize, (&raw mut len) as usize, 0, 0, 0];
+    // SAFETY: the kernel writes as many bytes as `len` says, and the length itself.
+    let named = unsafe { call(libc::SYS_getsockname, arguments) == 0 };
+    named && place[2..4] == [0, 0]
+}
+
 /// Returns how long a descriptor waits to send (SO_SNDTIMEO); nothing if it waits for ever.
 pub(crate) fn send_timeout(fd: RawFd) -> Option<std::time::Duration> {
     let mut value = [0; 16];

@@ -10,7 +10,7 @@ use unisockets_descriptors::{Family, Name, State, datagram};
 
 use crate::address;
 use crate::datagrams::{self, Way};
-use crate::descriptor::identify;
+use crate::descriptor::{self, identify};
 use crate::system::{self, Errno, call, checked};
 
 /// Parts of a message (UIO_MAXIOV of Linux).
@@ -36,6 +36,7 @@ pub(crate) unsafe fn sendmsg(fd: RawFd, message: *const msghdr, flags: c_int) ->
     }
     let way = match destination {
         Some(destination) => datagrams::way(fd, destination)?,
+        None if descriptor::is_bound(fd) => return Err(libc::EPIPE),
         None => None,
     };
     let Some(way) = way else {
@@ -114,6 +115,9 @@ pub(crate) unsafe fn sendto(
     if to.0.is_null() {
         if flags & libc::MSG_OOB != 0 && identify(fd).is_some() {
             return Err(libc::EOPNOTSUPP);
+        }
+        if descriptor::is_bound(fd) {
+            return Err(libc::EPIPE);
         }
         if len > datagrams::LEN_MAX && identify(fd).is_some_and(|name| name.state == State::Datagram) {
             return Err(libc::EMSGSIZE);
@@ -197,6 +201,10 @@ pub(crate) unsafe fn recvfrom(
     };
     if flags & libc::MSG_OOB != 0 && identify(fd).is_some() {
         return Err(libc::EINVAL);
+    }
+    // It would wait, and take a connection for bytes.
+    if descriptor::is_bound(fd) {
+        return Err(libc::ENOTCONN);
     }
     // SAFETY: the caller has promised it of the data; the place is as long as its length.
     let received = unsafe { call(libc::SYS_recvfrom, [int(fd), data as usize, len, int(flags), name, name_len]) };
