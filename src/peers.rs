@@ -102,9 +102,7 @@ impl Sources {
 /// What signaling said of a peer that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Absence {
-    /// It has left, and will not come back in this life.
-    Left,
-    /// Its connection closed: it ended, or lost its way and comes back.
+    /// Its connection closed, or it is said to have left: it ended, or lost its way and comes back.
     Closed,
     /// It was not found.
     Unfound,
@@ -115,8 +113,7 @@ pub(crate) enum Absence {
 impl From<GoneReason> for Absence {
     fn from(reason: GoneReason) -> Self {
         match reason {
-            GoneReason::Left => Absence::Left,
-            GoneReason::Closed => Absence::Closed,
+            GoneReason::Left | GoneReason::Closed => Absence::Closed,
             GoneReason::Timeout => Absence::Silent,
         }
     }
@@ -245,7 +242,6 @@ impl Peer {
     /// When a peer is given up that is lost and gone.
     pub(crate) fn given_up_at(&self) -> Option<Instant> {
         let grace = match self.gone {
-            Some(Absence::Left) => Duration::ZERO,
             Some(Absence::Closed) => CLOSED_GRACE,
             Some(Absence::Unfound) => ABSENT_GRACE,
             Some(Absence::Silent) | None if planted!(GivenUpTooSoon) => ABSENT_GRACE,

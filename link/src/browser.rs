@@ -161,15 +161,17 @@ impl BrowserLink {
     pub fn handle_buffered(&self, now_us: u64, buffered: [usize; 4]) {
         let mut inner = self.inner();
         inner.now_us = now_us;
-        if buffered.iter().sum::<usize>() < inner.buffered.iter().sum() {
-            inner.liveness.moved(now_us);
+        // Datagrams that are lost are given up, which is no progress.
+        for lane in [Lane::Control, Lane::Interactive, Lane::Bulk] {
+            if buffered[lane.index()] < inner.buffered[lane.index()] {
+                inner.liveness.advanced(now_us, lane);
+            }
         }
         inner.buffered = buffered;
         let [control, .., datagrams] = buffered;
         inner.outgoing.budget.begin_refresh();
         inner.outgoing.budget.refresh(Lane::Control, control);
         inner.outgoing.budget.refresh(Lane::Datagram, datagrams);
-        // Datagrams that are lost are given up, which is no progress.
         inner.liveness.outstanding_in(now_us, Lane::Control, control);
         inner.note_progress(now_us);
         (inner.look_at_us, inner.stale) = (None, false);
@@ -290,16 +292,14 @@ impl BrowserLink {
 }
 
 impl Inner {
-    /// Tells budget and memory what is outstanding of the stream lanes. On a slow wire a mark takes long behind its
-    /// message; that this leaves, piece by piece, is progress as well.
+    /// Tells budget and memory what is outstanding of the stream lanes.
     fn note_progress(&mut self, now_us: u64) {
         let mut total = 0;
         for lane in [Lane::Interactive, Lane::Bulk] {
             self.outgoing.budget.refresh(lane, self.marks.outstanding(lane));
             let unanswered = self.marks.unanswered(lane);
-            let waits = if unanswered > 0 { unanswered + self.buffered[lane.index()] } else { 0 };
-            self.liveness.outstanding_in(now_us, lane, waits);
-            total += waits;
+            self.liveness.outstanding_in(now_us, lane, unanswered);
+            total += unanswered;
         }
         self.outgoing.budget.handle_progress(now_us);
         self.liveness.outstanding(now_us, total);
@@ -314,6 +314,7 @@ impl Inner {
             Some(Probe::Reached(lane, mark)) => {
                 self.liveness.heard(now_us);
                 if self.marks.answered(now_us, lane, mark) {
+                    self.liveness.advanced(now_us, lane);
                     self.outgoing.budget.begin_refresh();
                     self.note_progress(now_us);
                 }
@@ -529,6 +530,34 @@ mod tests {
         assert!(now > 20_000_000);
         link.handle_message(now, Lane::Datagram, &Probe::Reached(Lane::Bulk, mark).emit());
         assert!(sent(&link).iter().any(|(_, bytes)| *bytes > 9));
+    }
+
+    /// What is outstanding looks the same at every look, although all of it arrives.
+    #[test]
+    fn a_steady_sender_whose_marks_are_answered_is_not_stuck() {
+        const PERIOD_US: u64 = 100_000;
+        let link = open();
+        let mut answers = VecDeque::new();
+        for now in (1..60_000_000).step_by(5_000) {
+            while answers.front().is_some_and(|(due, _)| *due <= now) {
+                let (_, mark) = answers.pop_front().unwrap();
+                link.handle_message(now, Lane::Datagram, &Probe::Reached(Lane::Bulk, mark).emit());
+            }
+            if now % PERIOD_US == 1 {
+                link.send(Lane::Bulk, &[0x45; 16_400]).unwrap();
+            }
+            if now % 1_000_000 == 75_001 {
+                link.handle_buffered(now, [0; 4]);
+            }
+            assert_eq!(link.handle_timeout(now), None, "{now}");
+            while let Some(task) = link.poll_task(now) {
+                if let Task::Send(Lane::Bulk, message) = task
+                    && let Some(Probe::Mark(mark)) = Probe::parse(&message)
+                {
+                    answers.push_back((now + 250_000, mark));
+                }
+            }
+        }
     }
 
     #[test]

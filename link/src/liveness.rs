@@ -84,7 +84,7 @@ impl Liveness {
         self.progress_us = now_us;
         self.sent_us = None;
         self.unanswered = 0;
-        self.doubted_us = self.doubted_us.filter(|since| now_us < since + DOUBT_FLIGHT_US);
+        self.believe(now_us);
     }
 
     /// Notes that the peer is said to be gone.
@@ -104,10 +104,19 @@ impl Liveness {
         self.sent_us.get_or_insert(now_us);
     }
 
-    /// Notes that what was sent leaves little by little: nobody answers before it has arrived.
-    pub fn moved(&mut self, now_us: u64) {
+    /// Notes that bytes of a reliable lane have moved on: they were acknowledged, or leave little by little as the peer
+    /// acknowledges what left before. Nobody answers before all of a message has arrived.
+    pub fn advanced(&mut self, now_us: u64, lane: Lane) {
+        self.lanes[lane.index()].since_us = now_us;
+        self.progress_us = now_us;
         self.sent_us = self.sent_us.map(|sent| sent.max(now_us));
         self.unanswered = 0;
+        self.believe(now_us);
+    }
+
+    /// A peer that gives signs of life is not gone, whatever is said.
+    fn believe(&mut self, now_us: u64) {
+        self.doubted_us = self.doubted_us.filter(|since| now_us < since + DOUBT_FLIGHT_US);
     }
 
     /// Returns when a peer that owes an answer is probed again, and when it is given up.
@@ -147,10 +156,13 @@ impl Liveness {
     /// Notes how many bytes of a reliable lane the transport has not yet had acknowledged.
     pub fn outstanding_in(&mut self, now_us: u64, lane: Lane, bytes: usize) {
         let progress = &mut self.lanes[lane.index()];
-        if bytes < progress.outstanding || progress.outstanding == 0 {
+        let before = std::mem::replace(&mut progress.outstanding, bytes);
+        if bytes < before || before == 0 {
             progress.since_us = now_us;
         }
-        progress.outstanding = bytes;
+        if bytes < before {
+            self.believe(now_us);
+        }
     }
 
     /// Returns when a lane is stuck, in microseconds.

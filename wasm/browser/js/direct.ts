@@ -113,7 +113,7 @@ function incoming<T>(ends: Ends, next: () => Promise<T | undefined>, cancel: () 
         ends.done();
       },
       async cancel() {
-        await cancel();
+        await ends.try(async () => cancel());
         ends.done();
       },
     },
@@ -255,7 +255,7 @@ export function directSockets(node: Node): DirectSockets {
   }
 
   class UDPSocket extends Base<UDPSocketOpenInfo> {
-    constructor(options: UDPSocketOptions) {
+    constructor(options: UDPSocketOptions = {}) {
       const { remoteAddress, remotePort, localAddress, localPort } = options;
       if ((remoteAddress === undefined) !== (remotePort === undefined)) {
         throw failure("EINVAL", "a remote address and a remote port belong together: give both, or neither");
@@ -267,7 +267,12 @@ export function directSockets(node: Node): DirectSockets {
         // Names first: nothing is to be closed if there is no such member.
         const remote = remoteAddress === undefined ? undefined : { address: await resolved(hostOf(remoteAddress)), port: portOf(remotePort, "remote port", 1) };
         const socket = await node.bind(localPort ?? 0, localAddress === undefined ? {} : { host: localAddress });
-        if (remote) await socket.connect(bracketed(remote.address, remote.port));
+        try {
+          if (remote) await socket.connect(bracketed(remote.address, remote.port));
+        } catch (error) {
+          socket.close();
+          throw error;
+        }
         const ends = new Ends(2, ended);
         const send = async ({ data, remoteAddress: to, remotePort: port }: UDPMessage): Promise<void> => {
           if (remote) return socket.send(data);

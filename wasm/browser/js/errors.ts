@@ -16,6 +16,35 @@ export function portOf(value: unknown, what = "port", least = 0): number {
   return value;
 }
 
+/** Checks a number. */
+export function numberOf(value: unknown, what: string, least: number, most: number): number {
+  if (typeof value !== "number" || !Number.isInteger(value) || value < least || value > most) {
+    throw failure("EINVAL", `${what} is a whole number from ${least} to ${most}, not ${String(value)}`);
+  }
+  return value;
+}
+
+/** What can be sent. */
+export type Data = string | ArrayBuffer | ArrayBufferView;
+
+/** Returns the bytes of what is to be sent: of text its UTF-8. */
+export function bytesOf(value: unknown): Uint8Array {
+  if (typeof value === "string") return new TextEncoder().encode(value);
+  if (value instanceof Uint8Array) return value;
+  if (value instanceof ArrayBuffer) return new Uint8Array(value);
+  if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+  const kind = value === null ? "null" : Array.isArray(value) ? "an array" : typeof value;
+  throw failure("EINVAL", `what is sent is a text, an ArrayBuffer or a view of one (such as a Uint8Array), not ${kind}`);
+}
+
+/** Checks the text of an address with its port. */
+export function endpointOf(value: unknown): string {
+  if (typeof value !== "string" || !/^(\[[^\]]+\]|[^:]+):\d+$/.test(value)) {
+    throw failure("EINVAL", `a destination looks like '10.80.0.1:53' or '[fd75:6e69::1]:53', not ${JSON.stringify(value) ?? String(value)}`);
+  }
+  return value;
+}
+
 /** Checks a host: a name or an address. */
 export function hostOf(value: unknown): string {
   if (typeof value !== "string" || value === "" || value.length > 253 || /[\s/@]/.test(value)) {

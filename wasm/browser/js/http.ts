@@ -12,8 +12,8 @@ const UNWANTED_LIMIT = 10_000;
 const PROGRESS_LIMIT = 120_000;
 /** Connections of one server; what exceeds them is reset. */
 const CONNECTIONS_MAX = 1024;
-/** The same of one address: nobody keeps all others out. */
-const ADDRESS_CONNECTIONS_MAX = 256;
+/** An address may have so large a part of the connections that are free: however many come, others find some. */
+const SHARE = 4;
 /** How long a connection may take to send the head of a request, in milliseconds. */
 const IDLE_LIMIT = 60_000;
 /** Redirects that are followed (the Fetch standard's limit). */
@@ -119,6 +119,11 @@ async function within<T>(socket: TcpSocket, work: Promise<T>): Promise<T> {
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** Writes something that the other end has to take in time. */
+function put(socket: TcpSocket, data: Uint8Array | string): Promise<void> {
+  return within(socket, socket.write(data));
 }
 
 /** The content of a request, and whether all of it has come. */
@@ -264,12 +269,12 @@ async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, chunked
       if (value.length === 0) continue;
       left -= value.length;
       if (left < 0) throw failure("EPROTO", `the handler's content is longer than its content-length of ${length}`);
-      if (chunked) await socket.write(`${value.length.toString(16)}\r\n`);
-      await within(socket, socket.write(value));
-      if (chunked) await socket.write("\r\n");
+      if (chunked) await put(socket, `${value.length.toString(16)}\r\n`);
+      await put(socket, value);
+      if (chunked) await put(socket, "\r\n");
     }
     if (length !== undefined && left > 0) throw failure("EPROTO", `the handler's content is shorter than its content-length of ${length}`);
-    if (chunked) await socket.write("0\r\n\r\n");
+    if (chunked) await put(socket, "0\r\n\r\n");
   } catch (error) {
     // Whoever makes the content learns that nobody takes it any more.
     await reader.cancel(error).catch(() => undefined);
@@ -305,7 +310,7 @@ export class HttpServer {
     for await (const socket of this.#listener) {
       const { address } = socket.remote;
       const others = this.#addresses.get(address) ?? 0;
-      if (this.#connections.size >= CONNECTIONS_MAX || others >= ADDRESS_CONNECTIONS_MAX) {
+      if (this.#connections.size >= CONNECTIONS_MAX || others >= (CONNECTIONS_MAX - this.#connections.size) / SHARE) {
         socket.reset();
         continue;
       }
@@ -362,10 +367,10 @@ export class HttpServer {
       await refuse(socket, 400, `${(error as Error).message}\n`);
       return false;
     }
-    if (minor >= 1 && headers.get("expect")?.toLowerCase() === "100-continue") await socket.write("HTTP/1.1 100 Continue\r\n\r\n");
+    if (minor >= 1 && headers.get("expect")?.toLowerCase() === "100-continue") await put(socket, "HTTP/1.1 100 Continue\r\n\r\n");
     let response: Response;
     try {
-      response = await this.#handler(request, { remote: socket.remote, headers });
+      response = usable(await this.#handler(request, { remote: socket.remote, headers }));
     } catch (error) {
       console.error(error);
       response = new Response("the page's handler failed; its console says why\n", { status: 500 });
@@ -384,6 +389,14 @@ export class HttpServer {
     this.#listener.close();
     for (const socket of this.#connections) socket.close();
   }
+}
+
+/** Checks what a handler has returned. */
+function usable(response: Response): Response {
+  const status = (response as { status?: unknown } | undefined | null)?.status;
+  if (typeof status !== "number" || status < 200) throw new TypeError("the handler of 'serve' has to return a Response");
+  if (response.bodyUsed) throw new TypeError("the handler of 'serve' has returned a Response whose body was read before");
+  return response;
 }
 
 async function respond(
@@ -411,7 +424,7 @@ async function respond(
   if (ends) headers.set("connection", "close");
   if (!headers.has("date")) headers.set("date", new Date().toUTCString());
   const head = lines(`HTTP/1.1 ${response.status} ${response.statusText || (response.ok ? "OK" : "")}`, headers);
-  await socket.write(head).catch(async (error: unknown) => {
+  await put(socket, head).catch(async (error: unknown) => {
     await response.body?.cancel(error).catch(() => undefined);
     throw error;
   });
@@ -432,6 +445,9 @@ export async function fetchOver(
   input: RequestInfo_ | URL | string,
   init?: FetchInit,
 ): Promise<Response> {
+  if (!(input instanceof Request) && !URL.canParse(String(input))) {
+    throw failure("EINVAL", `'${String(input)}' is no address of a page; write http://MEMBER/`);
+  }
   let request = new Request(input instanceof Request ? input : new URL(String(input)), init);
   const fields = new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined));
   let body = request.body ? new Uint8Array(await request.arrayBuffer()) : undefined;

@@ -52,6 +52,8 @@ export class Socket extends Duplex {
   #reading = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #timeout = 0;
+  /** The end of a connection is not said yet, and nothing of it may be taken for the next one's. */
+  #closing = false;
   connecting = false;
   bytesRead = 0;
   bytesWritten = 0;
@@ -69,6 +71,7 @@ export class Socket extends Duplex {
     const listener = rest.find((each) => typeof each === "function") as (() => void) | undefined;
     const settings = typeof options === "object" ? options : { port: options, ...(host ? { host } : {}) };
     portOf(settings.port, "port", 1);
+    if (this.#closing) throw failure("EALREADY", "the socket is being closed: connect it again once it has emitted 'close'");
     if (this.destroyed) this.#beginAgain();
     if (this.connecting || this.#socket) throw failure("EISCONN", "the socket is connected, or being connected");
     if (listener) this.once("connect", listener);
@@ -179,8 +182,12 @@ export class Socket extends Duplex {
     this.connecting = false;
     if (error) this.#socket?.reset();
     else this.#socket?.close();
+    this.#closing = true;
     done(error);
-    queueMicrotask(() => this.emit("close", error !== null));
+    queueMicrotask(() => {
+      this.#closing = false;
+      this.emit("close", error !== null);
+    });
   }
 
   /** Resets the connection: the other end sees ECONNRESET. */

@@ -1,6 +1,6 @@
 import type { Calls, MembershipEvent } from "./calls.js";
 import type { ConnectionClass } from "./connections.js";
-import { failure, hostOf, portOf } from "./errors.js";
+import { failure, hostOf, numberOf, portOf } from "./errors.js";
 import { type FetchInit, type Handler, HttpServer, fetchOver } from "./http.js";
 import { type Identity, ephemeral, identity } from "./keys.js";
 import { type ModuleSource, compiled } from "./module.js";
@@ -17,6 +17,8 @@ const DRAIN_TIMEOUT = 5_000;
 /** How long a goodbye may take to leave, in milliseconds. */
 const GOODBYE = 150;
 const BACKLOG = 128;
+/** Most bytes of an echo request: its headers fit an IPv4 packet, and it is filled in one go. */
+const ECHO_MAX = 65_000;
 /** Bytes of a capture. */
 const CAPTURE_MAX = 256 * 1024 * 1024;
 /** Packets that wait for somebody to look at them. */
@@ -409,7 +411,8 @@ export class Node extends EventTarget {
   /** Listens for TCP connections, over IPv4 and IPv6 unless `host` is one address. Port 0 takes a free one. */
   async listen(port: number, options: { host?: string; backlog?: number } = {}): Promise<TcpListener> {
     const local = this.#local(options.host, portOf(port));
-    return new TcpListener(this.#calls, await this.#calls.tcpListen(local, options.backlog ?? BACKLOG, false));
+    const backlog = numberOf(options.backlog ?? BACKLOG, "the backlog", 0, 2 ** 31 - 1);
+    return new TcpListener(this.#calls, await this.#calls.tcpListen(local, backlog, false));
   }
 
   /** Binds a UDP socket, over IPv4 and IPv6 unless `host` is one address. Port 0 takes a free one. */
@@ -424,9 +427,10 @@ export class Node extends EventTarget {
 
   /** Sends an echo request (ICMP) to a member's name or an address, and waits for the echo. */
   async ping(host: string, options: { len?: number; timeout?: number } = {}): Promise<Echo> {
-    const limit = AbortSignal.timeout(options.timeout ?? 5_000);
+    const limit = AbortSignal.timeout(numberOf(options.timeout ?? 5_000, "the time limit in milliseconds", 1, 2 ** 31 - 1));
+    const len = numberOf(options.len ?? 56, "the length of an echo request", 0, ECHO_MAX);
     try {
-      return await this.#ping(host, options.len ?? 56, limit);
+      return await this.#ping(host, len, limit);
     } catch (error) {
       throw limit.aborted ? failure("ETIMEDOUT", `${host} does not answer`) : error;
     }
@@ -464,8 +468,9 @@ export class Node extends EventTarget {
 
   /** Captures every packet from now on, up to so many bytes (256 MiB without `limit`); what ran before ends. */
   async capture(options: { limit?: number } = {}): Promise<Capture> {
+    const limit = numberOf(options.limit ?? CAPTURE_MAX, "the limit in bytes", 0, Number.MAX_SAFE_INTEGER);
     await this.#capture?.stop();
-    this.#capture = new Capture(this.#calls, await this.#calls.beginCapture(), options.limit ?? CAPTURE_MAX);
+    this.#capture = new Capture(this.#calls, await this.#calls.beginCapture(), limit);
     return this.#capture;
   }
 

@@ -1,5 +1,6 @@
 import type { Address, Bound, Calls, Connected } from "./calls.js";
-import { failure } from "./errors.js";
+import { bytesOf, failure, numberOf } from "./errors.js";
+import type { Data } from "./errors.js";
 
 /** Most bytes that one read returns unless it asks for fewer, and that one write hands over. */
 const PART_MAX = 256 * 1024;
@@ -52,13 +53,14 @@ export class TcpSocket {
 
   /** Reads what there is, and waits if that is nothing; returns nothing at the end of the stream. */
   async read(most = PART_MAX): Promise<Uint8Array | undefined> {
-    const data = await this.#attempt("EBADF", () => this.#calls.tcpRead(this.#socket, most));
+    numberOf(most, "what is read at most", 1, Number.MAX_SAFE_INTEGER);
+    const data = await this.#attempt("EBADF", () => this.#calls.tcpRead(this.#socket, Math.min(most, PART_MAX)));
     return data.length > 0 ? data : undefined;
   }
 
   /** Writes all of it, after what was written before; waits while the network takes no more. */
-  write(data: Uint8Array | string): Promise<void> {
-    const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
+  async write(data: Data): Promise<void> {
+    const bytes = bytesOf(data);
     return this.#inTurn(() => this.#write(bytes));
   }
 
@@ -94,6 +96,7 @@ export class TcpSocket {
 
   /** Probes an idle connection (SO_KEEPALIVE), the first time after so many milliseconds. */
   async setKeepAlive(on = true, delay = 0): Promise<void> {
+    numberOf(delay, "the delay of keep-alive, in milliseconds,", 0, 2 ** 31 - 1);
     await this.#attempt("EBADF", async () => {
       await this.#calls.setOption(this.#socket, "keepAlive", Number(on));
       if (delay > 0) await this.#calls.setOption(this.#socket, "keepIdle", delay);

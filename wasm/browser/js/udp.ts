@@ -1,5 +1,6 @@
 import type { Address, Bound, Calls, Message } from "./calls.js";
-import { failure } from "./errors.js";
+import { bytesOf, endpointOf, failure } from "./errors.js";
+import type { Data } from "./errors.js";
 
 type Taker = (message: Promise<Message>) => void;
 
@@ -23,10 +24,10 @@ export class UdpSocket implements AsyncIterable<Message> {
   }
 
   /** Sends a datagram to an address such as `10.80.0.1:53`; without one, to whom the socket is connected. */
-  async send(data: Uint8Array | string, remote?: string): Promise<void> {
+  async send(data: Data, remote?: string): Promise<void> {
     if (this.#closed) throw failure("EBADF", "the socket is closed");
-    const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
-    await this.#calls.sendTo(this.#socket, bytes, remote);
+    const bytes = bytesOf(data);
+    await this.#calls.sendTo(this.#socket, bytes, remote === undefined ? undefined : endpointOf(remote));
   }
 
   /** Waits for a datagram; returns nothing once the socket is closed, or the node has left. */
@@ -80,7 +81,7 @@ export class UdpSocket implements AsyncIterable<Message> {
 
   /** Connects the socket: it sends to this address, and takes from nobody else. */
   async connect(remote: string): Promise<void> {
-    await this.#calls.udpConnect(this.#socket, remote);
+    await this.#calls.udpConnect(this.#socket, endpointOf(remote));
   }
 
   /** Allows sending to a broadcast address (SO_BROADCAST). */

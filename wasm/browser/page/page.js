@@ -11,6 +11,10 @@ const MEMBERS_INTERVAL = 3_000;
 const FILES_MAX = 512 * 1024 * 1024;
 /** Most files. */
 const FILES_COUNT_MAX = 1000;
+/** They are kept in blocks of so many bytes. */
+const BLOCK = 256 * 1024;
+/** Characters of an answer that are looked at. */
+const ANSWER_MAX = 10_000;
 /** Packets that are shown. */
 const PACKETS_MAX = 200;
 /** Most bytes of a page that is shown. */
@@ -25,6 +29,8 @@ let capture;
 let requests = 0;
 /** Bytes of files that are kept, or are coming. */
 let kept = 0;
+/** Files that are kept, or are coming. */
+let files = 0;
 const rates = new Map();
 
 function say(text) {
@@ -93,6 +99,9 @@ async function enter({ network, name, secret }) {
   node.addEventListener("left", () => location.replace(location.pathname));
   // The page begins anew when the node has left; what was wrong is said then.
   node.addEventListener("rejected", ({ detail }) => sessionStorage.setItem("unisockets-problem", `${detail.message ?? detail}`));
+  // A reload joins again. The secret stays with this entry of the tab's history, and out of the address bar.
+  const again = new URLSearchParams({ network, name: node.name });
+  history.replaceState(secret ? { secret } : null, "", `${location.pathname}?${again}`);
   capture = await node.capture();
   await serve();
   show(secret);
@@ -122,8 +131,13 @@ function show(secret) {
       const link = new URL(`/?network=${encodeURIComponent(network)}`, location.href);
       // The secret is behind the '#', which browsers send to nobody.
       if (secret) link.hash = encodeURIComponent(secret);
-      await navigator.clipboard.writeText(link.href);
-      say("The invitation is copied. Whoever opens it is asked for a name, and joins.");
+      const copied = await navigator.clipboard?.writeText(link.href).then(() => true, () => false);
+      if (copied) return say("The invitation is copied. Whoever opens it is asked for a name, and joins.");
+      // Over plain http there is no clipboard, and it can be forbidden.
+      const field = element("input", { readOnly: true, value: link.href, ariaLabel: "Invitation" });
+      $("invite").replaceWith(field);
+      field.select();
+      say("Copy the invitation from the field. Whoever opens it is asked for a name, and joins.");
     });
   void look();
   setInterval(() => {
@@ -160,36 +174,52 @@ async function serve() {
 async function receive(request, path, remote) {
   const name = decoded(path.slice("/inbox/".length)).replace(/[/\\]/g, "_").slice(0, 200) || "file";
   const full = () => new Response("that is more than this tab can keep\n", { status: 413 });
-  if (!$("files").querySelector("a")) $("files").replaceChildren();
-  if ($("files").children.length >= FILES_COUNT_MAX) return full();
+  if (files >= FILES_COUNT_MAX || kept + Number(request.headers.get("content-length") ?? 0) > FILES_MAX) return full();
+  files += 1;
+  // Blocks of one size are counted, for small pieces take more memory than they have bytes.
   const parts = [];
-  let length = 0;
+  let [block, filled, length, held, whole] = [undefined, 0, 0, 0, false];
   try {
     for (const reader = request.body?.getReader(); reader; ) {
       const { value, done } = await reader.read();
       if (done) break;
-      if (kept + value.length > FILES_MAX) return full();
-      kept += value.length;
-      length += value.length;
-      parts.push(value);
+      for (let rest = value; rest.length > 0; ) {
+        if (!block) {
+          if (kept + BLOCK > FILES_MAX) return full();
+          kept += BLOCK;
+          held += BLOCK;
+          [block, filled] = [new Uint8Array(BLOCK), 0];
+        }
+        const part = rest.subarray(0, BLOCK - filled);
+        block.set(part, filled);
+        filled += part.length;
+        length += part.length;
+        rest = rest.subarray(part.length);
+        if (filled === BLOCK) block = void parts.push(new Blob([block]));
+      }
     }
+    if (block) parts.push(new Blob([block.subarray(0, filled)]));
     const url = URL.createObjectURL(new Blob(parts, { type: "application/octet-stream" }));
     const link = element("a", { href: url, download: name, textContent: name });
     const forget = element("button", { type: "button", textContent: "Forget", ariaLabel: `Forget ${name}` });
-    const bytes = length;
-    const entry = element("li", {}, link, ` ${size(bytes)} from ${remote.address} `, forget);
+    const entry = element("li", {}, link, ` ${size(length)} from ${remote.address} `, forget);
     forget.onclick = () => {
       URL.revokeObjectURL(url);
-      kept -= bytes;
+      kept -= held;
+      files -= 1;
       entry.remove();
       if (!$("files").querySelector("a")) $("files").replaceChildren(element("li", {}, "None yet."));
     };
+    if (!$("files").querySelector("a")) $("files").replaceChildren();
     $("files").append(entry);
-    length = 0;
+    whole = true;
     return new Response("kept\n", { status: 201 });
   } finally {
     // What did not come whole is not kept.
-    kept -= length;
+    if (!whole) {
+      kept -= held;
+      files -= 1;
+    }
   }
 }
 
@@ -290,7 +320,9 @@ let visits = 0;
 async function visit(address) {
   // Whoever asks for another page meanwhile wants that one.
   const own = (visits += 1);
-  const url = new URL(address.includes("://") ? address : `http://${address}`);
+  const text = address.includes("://") ? address : `http://${address}`;
+  if (!URL.canParse(text)) throw new Error(`'${address}' is no address of a page; write http://MEMBER/`);
+  const url = new URL(text);
   if (url.protocol !== "http:") throw new Error(`'${url.protocol}' is not spoken here: write http://${url.host}/`);
   const member = await node.resolve(url.hostname.replace(/^\[|\]$/g, ""));
   const { pattern, why } = await frameOrigins();
@@ -358,28 +390,43 @@ function choose(host, about) {
 
 /** Sends a file with PUT, and shows how far it is. */
 async function deliver(host, file, about) {
+  const before = about.textContent;
   const progress = element("progress", { max: Math.max(file.size, 1), value: 0, ariaLabel: `${file.name} to ${host}` });
   about.replaceChildren(progress);
-  const socket = await node.connect(host, HTTP_PORT);
+  let socket;
+  let answer = "";
+  const began = performance.now();
   try {
-    const target = `/inbox/${encodeURIComponent(file.name)}`;
-    await socket.write(`PUT ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\nContent-Length: ${file.size}\r\n\r\n`);
-    const began = performance.now();
-    for (const reader = file.stream().getReader(); ; ) {
-      const { value, done } = await reader.read();
-      if (done) break;
-      await socket.write(value);
-      progress.value += value.length;
+    socket = await node.connect(host, HTTP_PORT);
+    // Whoever does not take the file may say so before it has come.
+    const answered = (async () => {
+      const decoder = new TextDecoder();
+      for (let part; answer.length < ANSWER_MAX && (part = await socket.read()); ) answer += decoder.decode(part, { stream: true });
+    })();
+    const sent = (async () => {
+      const target = `/inbox/${encodeURIComponent(file.name)}`;
+      await socket.write(`PUT ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\nContent-Length: ${file.size}\r\n\r\n`);
+      for (const reader = file.stream().getReader(); answer === ""; ) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        await socket.write(value);
+        progress.value += value.length;
+      }
+    })();
+    const ends = await Promise.allSettled([answered, sent]);
+    const failed = ends.find(({ status }) => status === "rejected");
+    if (answer === "" && failed) throw failed.reason;
+    const [head, ...said] = answer.split("\r\n\r\n");
+    if (!/^HTTP\/1\.1 2/.test(head)) {
+      throw new Error(said.join("").replace(/^[0-9a-f]+\r\n|\r\n0$/g, "").trim().slice(0, 200) || head.split("\r\n")[0] || "no answer");
     }
-    const answer = new TextDecoder().decode((await socket.read()) ?? new Uint8Array(0));
-    if (!/^HTTP\/1\.1 2/.test(answer)) throw new Error(`${host} did not take ${file.name}: ${answer.split("\r\n")[0] || "no answer"}`);
     const seconds = Math.max(performance.now() - began, 1) / 1000;
     about.textContent = `${file.name}: ${size(file.size)} at ${size(file.size / seconds)}/s`;
   } catch (error) {
-    about.textContent = "";
-    throw error;
+    about.textContent = before;
+    throw new Error(`${host} did not take ${file.name}: ${error.message ?? error}`);
   } finally {
-    socket.close();
+    socket?.close();
   }
 }
 
@@ -400,11 +447,11 @@ $("join").onsubmit = (event) => {
   event.preventDefault();
   const [network, name, secret] = [$("network").value.trim(), $("name").value.trim(), $("secret").value];
   sessionStorage.setItem("unisockets-name", name);
+  sessionStorage.setItem("unisockets-network", network);
   void perform(event.submitter, () => enter({ network, name, secret }));
 };
 
 const asked = new URLSearchParams(location.search);
-// It leaves the address bar, and stays with this entry of the tab's history: a reload joins the same network.
 const secret = decoded(location.hash.slice(1)) || history.state?.secret || "";
 if (secret) history.replaceState({ secret }, "", location.pathname + location.search);
 const problem = sessionStorage.getItem("unisockets-problem");
@@ -412,7 +459,7 @@ if (problem) complain(problem);
 sessionStorage.removeItem("unisockets-problem");
 // A page that the browser had put aside has said goodbye before.
 addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
-$("network").value = asked.get("network") || "default";
+$("network").value = asked.get("network") || sessionStorage.getItem("unisockets-network") || "default";
 $("secret").value = secret;
 $("name").value = asked.get("name") || sessionStorage.getItem("unisockets-name") || `tab-${Math.floor(Math.random() * 9000 + 1000)}`;
 if (asked.get("name")) $("join").requestSubmit();
