@@ -39,9 +39,11 @@ impl NodeCore {
         }
     }
 
-    /// Dials every lost peer at once: this node was cut off from signaling, and offers of that time have reached nobody.
+    /// Dials every peer at once that is lost or has not answered yet: this node was cut off from signaling, and offers of
+    /// that time have reached nobody.
     pub(crate) fn dial_lost_peers(&mut self, now: Instant) {
-        let lost = self.peers.values().filter(|peer| peer.link.is_none() && peer.lost_at.is_some());
+        let offered = |peer: &Peer| peer.attempt.as_ref().is_some_and(|attempt| attempt.role == Role::Offer);
+        let lost = self.peers.values().filter(|peer| peer.link.is_none() && (peer.lost_at.is_some() || offered(peer)));
         let keys: Vec<PublicKey> = lost.map(|peer| peer.key).collect();
         for key in keys {
             let Some(peer) = self.peers.get_mut(&key) else {
@@ -627,5 +629,27 @@ mod tests {
         core.handle_signal(now, key, &payload);
         assert!(core.incidents().next().is_none());
         assert_eq!(core.peers[&key].given_up_at(), None);
+    }
+    /// A first offer that was lost with a connection to signaling was not made again, and its callers waited for nothing.
+    #[test]
+    fn an_offer_without_an_answer_is_made_again_after_a_rejoin() {
+        let network = Arc::new(Network::new("home", None).unwrap());
+        let (pair, key) = (KeyPair::from_seed(&[1; 32]), KeyPair::from_seed(&[2; 32]).public());
+        let now = Instant::from_micros(1_000_000);
+        let (pins, host) = (Pins::default(), String::new());
+        let config = Config { network: Arc::clone(&network), pair, seed: [0; 32], origin_unix_ms: 0, pins, host };
+        let mut core = NodeCore::new(config);
+        let path =
+            core.stack.open_path(PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false }).unwrap();
+        core.peers.insert(key, Peer::new(now, key, address_v6(network.id(), &key), path, 0));
+        core.dial(now, key);
+        let session = |core: &NodeCore| core.peers[&key].attempt.as_ref().map(|attempt| attempt.session);
+        let first = session(&core);
+        core.dial_lost_peers(now);
+        assert!(first.is_some() && session(&core).is_some() && session(&core) != first);
+        core.peers.get_mut(&key).unwrap().attempt.as_mut().unwrap().answered = true;
+        let answered = session(&core);
+        core.dial_lost_peers(now);
+        assert_eq!(session(&core), answered);
     }
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
-/// Messages that wait for a slow reader before it is put out.
-const LEN_MAX: usize = 512;
+/// Messages that wait for a slow reader before it is put out: as many answers as a member may ask for in one burst.
+const LEN_MAX: usize = 1024;
 /// The same in bytes: the longest messages would be 32 MiB for each reader otherwise.
 const BYTES_MAX: usize = 1024 * 1024;
 
