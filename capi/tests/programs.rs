@@ -25,7 +25,7 @@ fn built() -> PathBuf {
         // Apart, as everything else builds them: together they would have other features, and be built anew.
         for packages in [&["-p", "unisockets-capi", "-p", "unisockets"][..], &["-p", "unisockets-preload"]] {
             let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--locked"]).args(packages).env("CARGO_TARGET_DIR", target);
+            cargo.args(["build", "--locked"]).args(packages).env("CARGO_TARGET_DIR", &target);
             assert!(cargo.current_dir(root()).status().unwrap().success(), "the library and the tool are built");
         }
     });
