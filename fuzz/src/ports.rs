@@ -179,7 +179,7 @@ impl World {
         let own = ip.is_unspecified() || [v4(0), v6(0)].contains(&ip) || ip.is_loopback();
         match ip {
             IpAddr::V6(_) if !model.six => return Err(Error::AddressFamily),
-            IpAddr::V4(_) if model.six && model.only_six => return Err(Error::AddressFamily),
+            IpAddr::V4(_) if model.six && model.only_six => return Err(Error::Invalid),
             _ if !own && !(is_for_many(ip) && model.kind == Kind::Udp) => return Err(Error::AddressNotAvailable),
             _ => {}
         }
