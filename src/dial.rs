@@ -524,10 +524,11 @@ impl NodeCore {
         peer.is_gone(now, reason.into());
         // It is looked for again from the shortest pause on: should it come back, it answers before it is given up.
         peer.failures = 0;
+        let lost = peer.lost_at.is_some();
         if let Some(link) = peer.link.and_then(|id| self.links.get(&id)).and_then(|entry| entry.link.as_ref()) {
             link.doubt();
         } else if peer.link.is_none()
-            && let Some(link) = peer.attempt.as_ref().filter(|attempt| !attempt.answered).map(|attempt| attempt.link)
+            && let Some(link) = peer.attempt.as_ref().filter(|attempt| lost || !attempt.answered).map(|attempt| attempt.link)
         {
             self.link_lost(now, link, Lost::NoPath);
         }
