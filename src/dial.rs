@@ -528,7 +528,8 @@ impl NodeCore {
         if let Some(link) = peer.link.and_then(|id| self.links.get(&id)).and_then(|entry| entry.link.as_ref()) {
             link.doubt();
         } else if peer.link.is_none()
-            && let Some(link) = peer.attempt.as_ref().filter(|attempt| lost || !attempt.answered).map(|attempt| attempt.link)
+            && let Some(link) =
+                peer.attempt.as_ref().filter(|attempt| lost || !attempt.answered).map(|attempt| attempt.link)
         {
             self.link_lost(now, link, Lost::NoPath);
         }
