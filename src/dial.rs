@@ -606,20 +606,28 @@ mod tests {
     use super::*;
     use crate::node::Config;
 
-    /// Two nodes that could not reach each other for a while were once given up, although both were back at signaling
-    /// and their introductions came through: one had not been found there before.
-    #[test]
-    fn a_peer_that_answers_is_there_again() {
+    const NOW: Instant = Instant::from_micros(1_000_000);
+
+    /// A node that looks for a peer it has no link to.
+    fn dialling(peer: &KeyPair) -> NodeCore {
         let network = Arc::new(Network::new("home", None).unwrap());
-        let (pair, peer_pair) = (KeyPair::from_seed(&[1; 32]), KeyPair::from_seed(&[2; 32]));
-        let (own, key, now) = (pair.public(), peer_pair.public(), Instant::from_micros(1_000_000));
+        let (pair, key) = (KeyPair::from_seed(&[1; 32]), peer.public());
         let (pins, host) = (Pins::default(), String::new());
         let config = Config { network: Arc::clone(&network), pair, seed: [0; 32], origin_unix_ms: 0, pins, host };
         let mut core = NodeCore::new(config);
         let path =
             core.stack.open_path(PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false }).unwrap();
-        core.peers.insert(key, Peer::new(now, key, address_v6(network.id(), &key), path, 0));
-        core.dial(now, key);
+        core.peers.insert(key, Peer::new(NOW, key, address_v6(network.id(), &key), path, 0));
+        core.dial(NOW, key);
+        core
+    }
+
+    /// Two nodes that could not reach each other for a while were once given up, although both were back at signaling
+    /// and their introductions came through: one had not been found there before.
+    #[test]
+    fn a_peer_that_answers_is_there_again() {
+        let peer_pair = KeyPair::from_seed(&[2; 32]);
+        let (mut core, key, now) = (dialling(&peer_pair), peer_pair.public(), NOW);
         let peer = core.peers.get_mut(&key).unwrap();
         peer.lost_at = Some(now);
         peer.is_gone(now, Absence::Closed);
@@ -627,24 +635,18 @@ mod tests {
         assert!(peer.given_up_at().is_some());
         let body = serde_json::to_string(&Signal::Answer { sdp: "v=0".to_owned() }).unwrap();
         let content = Content { session, counter: 0, sent_at_ms: 1_000, incarnation: None, offer: None, body };
+        let (network, own) = (Arc::clone(&core.network), core.key);
         let payload = envelope::seal(&network, &peer_pair, &own, &content, [0; 24]);
         core.handle_signal(now, key, &payload);
         assert!(core.incidents().next().is_none());
         assert_eq!(core.peers[&key].given_up_at(), None);
     }
+
     /// A first offer that was lost with a connection to signaling was not made again, and its callers waited for nothing.
     #[test]
     fn an_offer_without_an_answer_is_made_again_after_a_rejoin() {
-        let network = Arc::new(Network::new("home", None).unwrap());
-        let (pair, key) = (KeyPair::from_seed(&[1; 32]), KeyPair::from_seed(&[2; 32]).public());
-        let now = Instant::from_micros(1_000_000);
-        let (pins, host) = (Pins::default(), String::new());
-        let config = Config { network: Arc::clone(&network), pair, seed: [0; 32], origin_unix_ms: 0, pins, host };
-        let mut core = NodeCore::new(config);
-        let path =
-            core.stack.open_path(PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false }).unwrap();
-        core.peers.insert(key, Peer::new(now, key, address_v6(network.id(), &key), path, 0));
-        core.dial(now, key);
+        let peer_pair = KeyPair::from_seed(&[2; 32]);
+        let (mut core, key, now) = (dialling(&peer_pair), peer_pair.public(), NOW);
         let session = |core: &NodeCore| core.peers[&key].attempt.as_ref().map(|attempt| attempt.session);
         let first = session(&core);
         core.dial_lost_peers(now);

@@ -168,11 +168,11 @@ impl BrowserLink {
             }
         }
         inner.buffered = buffered;
-        let [control, .., datagrams] = buffered;
         inner.outgoing.budget.begin_refresh();
-        inner.outgoing.budget.refresh(Lane::Control, control);
-        inner.outgoing.budget.refresh(Lane::Datagram, datagrams);
-        inner.liveness.outstanding_in(now_us, Lane::Control, control);
+        for lane in [Lane::Control, Lane::Datagram] {
+            inner.outgoing.budget.refresh(lane, buffered[lane.index()]);
+        }
+        inner.liveness.outstanding_in(now_us, Lane::Control, buffered[Lane::Control.index()]);
         inner.note_progress(now_us);
         (inner.look_at_us, inner.stale) = (None, false);
     }

@@ -181,23 +181,23 @@ pub(crate) fn replace(new: &OwnedFd, old: RawFd, flags: c_int) -> Result<(), Err
     checked(unsafe { call(libc::SYS_dup3, [int(new), int(old), int(flags), 0, 0, 0]) }).map(|_| ())
 }
 
-/// Returns whether an ordinary socket is connected.
-pub(crate) fn peer_exists(fd: RawFd) -> bool {
+/// Returns an address of an ordinary socket as the kernel has it, if there is one.
+fn kernel_address(which: c_long, fd: RawFd) -> Option<[u8; 128]> {
     let mut place = [0u8; 128];
     let mut len = place.len() as socklen_t;
     let arguments = [int(fd), place.as_mut_ptr() as usize, (&raw mut len) as usize, 0, 0, 0];
     // SAFETY: the kernel writes as many bytes as `len` says, and the length itself.
-    unsafe { call(libc::SYS_getpeername, arguments) == 0 }
+    (unsafe { call(which, arguments) == 0 }).then_some(place)
+}
+
+/// Returns whether an ordinary socket is connected.
+pub(crate) fn peer_exists(fd: RawFd) -> bool {
+    kernel_address(libc::SYS_getpeername, fd).is_some()
 }
 
 /// Returns whether an ordinary internet socket has no port yet.
 pub(crate) fn is_unbound(fd: RawFd) -> bool {
-    let mut place = [0u8; 128];
-    let mut len = place.len() as socklen_t;
-    let arguments = [int(fd), place.as_mut_ptr() as usize, (&raw mut len) as usize, 0, 0, 0];
-    // SAFETY: the kernel writes as many bytes as `len` says, and the length itself.
-    let named = unsafe { call(libc::SYS_getsockname, arguments) == 0 };
-    named && place[2..4] == [0, 0]
+    kernel_address(libc::SYS_getsockname, fd).is_some_and(|address| address[2..4] == [0, 0])
 }
 
 /// Returns how long a descriptor waits to send (SO_SNDTIMEO); nothing if it waits for ever.
