@@ -6,7 +6,7 @@ use unisockets_link::{Link, Lost, Role, Signal, signal};
 use unisockets_signaling::envelope::{self, Content};
 use unisockets_signaling::identity::PublicKey;
 use unisockets_signaling::network::address_v6;
-use unisockets_signaling::protocol::{GoneReason, Lease, SignedLease};
+use unisockets_signaling::protocol::{Bytes32, GoneReason, Lease, SignedLease};
 use unisockets_stack::{Instant, PathConfig, PathEnd};
 
 use crate::hello::{self, Bye, Control, Ends, Hello, Stage};
@@ -67,7 +67,7 @@ impl NodeCore {
         key: PublicKey,
         role: Role,
         session: envelope::SessionId,
-        offer: Option<[u8; 32]>,
+        offer: Option<Bytes32>,
     ) -> LinkId {
         self.peers_changed = true;
         let link = self.new_link_id();

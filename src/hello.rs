@@ -33,7 +33,7 @@ pub(crate) enum Stage {
 }
 
 /// A message of the control lane.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(crate) enum Control {
     Hello(Box<Hello>),
@@ -109,7 +109,25 @@ impl Control {
     }
 
     pub(crate) fn parse(message: &[u8]) -> Option<Control> {
-        serde_json::from_slice(message).ok()
+        // The tag first, then the message: serde alone would need buffers and code for each kind, which the module
+        // of the browser has no room for.
+        #[derive(Deserialize)]
+        struct Tagged {
+            r#type: Type,
+            reason: Option<Bye>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Type {
+            Hello,
+            Bye,
+        }
+        let text = str::from_utf8(message).ok()?;
+        let tagged: Tagged = serde_json::from_str(text).ok()?;
+        match tagged.r#type {
+            Type::Hello => serde_json::from_str(text).ok().map(|hello| Control::Hello(Box::new(hello))),
+            Type::Bye => tagged.reason.map(|reason| Control::Bye { reason }),
+        }
     }
 }
 

@@ -179,9 +179,16 @@ impl NodeCore {
         self.network.id()
     }
 
-    /// Returns the keys of all peers.
+    /// Returns the keys of all peers, in their order.
     pub fn peer_keys(&self) -> Vec<PublicKey> {
-        self.peers.keys().copied().collect()
+        self.sorted_peers(|_| true)
+    }
+
+    /// Returns the keys of the peers that are meant, in their order: that of a hash table is another one in each run.
+    fn sorted_peers(&self, meant: impl Fn(&Peer) -> bool) -> Vec<PublicKey> {
+        let mut keys: Vec<PublicKey> = self.peers.values().filter(|peer| meant(peer)).map(|peer| peer.key).collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// Says what time it is outside: milliseconds since 1970.
@@ -569,14 +576,7 @@ impl NodeCore {
         if self.peers_due.is_none_or(|due| due > now) {
             return;
         }
-        let mut due: Vec<PublicKey> = self
-            .peers
-            .values()
-            .filter(|peer| peer.deadline().is_some_and(|deadline| deadline <= now))
-            .map(|peer| peer.key)
-            .collect();
-        // The order of a hash table is another one in each run.
-        due.sort_unstable();
+        let due = self.sorted_peers(|peer| peer.deadline().is_some_and(|deadline| deadline <= now));
         self.peers_changed |= !due.is_empty();
         for key in due {
             self.peer_timeout(now, key);

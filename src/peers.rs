@@ -7,7 +7,7 @@ use std::time::Duration;
 use unisockets_link::{Counters, Link, Role};
 use unisockets_signaling::envelope::SessionId;
 use unisockets_signaling::identity::PublicKey;
-use unisockets_signaling::protocol::GoneReason;
+use unisockets_signaling::protocol::{Bytes32, GoneReason};
 use unisockets_stack::{Instant, PathId};
 
 use crate::tap::Tap;
@@ -68,7 +68,7 @@ pub(crate) struct Attempt {
     pub(crate) session: SessionId,
     pub(crate) role: Role,
     /// The hash of the offer that the attempt is about, once there is one.
-    pub(crate) offer: Option<[u8; 32]>,
+    pub(crate) offer: Option<Bytes32>,
     pub(crate) answered: bool,
     /// Whether the peer has proven itself over the link.
     pub(crate) proven: bool,

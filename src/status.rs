@@ -87,13 +87,13 @@ impl NodeCore {
     pub fn status(&self, now: Instant) -> Status {
         let _ = now;
         let lease = self.lease().map(|lease| &lease.lease);
-        let mut dropped: BTreeMap<String, u64> =
-            self.stack.drops().filter(|(_, count)| *count > 0).map(|(r, count)| (r.name().to_owned(), count)).collect();
-        dropped.extend(self.device_drops().filter(|(_, count)| *count > 0).map(|(r, count)| (r.to_owned(), count)));
-        dropped.extend(self.refusals().filter(|(kind, _)| *kind == "foreign_source").map(|(k, n)| (k.to_owned(), n)));
+        let by_stack = self.stack.drops().map(|(reason, count)| (reason.name(), count));
+        let foreign = self.refusals().filter(|(kind, _)| *kind == "foreign_source");
+        let mut dropped = BTreeMap::new();
+        for (reason, count) in by_stack.chain(self.device_drops()).chain(foreign).filter(|(_, count)| *count > 0) {
+            dropped.insert(reason.to_owned(), count);
+        }
         let passed = self.links.values().map(LinkEntry::counters).fold(self.past, crate::peers::sum);
-        let mut peers: Vec<PeerStatus> = self.peers.values().map(|peer| self.peer_status(peer)).collect();
-        peers.sort_by_key(|peer| peer.key);
         Status {
             key: self.key,
             name: lease.and_then(|lease| lease.name.clone()),
@@ -102,7 +102,7 @@ impl NodeCore {
             ipv6: unisockets_signaling::network::address_v6(self.network.id(), &self.key),
             signaling: self.signaling == Signaling::Reachable,
             packets: passed.sent_packets + passed.received_packets,
-            peers,
+            peers: self.peer_keys().iter().map(|key| self.peer_status(&self.peers[key])).collect(),
             sockets: self.stack.sockets().into_iter().map(describe).collect(),
             dropped,
             incidents: self.incidents().map(|(at, text)| (at, text.to_owned())).collect(),

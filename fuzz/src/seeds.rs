@@ -4,8 +4,8 @@
 
 use std::net::SocketAddr;
 
-use unisockets_link::{Lane, Signal};
 use unisockets_link::frame::Probe;
+use unisockets_link::{Lane, Signal};
 use unisockets_signaling::identity::{KeyPair, Signature};
 use unisockets_signaling::protocol::{
     Code, FromMember, FromServer, GoneReason, Hello, Lease, Nonce, Query, SignedLease, VERSION, emit,

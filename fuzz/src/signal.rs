@@ -6,6 +6,7 @@ use unisockets_link::Signal;
 use unisockets_signaling::envelope::{self, Content, Freshness, SessionId};
 use unisockets_signaling::identity::KeyPair;
 use unisockets_signaling::network::Network;
+use unisockets_signaling::protocol::Bytes32;
 
 use crate::script::Script;
 
@@ -82,7 +83,7 @@ fn altered(script: &mut Script<'_>) {
         counter: script.u32(),
         sent_at_ms: script.u64(),
         incarnation: script.flag().then_some(7),
-        offer: script.flag().then_some([9; 32]),
+        offer: script.flag().then(|| Bytes32::new([9; 32])),
         body: String::from_utf8_lossy(script.rest()).into_owned(),
     };
     let (from, to) = (sender.public(), recipient.public());

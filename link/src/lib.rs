@@ -23,6 +23,7 @@ pub mod fault;
 pub mod frame;
 pub mod lanes;
 pub mod liveness;
+#[cfg(any(feature = "webrtc", target_family = "wasm"))]
 mod marks;
 pub mod memory;
 #[cfg(all(feature = "webrtc", not(target_family = "wasm")))]

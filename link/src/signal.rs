@@ -9,7 +9,7 @@ pub const DESCRIPTION_LEN_MAX: usize = 16 * 1024;
 
 /// A message of the negotiation (RFC 8829), carried by whoever introduces the peers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "lowercase", try_from = "Fields")]
 pub enum Signal {
     /// The description that opens the negotiation.
     Offer {
@@ -28,6 +28,40 @@ pub enum Signal {
         /// The media section that it belongs to.
         mid: Option<String>,
     },
+}
+
+/// The fields of every kind of message. Reading them into one structure, and not each kind into its own, spares the
+/// module of the browser the buffers that serde keeps until it has seen the tag.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    kind: Kind,
+    sdp: Option<String>,
+    candidate: Option<String>,
+    mid: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Offer,
+    Answer,
+    Candidate,
+}
+
+impl TryFrom<Fields> for Signal {
+    type Error = &'static str;
+
+    fn try_from(fields: Fields) -> Result<Self, Self::Error> {
+        let Fields { kind, sdp, candidate, mid } = fields;
+        match (kind, sdp, candidate, mid) {
+            (Kind::Offer, Some(sdp), None, None) => Ok(Signal::Offer { sdp }),
+            (Kind::Answer, Some(sdp), None, None) => Ok(Signal::Answer { sdp }),
+            (Kind::Candidate, None, Some(candidate), mid) => Ok(Signal::Candidate { candidate, mid }),
+            (Kind::Offer | Kind::Answer, ..) => Err("an offer and an answer have 'sdp', and nothing else"),
+            (Kind::Candidate, ..) => Err("a candidate has 'candidate' and 'mid', and nothing else"),
+        }
+    }
 }
 
 impl Signal {
@@ -92,6 +126,16 @@ mod tests {
         let signal = Signal::Candidate { candidate: "candidate:1".into(), mid: Some("0".into()) };
         let text = serde_json::to_string(&signal).unwrap();
         assert_eq!(serde_json::from_str::<Signal>(&text).unwrap(), signal);
-        assert!(serde_json::from_str::<Signal>(r#"{"kind":"offer","sdp":"","x":1}"#).is_err());
+        let bad = [
+            r#"{"kind":"offer","sdp":"","x":1}"#,
+            r#"{"kind":"offer"}"#,
+            r#"{"kind":"answer","sdp":"","candidate":"c"}"#,
+            r#"{"kind":"candidate","mid":"0"}"#,
+            r#"{"kind":"sideways","sdp":""}"#,
+            r#"{"sdp":""}"#,
+        ];
+        for text in bad {
+            assert!(serde_json::from_str::<Signal>(text).is_err(), "{text}");
+        }
     }
 }

@@ -6,14 +6,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64ct::{Base64UrlUnpadded, Encoding};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::identity::{KeyPair, PublicKey, Signature, digest};
 use crate::network::Network;
+use crate::protocol::Bytes32;
 
 /// Sessions that are remembered against replay.
 const SESSIONS_MAX: usize = 1_024;
@@ -90,7 +90,7 @@ pub struct Content {
     pub incarnation: Option<u64>,
     /// The hash of the offer that it answers or extends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub offer: Option<[u8; 32]>,
+    pub offer: Option<Bytes32>,
     /// The introduction itself, opaque here.
     pub body: String,
 }
@@ -105,8 +105,8 @@ struct Signed {
 const CONTEXT: &str = "unisockets-signal-v1";
 
 /// Returns the hash by which answers and candidates name an offer.
-pub fn offer_hash(body: &str) -> [u8; 32] {
-    digest("unisockets-offer-v1", &[body.as_bytes()])
+pub fn offer_hash(body: &str) -> Bytes32 {
+    Bytes32::new(digest("unisockets-offer-v1", &[body.as_bytes()]))
 }
 
 /// Signs, and seals where the network has a secret. `nonce` must be random.
@@ -122,7 +122,7 @@ pub fn seal(network: &Network, pair: &KeyPair, to: &PublicKey, content: &Content
     let cipher = XChaCha20Poly1305::new(key.into());
     let payload = Payload { msg: signed.as_bytes(), aad: &associated };
     let sealed = cipher.encrypt(XNonce::from_slice(&nonce), payload).expect("the text is far below the limit");
-    URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat())
+    Base64UrlUnpadded::encode_string(&[&nonce[..], &sealed].concat())
 }
 
 /// Opens what another member sealed, and checks everything except freshness.
@@ -133,7 +133,7 @@ pub fn open(network: &Network, from: &PublicKey, own: &PublicKey, payload: &str)
     let signed = match network.sealing() {
         None => payload.to_owned(),
         Some(key) => {
-            let bytes = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Rejected::Sealed)?;
+            let bytes = Base64UrlUnpadded::decode_vec(payload).map_err(|_| Rejected::Sealed)?;
             let (nonce, sealed) = bytes.split_at_checked(24).ok_or(Rejected::Sealed)?;
             let associated = digest(CONTEXT, &[network.id().as_bytes(), from.as_bytes(), own.as_bytes()]);
             let cipher = XChaCha20Poly1305::new(key.into());

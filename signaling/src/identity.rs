@@ -3,8 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64ct::{Base64UrlUnpadded, Encoding};
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -20,6 +19,13 @@ impl fmt::Display for BadKey {
 }
 
 impl std::error::Error for BadKey {}
+
+/// Reads exactly `LEN` bytes of base64url without padding (RFC 4648, section 5).
+fn bytes_of<const LEN: usize>(text: &str) -> Option<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    let len = Base64UrlUnpadded::decode(text, &mut bytes).ok()?.len();
+    (len == LEN).then_some(bytes)
+}
 
 /// A member's public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +61,7 @@ impl PublicKey {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+        f.write_str(&Base64UrlUnpadded::encode_string(&self.0))
     }
 }
 
@@ -68,8 +74,7 @@ impl fmt::Debug for PublicKey {
 impl FromStr for PublicKey {
     type Err = BadKey;
     fn from_str(text: &str) -> Result<Self, BadKey> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadKey)?;
-        Ok(Self(bytes.try_into().map_err(|_| BadKey)?))
+        bytes_of(text).map(Self).ok_or(BadKey)
     }
 }
 
@@ -105,15 +110,15 @@ impl fmt::Debug for Signature {
 
 impl Serialize for Signature {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(self.0))
+        serializer.serialize_str(&Base64UrlUnpadded::encode_string(&self.0))
     }
 }
 
 impl<'de> Deserialize<'de> for Signature {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let bytes = URL_SAFE_NO_PAD.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
-        bytes.try_into().map(Self).map_err(|_| serde::de::Error::custom("a signature has 64 bytes"))
+        let bytes = bytes_of(&text).map(Self);
+        bytes.ok_or_else(|| serde::de::Error::custom("a signature is 64 bytes in base64url"))
     }
 }
 

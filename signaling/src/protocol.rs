@@ -2,6 +2,8 @@
 //!
 //! JSON text frames, one object each, tagged by `type`, at most 64 KiB, over WebSocket at `/v1`.
 
+mod fields;
+
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -63,6 +65,7 @@ pub struct Lease {
 
 /// A lease with the server's word for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "fields::SignedLease")]
 pub struct SignedLease {
     /// What is leased.
     #[serde(flatten)]
@@ -356,7 +359,7 @@ pub struct Welcome {
 
 /// From server to member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", try_from = "fields::FromServer")]
 pub enum FromServer {
     /// The first message.
     Challenge {

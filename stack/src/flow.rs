@@ -369,12 +369,8 @@ impl Stack {
     /// until they are due, which may be hours for a keep-alive: they are thrown out when they are the greater part.
     fn push_timer(&mut self, at: Instant, id: FlowId) {
         if self.timers.len() >= 2 * self.flows.len() + limits::TIMERS_SPARE {
-            let flows = &self.flows;
-            let mut meant = std::mem::take(&mut self.timers).into_vec();
-            meant.retain(|Reverse((at, id))| flows.get(*id).is_some_and(|flow| flow.wake == Some(*at)));
-            meant.sort_unstable();
-            meant.dedup();
-            self.timers = meant.into();
+            let others = self.flows.iter().filter(|(other, _)| *other != id);
+            self.timers = others.filter_map(|(id, flow)| Some(Reverse((flow.wake?, id)))).collect();
         }
         self.timers.push(Reverse((at, id)));
     }

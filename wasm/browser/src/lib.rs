@@ -4,6 +4,7 @@
 //! tells the time, in microseconds, with every call.
 
 mod capture;
+mod events;
 mod http;
 mod links;
 mod membership;
@@ -14,15 +15,16 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use unisockets::core::{LinkId, NodeCore, Output};
-use unisockets_link::{IceServer, Role};
+use unisockets_link::Role;
 use unisockets_signaling::identity::{KeyPair, digest};
 use unisockets_signaling::member::{self, Membership};
 use unisockets_signaling::network::{Network, parse_name};
 use unisockets_signaling::pins::Pins;
-use unisockets_signaling::protocol::Query;
+use unisockets_signaling::protocol::{IceServer, Query};
 use unisockets_stack::Instant;
 use wasm_bindgen::prelude::*;
 
+use crate::events::{Answer, Event, text};
 use crate::links::Link;
 use crate::membership::Socket;
 use crate::sockets::Sockets;
@@ -200,7 +202,7 @@ impl Core {
 
     /// Describes the node, its peers and its sockets, as a text in JSON.
     pub fn status(&self, now_us: f64) -> String {
-        serde_json::to_string(&self.node.status(at(now_us))).unwrap_or_default()
+        text(&self.node.status(at(now_us)))
     }
 
     /// Leaves the network: peers and signaling are told.
@@ -242,8 +244,7 @@ impl Core {
             self.announce(socket);
         }
         if self.node.pins.take_changed() {
-            let pins = serde_json::json!({ "kind": "pins", "pins": self.node.pins });
-            self.host.event(&pins.to_string());
+            self.host.event(&text(&Event::Pins { pins: &self.node.pins }));
         }
     }
 
@@ -256,7 +257,7 @@ impl Core {
                     let made = Link::new(now);
                     self.node.link_made(link, made.shared());
                     self.links.insert(link, made);
-                    let servers = serde_json::to_string(&self.servers).unwrap_or_default();
+                    let servers = text(&self.servers);
                     self.host.open_link(link.0 as f64, role == Role::Offer, &servers);
                 }
                 Output::Resolve { id, query } => {
@@ -272,10 +273,10 @@ impl Core {
         }
         while let Some((id, answer)) = self.node.poll_answer() {
             let answer = match answer {
-                Ok(member) => serde_json::json!({ "member": member }),
-                Err(error) => serde_json::json!({ "error": error.0 }),
+                Ok(member) => Answer::Member(member),
+                Err(error) => Answer::Error(error.0),
             };
-            self.host.answered(id as f64, &answer.to_string());
+            self.host.answered(id as f64, &text(&answer));
         }
         busy
     }

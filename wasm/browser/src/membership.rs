@@ -1,14 +1,13 @@
 //! The conversation with signaling over the page's WebSocket.
 
-use serde_json::json;
 use unisockets::core::LookupError;
-use unisockets_link::IceServer;
 use unisockets_signaling::identity::PublicKey;
 use unisockets_signaling::member::Event;
 use unisockets_signaling::protocol::{Code, Nonce, Welcome};
 use unisockets_stack::Instant;
 use wasm_bindgen::prelude::*;
 
+use crate::events::{self, Answer, text};
 use crate::{Core, at, refuse};
 
 /// STUN and TURN servers that signaling may name.
@@ -127,7 +126,7 @@ impl Core {
             Event::Rejected(code, message) => self.rejected(code, &message),
             Event::Disconnected => {
                 self.node.signaling_lost();
-                self.host.event(&json!({ "kind": "disconnected" }).to_string());
+                self.host.event(&text(&events::Event::Disconnected));
             }
             Event::Resolved(question, answer) => {
                 let Some(id) = self.questions.remove(&question) else {
@@ -139,10 +138,10 @@ impl Core {
             }
             Event::Members(question, answer) => {
                 let answer = match answer {
-                    Ok(members) => json!({ "members": members }),
-                    Err(failure) => json!({ "error": failure.to_string() }),
+                    Ok(members) => Answer::Members(members),
+                    Err(failure) => Answer::Error(failure.to_string()),
                 };
-                self.host.answered(-(question as f64), &answer.to_string());
+                self.host.answered(-(question as f64), &text(&answer));
             }
             Event::Signal(from, payload) => self.node.handle_signal(now, from, &payload),
             Event::Undelivered { to, failure, .. } if failure.is_not_found() => self.node.undelivered(now, to),
@@ -152,7 +151,7 @@ impl Core {
     }
 
     fn rejected(&self, code: Code, message: &str) {
-        self.host.event(&json!({ "kind": "rejected", "code": code, "message": message }).to_string());
+        self.host.event(&text(&events::Event::Rejected { code, message }));
     }
 
     fn joined(&mut self, now: Instant, welcome: &Welcome) {
@@ -160,22 +159,16 @@ impl Core {
             // Nothing of what another server than before says is taken over.
             return self.rejected(Code::BadProof, &text);
         }
-        let named = welcome.ice_servers.iter().take(ICE_SERVERS_MAX).map(|server| IceServer {
-            url: server.url.clone(),
-            username: server.username.clone(),
-            credential: server.credential.clone(),
-        });
-        self.servers = self.own_servers.iter().cloned().chain(named).collect();
+        let named = welcome.ice_servers.iter().take(ICE_SERVERS_MAX);
+        self.servers = self.own_servers.iter().chain(named).cloned().collect();
         self.membership.watch(&self.node.peer_keys());
         let lease = &welcome.lease.lease;
-        let event = json!({
-            "kind": "joined",
-            "key": self.node.key(),
-            "network": lease.network,
-            "name": lease.name,
-            "ipv4": lease.ipv4,
-            "ipv6": welcome.ipv6,
-        });
-        self.host.event(&event.to_string());
+        self.host.event(&text(&events::Event::Joined {
+            key: self.node.key(),
+            network: &lease.network,
+            name: lease.name.as_deref(),
+            ipv4: lease.ipv4,
+            ipv6: welcome.ipv6,
+        }));
     }
 }
