@@ -134,7 +134,9 @@ where
 {
     let origin = page.frame_origin.as_ref();
     let scheme = origin.map_or("https", |origin| origin.scheme);
-    let parents: Vec<_> = hosts.iter().map(|host| format!("{scheme}://{host}")).collect();
+    // The page is on the port of the frames: one server hands both out.
+    let port = origin.and_then(|origin| origin.port).map(|port| format!(":{port}")).unwrap_or_default();
+    let parents: Vec<_> = hosts.iter().map(|host| format!("{scheme}://{host}{port}")).collect();
     let told = origin.map(ToString::to_string).unwrap_or_default();
     let tell = move || std::future::ready(told.clone());
     let frames = Frames { page: page.clone(), parents: parents.join(" ") };

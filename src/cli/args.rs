@@ -318,8 +318,8 @@ pub(super) struct SignalServe {
     /// The folder of the page that browsers get at /; without it the one that 'make page' has built, if it has
     #[arg(long, value_name = "FOLDER")]
     pub(super) page: Option<PathBuf>,
-    /// Where the page shows members' pages, each at a name of its own, such as https://*.frames.example; on this machine
-    /// that is *.unisockets.localhost
+    /// Where the page shows members' pages, each at a name of its own, such as https://*.members.signal.example for
+    /// https://signal.example, with the port if it is not the usual one; on this machine that is *.unisockets.localhost
     #[arg(long, value_name = "ORIGIN")]
     pub(super) frame_origin: Option<String>,
     /// Print the URL as JSON

@@ -43,6 +43,9 @@ async function labelOf(network, own, key, port) {
   return [...new Uint8Array(digest, 0, 20)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/** The browser does not let members' origins work as they must. */
+export class Unusable extends Error {}
+
 /** A frame with one member's pages. */
 export class Frame {
   #node;
@@ -94,6 +97,7 @@ export class Frame {
         this.#port?.close();
         this.#port = port1;
         port1.onmessage = ({ data, ports }) => {
+          if (data?.kind === "broken") return reject(new Unusable(`This browser gives members' pages no service worker here: ${String(data.why).replace(/^.*\): /, "")}`));
           if (data?.kind !== "ready") return this.#take(data, ports);
           clearTimeout(limit);
           resolve();

@@ -1,6 +1,6 @@
 // The demo page: this tab joins a network, serves, and looks at others.
 
-import { Frame, frameOrigins } from "./frames.js";
+import { Frame, Unusable, frameOrigins } from "./frames.js";
 import { join } from "./unisockets/dist/index.js";
 
 /** How often what is shown live is looked at, in milliseconds. */
@@ -327,8 +327,12 @@ async function visit(address) {
   const member = await node.resolve(url.hostname.replace(/^\[|\]$/g, ""));
   const { pattern, why } = await frameOrigins();
   if (own !== visits) return;
-  $("view-note").textContent = why ? `${why} So it is shown without its scripts and pictures.` : VIEW_NOTE;
-  if (why) return peek(url, () => own === visits);
+  const bare = (why) => {
+    $("view-note").textContent = `${why} So it is shown without its scripts and pictures.`;
+    return peek(url, () => own === visits);
+  };
+  if (why) return bare(why);
+  $("view-note").textContent = VIEW_NOTE;
   if (frame?.key !== member.key || frame.host !== url.host) {
     frame?.close();
     frame = new Frame(node, member, url.host, $("view"), ({ shown, link }) => {
@@ -346,6 +350,7 @@ async function visit(address) {
     } catch (error) {
       if (frame === opening) frame = undefined;
       if (own !== visits) return;
+      if (error instanceof Unusable) return bare(error.message);
       throw error;
     }
     if (own !== visits) return;

@@ -35,7 +35,12 @@ async function begin() {
     if (reply) port.postMessage({ kind: "request", ...data }, [reply]);
   });
   navigator.serviceWorker.startMessages();
-  await ready();
+  try {
+    await ready();
+  } catch (error) {
+    port.postMessage({ kind: "broken", why: error.message });
+    throw error;
+  }
   const view = document.createElement("iframe");
   view.title = "A member's page";
   view.addEventListener("load", () => {
