@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("capi lies in the repository").to_owned()
@@ -259,4 +259,22 @@ fn every_call_says_what_linux_says() {
         assert!(different.is_empty(), "{how}: {different:#?}");
     }
     assert!(linux.lines().count() > 800);
+}
+
+/// Ten thousand descriptors, and a limit that is too low for a few: EMFILE, never a hang.
+#[test]
+fn many_descriptors_and_too_few() {
+    let mut place = Place::new();
+    let [alpha, _] = place.network();
+    let plain = place.compile_from("capi/tests/c", "limits", false);
+    let mut recompiled = command(&place.compile_from("capi/tests/c", "limits", true), Some(&alpha), &[]);
+    recompiled.env("UNISOCKETS_LOOPBACK", "inside");
+    let mut preloaded = command(&plain, Some(&alpha), &[]);
+    preloaded.env("UNISOCKETS_LOOPBACK", "inside").env("LD_PRELOAD", built().join("libunisockets_preload.so"));
+    let linux = filter(command(&plain, None, &[]), Vec::new());
+    let lines = "sockets\nthen Too many open files\nand on\n";
+    assert!(String::from_utf8_lossy(&linux).ends_with(lines));
+    for ours in [recompiled, preloaded] {
+        assert_eq!(filter(ours, Vec::new()), linux);
+    }
 }

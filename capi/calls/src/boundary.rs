@@ -489,3 +489,19 @@ pub fn version() -> *const c_char {
 pub fn errmsg() -> *const c_char {
     node::last(|text| text.as_ptr())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_eio_for_the_program() {
+        set_errno(0);
+        assert_eq!(guard(-1, || -> c_int { panic!("a bug, planted by this test") }), -1);
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EIO));
+        // SAFETY: the text is a C string of this thread's, until its next call.
+        let text = unsafe { CStr::from_ptr(errmsg()) };
+        assert!(text.to_str().unwrap().contains("a bug in unisockets"), "{text:?}");
+        assert_eq!(guard(-1, || 0), 0, "the next call works");
+    }
+}
