@@ -99,9 +99,13 @@ impl Place {
     }
 
     fn compile_from(&self, folder: &str, name: &str, ours: bool) -> PathBuf {
+        self.compile_with(&["-O2", "-D_FORTIFY_SOURCE=2"], folder, name, ours)
+    }
+
+    fn compile_with(&self, flags: &[&str], folder: &str, name: &str, ours: bool) -> PathBuf {
         let program = self.folder.join(format!("{name}-{ours}"));
         let mut compiler = Command::new("cc");
-        compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-o"]).arg(&program);
+        compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).args(flags);
         compiler.arg(root().join(folder).join(format!("{name}.c")));
         if ours {
             let library = built();
@@ -137,7 +141,7 @@ fn command(program: &Path, node: Option<&String>, arguments: &[&str]) -> Command
 }
 
 /// Gives a program its input, and returns what it printed.
-fn filter(mut command: Command, input: Vec<u8>) -> Vec<u8> {
+fn filter(command: &mut Command, input: Vec<u8>) -> Vec<u8> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let feeding = std::thread::spawn(move || stdin.write_all(&input));
@@ -179,7 +183,10 @@ fn an_echo_server_and_its_client() {
         let client = place.compile("echo_client", ours);
         let bytes: Vec<u8> = (0..4_000_000u32).map(|number| (number * 7 + number / 251) as u8).collect();
         for _ in 0..3 {
-            assert!(filter(command(&client, beta, &[host, &port]), bytes.clone()) == bytes, "every byte came back");
+            assert!(
+                filter(&mut command(&client, beta, &[host, &port]), bytes.clone()) == bytes,
+                "every byte came back"
+            );
         }
     });
 }
@@ -194,7 +201,7 @@ fn an_event_loop_with_fifty_connections_at_once() {
             for _ in 0..50 {
                 scope.spawn(|| {
                     let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
-                    let answer = filter(command(&client, beta, &[host, &port]), request);
+                    let answer = filter(&mut command(&client, beta, &[host, &port]), request);
                     assert!(answer.ends_with(b"\r\n\r\nhello\n"), "{}", String::from_utf8_lossy(&answer));
                 });
             }
@@ -207,7 +214,7 @@ fn datagrams_of_every_size() {
     both(|place, ours, alpha, beta, host| {
         let mut server = Running::start(&mut command(&place.compile("udp_server", ours), alpha, &[]));
         let port = server.line();
-        let said = filter(command(&place.compile("udp_client", ours), beta, &[host, &port]), Vec::new());
+        let said = filter(&mut command(&place.compile("udp_client", ours), beta, &[host, &port]), Vec::new());
         assert_eq!(String::from_utf8(said).unwrap(), "0\n1\n1000\n9000\n65507\n");
     });
 }
@@ -219,7 +226,7 @@ fn without_a_network_every_call_goes_to_the_operating_system() {
     let mut server = Running::start(&mut command(&place.compile("echo_server", true), None, &[]));
     let port = server.line();
     let client = place.compile("echo_client", true);
-    assert_eq!(filter(command(&client, None, &["127.0.0.1", &port]), b"hello".to_vec()), b"hello");
+    assert_eq!(filter(&mut command(&client, None, &["127.0.0.1", &port]), b"hello".to_vec()), b"hello");
 }
 
 /// A node that is not there is an error that says so, not a hang.
@@ -245,7 +252,7 @@ fn every_call_says_what_linux_says() {
     let mut place = Place::new();
     let [alpha, _] = place.network();
     let plain = place.compile_from("capi/tests/c", "calls", false);
-    let said = |command: Command| String::from_utf8(filter(command, Vec::new())).unwrap();
+    let said = |mut command: Command| String::from_utf8(filter(&mut command, Vec::new())).unwrap();
     let linux = said(command(&plain, None, &[]));
     let mut recompiled = command(&place.compile_from("capi/tests/c", "calls", true), Some(&alpha), &[]);
     recompiled.env("UNISOCKETS_LOOPBACK", "inside");
@@ -271,10 +278,39 @@ fn many_descriptors_and_too_few() {
     recompiled.env("UNISOCKETS_LOOPBACK", "inside");
     let mut preloaded = command(&plain, Some(&alpha), &[]);
     preloaded.env("UNISOCKETS_LOOPBACK", "inside").env("LD_PRELOAD", built().join("libunisockets_preload.so"));
-    let linux = filter(command(&plain, None, &[]), Vec::new());
+    let linux = filter(&mut command(&plain, None, &[]), Vec::new());
     let lines = "sockets\nthen Too many open files\nand on\n";
     assert!(String::from_utf8_lossy(&linux).ends_with(lines));
-    for ours in [recompiled, preloaded] {
-        assert_eq!(filter(ours, Vec::new()), linux);
+    for mut ours in [recompiled, preloaded] {
+        assert_eq!(filter(&mut ours, Vec::new()), linux);
     }
+}
+
+const SANITIZED: [&str; 5] =
+    ["-O1", "-gdwarf-4", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
+
+/// Some 900 calls, and very many descriptors, under AddressSanitizer: nothing is read or written beside the buffers of C.
+#[test]
+fn calls_are_clean_under_address_sanitizer() {
+    let mut place = Place::new();
+    let [alpha, _] = place.network();
+    for (name, lines) in [("calls", 800), ("limits", 3)] {
+        let program = place.compile_with(&SANITIZED, "capi/tests/c", name, true);
+        let mut program = command(&program, Some(&alpha), &[]);
+        let said = filter(program.env("UNISOCKETS_LOOPBACK", "inside"), Vec::new());
+        assert!(String::from_utf8_lossy(&said).lines().count() >= lines, "{name}");
+    }
+}
+
+/// The same under valgrind, which sees what our library does, too.
+#[test]
+fn calls_are_clean_under_valgrind() {
+    let mut place = Place::new();
+    let [alpha, _] = place.network();
+    let program = place.compile_with(&["-O1", "-gdwarf-4"], "capi/tests/c", "calls", true);
+    let checks = ["--quiet", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite"];
+    let mut valgrind = command(Path::new("valgrind"), Some(&alpha), &checks);
+    valgrind.arg(program).env("UNISOCKETS_LOOPBACK", "inside");
+    let said = filter(&mut valgrind, Vec::new());
+    assert!(String::from_utf8_lossy(&said).lines().count() > 800);
 }

@@ -75,6 +75,7 @@ int main(void) {
     printf("%d sockets\n", wanted);
     for (int i = 0; i < wanted; i++)
         close(fds[i]);
+    free(fds);
 
     // A limit of its own that is lower: EMFILE, and sockets again once there is room.
     set_limit(64);
