@@ -75,7 +75,6 @@ int main(void) {
     printf("%d sockets\n", wanted);
     for (int i = 0; i < wanted; i++)
         close(fds[i]);
-    free(fds);
 
     // A limit of its own that is lower: EMFILE, and sockets again once there is room.
     set_limit(64);
@@ -96,5 +95,6 @@ int main(void) {
         fail("after it");
     talk(first, second);
     printf("and on\n");
+    free(fds);
     return 0;
 }
