@@ -2,6 +2,7 @@
 //!
 //! Ratios come from runs that alternate in one go, and are medians: the machine may be shared and noisy.
 
+mod c;
 mod lanes;
 mod load;
 mod members;

@@ -8,12 +8,12 @@ use tokio::io::AsyncWriteExt;
 use unisockets::{Config, Node, TcpListener, TcpStream};
 
 use crate::processes::{Failure, Process, Raw, median, raw, signal, unix_round_trip};
-use crate::{Reach, Row, load, members, programs, stack, tab, wire};
+use crate::{Reach, Row, c, load, members, programs, stack, tab, wire};
 
 type Measure = fn() -> Result<Vec<Row>, Failure>;
 
 /// What can be measured, and by which function.
-pub(crate) const ALL: [(&[&str], Measure); 21] = [
+pub(crate) const ALL: [(&[&str], Measure); 24] = [
     (&["tcp_vs_raw", "tcp_mb_per_s"], throughput),
     (&["small_rmem_vs_full"], small_buffers),
     (&["echo_vs_unix"], echo),
@@ -26,6 +26,9 @@ pub(crate) const ALL: [(&[&str], Measure); 21] = [
     (&["loss_vs_kernel"], wire::loss),
     (&["delay_vs_loopback"], wire::delay),
     (&["redial_gap_ms"], wire::redial),
+    (&["c_vs_rust"], c::stream),
+    (&["c_round_trip_vs_rust"], c::round_trip),
+    (&["connect_per_s_c"], c::connects),
     (&["run_iperf_vs_rust"], programs::iperf),
     (&["redis_set_per_s"], programs::redis),
     (&["step_10k_vs_10", "step_50k_vs_10"], stack::steps),

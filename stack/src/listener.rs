@@ -189,13 +189,13 @@ impl Stack {
         let options = self.sockets.get(listener).ok_or(DropReason::NoSocket)?.options;
         let wire = self.paths.get(path).ok_or(DropReason::PathLost)?.wire;
         let rings = self.rings(path, &options).ok_or(DropReason::Memory)?;
-        let seed = self.random();
+        let first = self.initial_sequence(now, &tuple);
         let parsed = Packet::parse(packet, false).map_err(|_| DropReason::Malformed)?;
         let syn = Segment::parse(parsed.payload).ok_or(DropReason::Malformed)?;
         // Data of a SYN comes again once the peer knows of this end (RFC 9293, section 3.10.7.2, allows both).
         let bare = (syn.payload_len > 0).then(|| packet::cut(packet, 0)).flatten();
         let opening = bare.as_deref().unwrap_or(packet);
-        let connection = Connection::accept(wire, seed, now, opening, tuple.local, rings);
+        let connection = Connection::accept(wire, first, now, opening, tuple.local, rings);
         if connection.state() != crate::tcp::State::SynReceived {
             return Err(DropReason::Malformed);
         }

@@ -155,6 +155,8 @@ pub struct Stack {
     drops: [u64; DropReason::ALL.len()],
     hash: KeyedHash,
     counter: u64,
+    /// Ephemeral ports chosen so far.
+    ports_chosen: u64,
     loopback: PathId,
 }
 
@@ -192,6 +194,7 @@ impl Stack {
             drops: [0; DropReason::ALL.len()],
             hash,
             counter: 0,
+            ports_chosen: 0,
             loopback,
         }
     }
@@ -227,10 +230,18 @@ impl Stack {
         hasher.finish()
     }
 
-    /// Returns the keyed hash of a destination: where the walk over ephemeral ports begins.
+    /// Returns where the walk over ephemeral ports begins: a keyed hash of the destination, and a step for each
+    /// connection (RFC 6056, section 3.3.3).
     pub(crate) fn port_offset(&mut self, local: IpAddr, remote: SocketAddr) -> u64 {
-        self.counter += 1;
-        self.hash.hash_one((local, remote)).wrapping_add(self.counter)
+        self.ports_chosen += 1;
+        self.hash.hash_one((local, remote)).wrapping_add(self.ports_chosen)
+    }
+
+    /// Returns the initial sequence number of a connection: a clock of 4 µs, and a keyed hash of the ends (RFC 9293,
+    /// section 3.4.1, MUST-8; RFC 6528). Where a name is used again, the peer that waits in TIME-WAIT can tell.
+    pub(crate) fn initial_sequence(&self, now: Instant, tuple: &Tuple) -> u32 {
+        let clock = (now.as_micros() / 4) as u32;
+        clock.wrapping_add(self.hash.hash_one(("sequence", tuple)) as u32)
     }
 
     /// Returns the node's address to send from (RFC 6724, cut down to one address per family).

@@ -121,9 +121,9 @@ impl Stack {
             return Err(Error::NoBuffers);
         }
         let wire = self.paths.get(path).ok_or(Error::HostUnreachable)?.wire;
-        let seed = self.random();
+        let first = self.initial_sequence(now, &tuple);
         let rings = self.rings(path, &options).ok_or(Error::NoBuffers)?;
-        let connection = Connection::connect(wire, seed, (tuple.local, tuple.remote), rings);
+        let connection = Connection::connect(wire, first, (tuple.local, tuple.remote), rings);
         let flow = self.insert_flow(Flow::new(now, tuple, path, connection, Owner::Socket(socket)));
         self.apply_options(flow, &options);
         self.socket_mut(socket)?.role = Role::Stream(flow);

@@ -113,6 +113,32 @@ fn interface(wire: Wire, random_seed: u64) -> Interface {
     interface
 }
 
+/// Returns the seed with which a context of smoltcp draws `first` as the next initial sequence number, which it lets
+/// nobody choose. Its generator is invertible (sPCG32): a state is multiplied and added to, and the number is 32 bits of
+/// it, above the 29th where the highest three are zero. The draw before is that of an IPv4 identification, which is
+/// drawn again if it is zero. The version of smoltcp is pinned, and a test looks at what is drawn.
+fn seed_for(first: u32) -> u64 {
+    const MULTIPLIER: u64 = 0xbb2e_fcec_3c39_611d;
+    const INVERSE: u64 = inverse(MULTIPLIER);
+    const ADDEND: u64 = 0x7590_ef39;
+    let before = |state: u64| state.wrapping_sub(ADDEND).wrapping_mul(INVERSE);
+    let drawn = |state: u64| (state >> (29 - (state >> 61))) as u32;
+    let is_zero = |number: u32| (number ^ (number >> 16)) as u16 == 0;
+    let states = (0..).map(|low: u64| before((u64::from(first) << 29) | low));
+    let mut good = states.filter(|state| !is_zero(drawn(*state)));
+    before(good.next().expect("one of few states will do"))
+}
+
+/// Returns the inverse of an odd number modulo 2^64, by Newton's iteration: each step doubles the bits that are right.
+const fn inverse(odd: u64) -> u64 {
+    let (mut inverse, mut step) = (odd, 0);
+    while step < 5 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        step += 1;
+    }
+    inverse
+}
+
 fn wire_instant(now: Instant) -> WireInstant {
     WireInstant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
 }
@@ -208,10 +234,10 @@ impl Connection {
 
     /// Starts a connection attempt; the SYN leaves at the next [`Connection::emit`].
     ///
-    /// `seed` is the random number that the initial sequence number comes from (RFC 9293, 3.4.1).
-    pub(crate) fn connect(wire: Wire, seed: u64, tuple: (SocketAddr, SocketAddr), rings: Rings) -> Self {
+    /// `first` is the initial sequence number.
+    pub(crate) fn connect(wire: Wire, first: u32, tuple: (SocketAddr, SocketAddr), rings: Rings) -> Self {
         let mut connection = Self::new(rings);
-        let mut context = interface(wire, seed);
+        let mut context = interface(wire, seed_for(first));
         let local: IpEndpoint = tuple.0.into();
         let remote: IpEndpoint = tuple.1.into();
         let result = connection.socket_mut().connect(context.context(), remote, IpListenEndpoint::from(local));
@@ -219,13 +245,13 @@ impl Connection {
         connection
     }
 
-    /// Answers a SYN; the SYN|ACK leaves at the next [`Connection::emit`].
-    pub(crate) fn accept(wire: Wire, seed: u64, now: Instant, syn: &[u8], local: SocketAddr, rings: Rings) -> Self {
+    /// Answers a SYN; the SYN|ACK, with `first` as its number, leaves at the next [`Connection::emit`].
+    pub(crate) fn accept(wire: Wire, first: u32, now: Instant, syn: &[u8], local: SocketAddr, rings: Rings) -> Self {
         let mut connection = Self::new(rings);
         let local: IpEndpoint = local.into();
         let result = connection.socket_mut().listen(IpListenEndpoint::from(local));
         result.expect("the socket is new and its port is not zero");
-        let mut context = interface(wire, seed);
+        let mut context = interface(wire, seed_for(first));
         let mut out = Vec::new();
         let mut port = Port { wire, packet: Some(syn), out: &mut out, sent: false };
         context.poll_ingress_single(wire_instant(now), &mut port, &mut connection.set);
@@ -378,5 +404,31 @@ impl Connection {
     /// Sets the hop limit of outgoing packets; zero was refused before (RFC 1122, 3.2.1.7).
     pub(crate) fn set_hop_limit(&mut self, hop_limit: u8) {
         self.socket_mut().set_hop_limit(Some(hop_limit));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_begins_with_the_number_that_was_chosen_for_it() {
+        let wire = Wire { mtu: 1_500, verify_checksums: false };
+        let local = IpEndpoint::from(SocketAddr::from(([10, 80, 0, 1], 4_000)));
+        let remote = IpEndpoint::from(SocketAddr::from(([10, 80, 0, 2], 80)));
+        let edges = [0, 1, u32::MAX, 1 << 31];
+        // As many as make it likely that an identification of zero is among them.
+        for first in edges.into_iter().chain((1..100_000u32).map(|n| n.wrapping_mul(2_654_435_761))) {
+            let mut context = interface(wire, seed_for(first));
+            let buffer = || tcp::SocketBuffer::new(vec![0; 64]);
+            let mut set = SocketSet::new(Vec::new());
+            let mut socket = tcp::Socket::new(buffer(), buffer());
+            socket.connect(context.context(), remote, IpListenEndpoint::from(local)).unwrap();
+            set.add(socket);
+            let mut out = Vec::new();
+            let mut port = Port { wire, packet: None, out: &mut out, sent: false };
+            context.poll_egress(WireInstant::ZERO, &mut port, &mut set);
+            assert_eq!(out[24..28], first.to_be_bytes(), "the SYN's sequence number");
+        }
     }
 }

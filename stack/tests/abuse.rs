@@ -132,6 +132,31 @@ fn time_wait_of_ports_that_were_used_twice_lasts_its_full_minute() {
     assert_eq!(wire.nodes[1].stack.time_wait_count(), 0);
 }
 
+/// Numbers that begin anywhere made half of the SYNs that use ports again look old to whoever waits in TIME-WAIT, and
+/// those connects took until the wait was over (RFC 9293, section 3.4.1, MUST-8).
+#[test]
+fn ports_of_connections_in_time_wait_are_used_again_at_once() {
+    let mut wire = Wire::new(1_500);
+    let listener = wire.listen(1, 80, 4);
+    let to = SocketAddr::new(wire.nodes[1].v4, 80);
+    let from: SocketAddr = SocketAddr::new(wire.nodes[0].v4, 4_000);
+    for round in 0..64 {
+        let stack = &mut wire.nodes[0].stack;
+        let client = stack.socket(Kind::Tcp, Family::V4).unwrap();
+        stack.set_option(client, SocketOption::ReuseAddress(true)).unwrap();
+        stack.bind(client, from).unwrap();
+        assert_eq!(stack.connect(wire.now, client, to), Err(Error::InProgress), "round {round}");
+        wire.settle();
+        let (server, _) = wire.nodes[1].stack.accept(wire.now, listener).expect("it is connected at once");
+        wire.nodes[1].stack.close(wire.now, server);
+        wire.settle();
+        wire.nodes[0].stack.close(wire.now, client);
+        wire.settle();
+        assert_eq!(wire.nodes[1].stack.time_wait_count(), 1, "round {round}");
+        wire.run(Duration::from_millis(1));
+    }
+}
+
 /// A peer whose connections nobody reads could make a node commit as much memory as it liked.
 #[test]
 fn the_memory_of_one_peer_is_bounded_and_another_goes_on() {
