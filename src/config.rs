@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use unisockets_link::fault::Conditions;
 use unisockets_signaling::identity::KeyPair;
-use unisockets_signaling::network::{BadName, parse_name};
+use unisockets_signaling::network::{BadName, parse_member_name, parse_name};
 use unisockets_signaling::pins::Pins;
 
 /// How long joining may take by default.
@@ -174,7 +174,7 @@ impl Identity {
             (Key::Seed(seed), _) => return Ok(transient(*seed, false)),
             (Key::Ephemeral, _) | (Key::Automatic, None) => return Ok(transient(random_seed(), true)),
             (Key::File(path), _) => path.clone(),
-            (Key::Automatic, Some(name)) => key_path(&parse_name(&config.network)?, &parse_name(name)?),
+            (Key::Automatic, Some(name)) => key_path(&parse_name(&config.network)?, &parse_member_name(name)?),
         };
         let (seed, lock) = open_key(&path)?;
         let pins_path = path.with_extension("pins.json");

@@ -12,7 +12,7 @@ use unisockets_link::native as link;
 use unisockets_signaling::identity::PublicKey;
 use unisockets_signaling::member;
 use unisockets_signaling::native::{BadUrl, Client, Url};
-use unisockets_signaling::network::{Network, parse_name};
+use unisockets_signaling::network::{Network, parse_member_name};
 use unisockets_signaling::protocol::{Code, Welcome};
 
 use crate::capture::Capture;
@@ -116,7 +116,7 @@ impl Node {
     pub async fn join(config: Config) -> Result<Node, JoinError> {
         let url = Url::parse(&config.signal)?;
         let settings = |bad: unisockets_signaling::network::BadName| JoinError::Settings(bad.to_string());
-        let name = config.name.as_deref().map(parse_name).transpose().map_err(settings)?;
+        let name = config.name.as_deref().map(parse_member_name).transpose().map_err(settings)?;
         let identity = Identity::load(&config)?;
         let (network_name, secret) = (config.network.clone(), config.secret.clone());
         // Deriving a secret's keys takes 64 MiB and a while: not on a thread that others need.

@@ -3,7 +3,7 @@
 //! The shell around it tells it the time, what links report and what signaling says, and carries out its
 //! [`Output`]s. A whole network of these runs in one thread on a virtual clock.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -118,7 +118,8 @@ pub struct NodeCore {
     known_order: VecDeque<IpAddr>,
     ready: Vec<SocketId>,
     incidents: VecDeque<(u64, String)>,
-    rejected: BTreeMap<&'static str, u64>,
+    /// Kinds of what was refused, of which there are few, and how often.
+    pub(crate) rejected: Vec<(&'static str, u64)>,
     packet: Vec<u8>,
     /// When the first peer needs attention, as of the last change of any.
     peers_due: Option<Instant>,
@@ -160,7 +161,7 @@ impl NodeCore {
             known_order: VecDeque::new(),
             ready: Vec::new(),
             incidents: VecDeque::new(),
-            rejected: BTreeMap::new(),
+            rejected: Vec::new(),
             packet: Vec::new(),
             peers_due: None,
             peers_changed: false,
@@ -226,7 +227,7 @@ impl NodeCore {
         } else {
             tracing::warn!(kind, "{text}");
         }
-        *self.rejected.entry(kind).or_default() += 1;
+        self.count_refusal(kind);
         if self.incidents.len() >= INCIDENTS_MAX {
             self.incidents.pop_front();
         }
@@ -240,7 +241,7 @@ impl NodeCore {
 
     /// Returns how often introductions and peers were refused, by reason.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        self.rejected.iter().map(|(kind, count)| (*kind, *count))
+        self.rejected.iter().copied()
     }
 
     /// Returns the next thing to carry out.
@@ -463,7 +464,7 @@ impl NodeCore {
                     None => self.stack.handle_packet(now, path, packet).map_err(DropReason::name),
                 }
             } else {
-                *self.rejected.entry("foreign_source").or_default() += 1;
+                self.count_refusal("foreign_source");
                 Err("foreign_source")
             };
             if let Some(tap) = &mut self.tap {

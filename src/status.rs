@@ -110,6 +110,14 @@ impl NodeCore {
         }
     }
 
+    /// Counts a refusal of a kind.
+    pub(crate) fn count_refusal(&mut self, kind: &'static str) {
+        match self.rejected.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, count)) => *count += 1,
+            None => self.rejected.push((kind, 1)),
+        }
+    }
+
     fn peer_status(&self, peer: &Peer) -> PeerStatus {
         let entry: Option<&LinkEntry> = peer.link.and_then(|id| self.links.get(&id));
         let link = entry.and_then(|entry| entry.link.as_ref());

@@ -2,7 +2,7 @@
 
 use crate::hosts::Host;
 use crate::leases::{ClaimError, Record};
-use crate::network::{address_v6, is_id, parse_name, secret_id};
+use crate::network::{address_v6, is_id, parse_member_name, secret_id};
 use crate::protocol::{self, Code, Hello, Member, Nonce, Proven};
 
 /// Whether networks without a secret are let in.
@@ -47,8 +47,8 @@ pub(crate) fn check(
     if !is_id(&hello.network) {
         return Err((Code::BadNetwork, "the network's id is malformed"));
     }
-    if hello.name.as_ref().is_some_and(|name| parse_name(name).as_ref() != Ok(name)) {
-        return Err((Code::BadName, "a name has 1 to 63 of the letters a-z, digits and '-' inside"));
+    if hello.name.as_ref().is_some_and(|name| parse_member_name(name).as_ref() != Ok(name)) {
+        return Err((Code::BadName, "a name has 1 to 63 of the letters a-z, digits and '-' inside, and is no number"));
     }
     let Host::Known(host) = host else {
         let message = "this server does not go by the name that you call it; start it with --host NAME for each of its \

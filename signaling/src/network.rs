@@ -16,13 +16,25 @@ pub const NAME_LEN_MAX: usize = 63;
 /// Secrets with fewer characters get a warning: the network's id lets others guess offline.
 pub const SECRET_LEN_STRONG: usize = 20;
 
-/// The name breaks the rules of a DNS label.
+/// Why a name cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadName;
+pub enum BadName {
+    /// It breaks the rules of a DNS label.
+    NoLabel,
+    /// Programs would take it for an address, and never ask for the member.
+    Address,
+}
 
 impl fmt::Display for BadName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name has 1 to 63 of the letters a-z, digits and '-', and does not begin or end with '-'")
+        f.write_str(match self {
+            BadName::NoLabel => {
+                "a name has 1 to 63 of the letters a-z, digits and '-', and does not begin or end with '-'"
+            }
+            BadName::Address => {
+                "programs take 'localhost' and numbers such as 80 or 0x50 for addresses: a member's name has a letter more"
+            }
+        })
     }
 }
 
@@ -31,13 +43,27 @@ impl std::error::Error for BadName {}
 /// Checks a name and returns it in lower case.
 ///
 /// # Errors
-/// [`BadName`] unless it is a DNS label (RFC 1123, section 2.1).
+/// [`BadName::NoLabel`] unless it is a DNS label (RFC 1123, section 2.1).
 pub fn parse_name(name: &str) -> Result<String, BadName> {
     let name = name.to_ascii_lowercase();
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let ends = !name.starts_with('-') && !name.ends_with('-');
     if name.is_empty() || name.len() > NAME_LEN_MAX || !ends || !name.bytes().all(legal) {
-        return Err(BadName);
+        return Err(BadName::NoLabel);
+    }
+    Ok(name)
+}
+
+/// Checks a member's name and returns it in lower case.
+///
+/// # Errors
+/// [`BadName`] unless it is a DNS label that programs look up: `localhost` is the caller's own machine (RFC 6761,
+/// section 6.3), and a number is an address (`inet_addr` of POSIX).
+pub fn parse_member_name(name: &str) -> Result<String, BadName> {
+    let name = parse_name(name)?;
+    let hexadecimal = name.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    if name == "localhost" || hexadecimal || name.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(BadName::Address);
     }
     Ok(name)
 }
@@ -173,10 +199,22 @@ mod tests {
     const VECTOR: (&str, &str) = ("home~86561d2a815fcacab4a430d9a9366698", "fd75:6e69:945b:e1d0:2f5f:870f:170b:fa0c");
 
     #[test]
+    fn a_members_name_is_not_taken_for_an_address() {
+        for good in ["alpha", "80a", "0xyz", "1-2", "0x-1"] {
+            assert_eq!(parse_member_name(good).as_deref(), Ok(good));
+        }
+        for bad in ["localhost", "LocalHost", "80", "0", "4294967296", "0x50", "0xff", "0x"] {
+            assert_eq!(parse_member_name(bad), Err(BadName::Address), "{bad}");
+        }
+        assert_eq!(parse_name("80").as_deref(), Ok("80"), "a network may be called so");
+        assert_eq!(parse_member_name("-"), Err(BadName::NoLabel));
+    }
+
+    #[test]
     fn names_are_dns_labels() {
         assert_eq!(parse_name("Alpha-1").as_deref(), Ok("alpha-1"));
         for bad in ["", "-a", "a-", "a.b", "a b", "ä", &"a".repeat(64)] {
-            assert_eq!(parse_name(bad), Err(BadName), "{bad}");
+            assert_eq!(parse_name(bad), Err(BadName::NoLabel), "{bad}");
         }
     }
 }

@@ -18,7 +18,7 @@ use unisockets::core::{LinkId, NodeCore, Output};
 use unisockets_link::Role;
 use unisockets_signaling::identity::{KeyPair, digest};
 use unisockets_signaling::member::{self, Membership};
-use unisockets_signaling::network::{Network, parse_name};
+use unisockets_signaling::network::{BadName, Network, parse_member_name, parse_name};
 use unisockets_signaling::pins::Pins;
 use unisockets_signaling::protocol::{IceServer, Query};
 use unisockets_stack::Instant;
@@ -134,9 +134,11 @@ impl Core {
     #[wasm_bindgen(constructor)]
     pub fn new(host: Host, settings: &str, key: &[u8], seed: &[u8]) -> Result<Core, JsValue> {
         let settings: Settings = serde_json::from_str(settings).map_err(|error| refuse(&error.to_string()))?;
-        let label = |name: &str| parse_name(name).map_err(|error| refuse(&format!("'{name}': {error}")));
-        let name = settings.name.as_deref().map(label).transpose()?;
-        let network = label(&settings.network)?;
+        let checked = |check: fn(&str) -> Result<String, BadName>, name: &str| {
+            check(name).map_err(|error| refuse(&format!("'{name}': {error}")))
+        };
+        let name = settings.name.as_deref().map(|name| checked(parse_member_name, name)).transpose()?;
+        let network = checked(parse_name, &settings.network)?;
         let network = Network::new(&network, settings.secret.as_deref()).map_err(|error| refuse(&error.to_string()))?;
         let network = Arc::new(network);
         let (pair, seed) = (KeyPair::from_seed(&bytes_of("a key", key)?), bytes_of("a seed", seed)?);
