@@ -40,7 +40,8 @@ impl Members {
         }
         let mut server = members.start(&controls[0], &["serve"])?;
         server.line()?;
-        members._processes.push(server);
+        // It ends before its node does.
+        members._processes.insert(0, server);
         members.client = controls.remove(1);
         Ok(members)
     }
