@@ -237,6 +237,33 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert_eq!(said.lines().last(), Some("200000"));
 }
 
+/// As soon as a program has ended the next one may have its ports, whatever it left open.
+#[test]
+fn the_ports_of_a_program_that_ended_are_free_at_once() {
+    built();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let holder = script(
+        &place,
+        "holder.py",
+        "
+import os, socket
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    s = socket.socket(socket.AF_INET, kind)
+    s.bind(('', 5000))
+    if kind == socket.SOCK_STREAM:
+        s.listen()
+    else:
+        s.connect(('10.80.0.1', 9))
+    os.dup(s.detach())
+os._exit(0)
+",
+    );
+    let again = format!("for _ in $(seq 20); do {} {} || exit 1; done", python(), holder.to_str().unwrap());
+    let ended = place.start(&run("again", &["sh", "-c", &again])).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
 #[test]
 fn exit_status_signals_and_output_are_the_programs_own() {
     built();

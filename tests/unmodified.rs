@@ -4,17 +4,21 @@
 #[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{Ended, Place, Process};
 
 /// How long a program may take over a bad network.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Each end's own link is as bad as this, each way.
 const BAD: &str = "loss=0.5%,delay=2ms,jitter=1ms";
+
+const PYTHON: &str = "/usr/bin/python3";
 
 /// Builds the preloaded library beside the tool that is tested.
 fn built() {
@@ -43,11 +47,11 @@ struct Net {
     way: Way,
     place: Place,
     _signal: Process,
-    fault: Option<&'static str>,
+    fault: Option<String>,
 }
 
 impl Net {
-    fn new(way: Way, fault: Option<&'static str>) -> Net {
+    fn new(way: Way, fault: Option<String>) -> Net {
         if way == Way::Preload {
             built();
         }
@@ -57,7 +61,7 @@ impl Net {
     }
 
     fn start(&self, name: &str, program: &[&str]) -> Process {
-        let fault = self.fault.map(|fault| ["--fault", fault]);
+        let fault = self.fault.as_ref().map(|fault| ["--fault", fault]);
         let fault = fault.as_ref().map_or(&[][..], |fault| &fault[..]);
         let way: &[&str] = if self.way == Way::Preload { &["--preload"] } else { &[] };
         self.place.start(&[&["run"], way, &["--name", name], fault, &["--"], program].concat())
@@ -93,13 +97,36 @@ impl Net {
     }
 }
 
-/// Both ways, and both qualities of a network, one after the other.
-fn each(test: fn(&Net)) {
+/// Both ways, and both qualities of a network, one after the other; with `UNISOCKETS_MATRIX`, a file that a table is
+/// added to, every cell of loss and delay.
+fn each(program: &str, test: fn(&Net)) {
+    let Some(table) = std::env::var_os("UNISOCKETS_MATRIX") else {
+        for way in [Way::Namespace, Way::Preload] {
+            for fault in [None, Some(BAD.to_owned())] {
+                test(&Net::new(way, fault));
+            }
+        }
+        return;
+    };
+    let mut failed = 0;
     for way in [Way::Namespace, Way::Preload] {
-        for fault in [None, Some(BAD)] {
-            test(&Net::new(way, fault));
+        for loss in [0, 1, 5] {
+            for delay in [0, 20, 100] {
+                // Each end has half of it.
+                let fault = format!("loss={}%,delay={}ms", f64::from(loss) / 2.0, f64::from(delay) / 2.0);
+                let started = Instant::now();
+                let fault = (loss + delay > 0).then_some(fault);
+                let passed = std::panic::catch_unwind(|| test(&Net::new(way, fault))).is_ok();
+                failed += u32::from(!passed);
+                let result =
+                    if passed { format!("{:.1} s", started.elapsed().as_secs_f64()) } else { "FAILED".to_owned() };
+                let row = format!("| {program} | {way:?} | {loss} % | {delay} ms | {result} |\n");
+                let mut file = OpenOptions::new().create(true).append(true).open(&table).unwrap();
+                file.write_all(row.as_bytes()).unwrap();
+            }
         }
     }
+    assert_eq!(failed, 0, "cells that failed: the table says which");
 }
 
 /// Ends programs that went into the background, by a part of their command line.
@@ -118,7 +145,7 @@ fn end_background(mark: &str) {
 /// A web server in the background with two workers, files by sendfile, TLS, and as a proxy of another member.
 #[test]
 fn nginx_and_curl() {
-    each(|net| {
+    each("nginx, curl", |net| {
         let folder = net.place.path("");
         let folder = folder.to_str().unwrap().trim_end_matches('/');
         let bytes: Vec<u8> = (0..2_000_000u32).map(|number| (number * 7 + number / 251) as u8).collect();
@@ -164,7 +191,7 @@ fn nginx_and_curl() {
 
 #[test]
 fn redis_and_its_benchmark() {
-    each(|net| {
+    each("redis", |net| {
         let _server = net.start("db", &["redis-server", "--protected-mode", "no", "--save", "", "--port", "6379"]);
         net.until("probe", &["redis-cli", "-h", "db", "ping"]);
         let count = if net.fault.is_some() { "2000" } else { "10000" };
@@ -175,7 +202,7 @@ fn redis_and_its_benchmark() {
 
 #[test]
 fn socat_over_udp_and_openssl() {
-    each(|net| {
+    each("socat, openssl", |net| {
         let _echo = net.start("echo", &["socat", "UDP-LISTEN:5000,fork", "EXEC:cat"]);
         let ask = "for _ in 1 2 3 4 5; do got=$(echo question | timeout 5 socat -t 1 - UDP:echo:5000); \
                    [ \"$got\" = question ] && exit 0; done; exit 1";
@@ -194,12 +221,70 @@ fn socat_over_udp_and_openssl() {
 
 #[test]
 fn iperf3() {
-    each(|net| {
+    each("iperf3", |net| {
         let _server = net.start("far", &["iperf3", "-s", "-p", "5201"]);
         // With --json it exits with 0 although it could not connect.
         let client = ["iperf3", "-c", "far", "-p", "5201", "-n", "2M", "--json"];
         let said = net.until_right("near", &client, |ended| !ended.out.contains("unable to connect"));
         let report: serde_json::Value = serde_json::from_str(&said.out).unwrap();
         assert!(report["end"]["sum_received"]["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{}", said.out);
+    });
+}
+
+#[test]
+fn asyncio_and_node() {
+    each("asyncio, node", |net| {
+        let server = net.write(
+            "server.py",
+            b"
+import asyncio
+async def echo(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+async def main():
+    server = await asyncio.start_server(echo, '', 7000, backlog=200)
+    await server.serve_forever()
+asyncio.run(main())
+",
+        );
+        let client = net.write(
+            "client.py",
+            b"
+import asyncio
+async def one(number):
+    reader, writer = await asyncio.open_connection('loop', 7000)
+    sent = bytes([number]) * 20000
+    writer.write(sent)
+    writer.write_eof()
+    assert await reader.read() == sent, number
+    writer.close()
+    await writer.wait_closed()
+async def main():
+    await asyncio.gather(*(one(number) for number in range(30)))
+asyncio.run(main())
+",
+        );
+        let _server = net.start("loop", &[PYTHON, &server]);
+        net.until("loops", &[PYTHON, &client]);
+        let web = "require('http').createServer((request, response) => {
+            const hash = require('crypto').createHash('sha256');
+            request.on('data', (bytes) => hash.update(bytes)).on('end', () => response.end(hash.digest('hex')));
+        }).listen(80)";
+        let ask = "const body = Buffer.alloc(300000, 'node');
+            const wanted = require('crypto').createHash('sha256').update(body).digest('hex');
+            const http = require('http'), agent = new http.Agent({ keepAlive: true, maxSockets: 4 });
+            const post = () => new Promise((resolve, reject) => {
+                const request = http.request({ host: 'noded', method: 'POST', agent }, async (response) => {
+                    let said = '';
+                    for await (const part of response) said += part;
+                    if (said === wanted) resolve(); else reject(new Error(said));
+                });
+                request.on('error', reject).end(body);
+            });
+            Promise.all(Array.from({ length: 12 }, post)).then(() => process.exit(0), () => process.exit(1))";
+        let _web = net.start("noded", &["node", "-e", web]);
+        net.until("asks", &["node", "-e", ask]);
     });
 }

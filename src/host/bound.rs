@@ -87,6 +87,7 @@ pub(super) async fn serve(inner: Arc<Inner>, id: u64, entry: Arc<Entry>, bound: 
         }
     }
     if !bound.taken.load(Ordering::Acquire) {
+        drop(entry);
         inner.remove(id);
     }
 }

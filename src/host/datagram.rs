@@ -124,12 +124,17 @@ impl Datagram {
         probe.is_ok_and(|probe| passing::bind_abstract(&probe, &self.name.to_string()).is_ok())
     }
 
-    /// Ends the socket if its last descriptor is closed.
-    pub(super) fn look(&self) {
+    /// Ends the socket if its last descriptor is closed, and says whether it is.
+    pub(super) fn look(&self) -> bool {
         if !self.closed.load(Ordering::Acquire) && self.is_abandoned() {
             self.closed.store(true, Ordering::Release);
             self.closing.notify_one();
         }
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.name.address.port()
     }
 }
 
@@ -146,11 +151,16 @@ pub(super) async fn serve(inner: Arc<Inner>, id: u64, entry: Arc<Entry>, shared:
     }
     // What the program sent before it closed is still on its way to the network.
     forwarding.abort();
+    let _ = forwarding.await;
     drain(&ingress, &entry.socket, Destination::InFront);
     let peer = shared.peer().take();
-    if let Some(peer) = peer {
+    if let Some(mut peer) = peer {
+        peer.task.abort();
+        let _ = (&mut peer.task).await;
         drain(&peer.socket, &entry.socket, Destination::Peer);
     }
+    // Nobody else has the socket now: its port is free when whoever waits for that is told.
+    drop(entry);
     inner.remove(id);
 }
 
@@ -162,7 +172,9 @@ pub(super) async fn sweep_all(inner: Arc<Inner>, interval: Duration) {
             .values()
             .filter_map(|entry| if let Role::Datagram(shared) = &entry.role { Some(Arc::clone(shared)) } else { None })
             .collect();
-        datagrams.iter().for_each(|shared| shared.look());
+        for shared in &datagrams {
+            shared.look();
+        }
         let count = u32::try_from(datagrams.len()).unwrap_or(u32::MAX);
         tokio::time::sleep(interval.max(SWEEP_COST * count)).await;
     }
@@ -255,7 +267,8 @@ async fn deliver(entry: &Entry, shared: &Datagram) {
             },
         };
         if hand_over(&sender, &received.data).await == Err(Errno::CONNREFUSED) {
-            return shared.look();
+            shared.look();
+            return;
         }
     }
 }

@@ -173,6 +173,11 @@ impl Inner {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Says whether a socket of this number was ever there.
+    fn has_made(&self, id: u64) -> bool {
+        (1..self.next_id.load(Ordering::Relaxed)).contains(&id)
+    }
+
     fn insert(&self, id: u64, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
         self.entries().insert(id, Arc::clone(&entry));

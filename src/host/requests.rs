@@ -1,8 +1,9 @@
 //! What programs ask for, one function for each request.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use unisockets_descriptors::{About, Family, Fault, Kind, Name, Option as Setting, Prefix, Reply, Request, State};
 use unisockets_stack::{Error, Readiness};
@@ -11,6 +12,11 @@ use super::errors::{fault, system};
 use super::stream::{self, Label, Pair, Plug};
 use super::{Entry, Inner, Outcome, Role, bound, datagram, options};
 use crate::tcp::Socket;
+
+/// How much later than the kernel a node may learn that a program has ended.
+const HEARD_LATE: Duration = Duration::from_millis(20);
+/// How long a bind waits for a socket that nobody holds any more.
+const FREED_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a new socket is made of.
 struct Wanted {
@@ -33,7 +39,9 @@ impl Inner {
     pub(super) async fn handle(self: &Arc<Self>, request: Request) -> Outcome {
         match request {
             Request::About => Ok((Reply::About(self.about()), None)),
-            Request::Bind { kind, family, address, options } => self.bind(&Wanted { kind, family, address, options }),
+            Request::Bind { kind, family, address, options } => {
+                self.bind(&Wanted { kind, family, address, options }).await
+            }
             Request::Listen { id, backlog } => self.listen(id, backlog),
             Request::Connect { id, kind, family, address, options } => {
                 self.connect(id, &Wanted { kind, family, address, options })
@@ -41,13 +49,11 @@ impl Inner {
             Request::Disconnect { id } => self.disconnect(id),
             Request::Error { id } => Ok((Reply::Error { errno: self.take_error(id) }, None)),
             Request::SetOption { id, option } => {
-                let entry = self.entry(id).ok_or_else(stale)?;
-                options::set(&entry, &option)?;
+                options::set(&*self.entry_or_closed(id)?, &option)?;
                 ok()
             }
             Request::GetOption { id, level, name } => {
-                let entry = self.entry(id).ok_or_else(stale)?;
-                let value = options::get(&entry, level, name)?;
+                let value = options::get(&*self.entry_or_closed(id)?, level, name)?;
                 Ok((Reply::Option { value }, None))
             }
             Request::Closed { id } => {
@@ -98,22 +104,69 @@ impl Inner {
         Ok(entry)
     }
 
-    fn bind(self: &Arc<Self>, wanted: &Wanted) -> Outcome {
+    /// Finds a socket. A connection that has ended is a socket in CLOSED to the program that still holds it: like
+    /// Linux's it takes options, which change nothing any more.
+    fn entry_or_closed(&self, id: u64) -> Result<Arc<Entry>, Fault> {
+        if let Some(entry) = self.entry(id) {
+            return Ok(entry);
+        }
+        if !self.has_made(id) {
+            return Err(stale());
+        }
+        let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        let closed = Wanted { kind: Kind::Tcp, family: Family::V6, address, options: Vec::new() };
+        self.open(&closed, Role::Stream).map(Arc::new)
+    }
+
+    async fn bind(self: &Arc<Self>, wanted: &Wanted) -> Outcome {
         let entry = self.open(wanted, Role::Stream)?;
         let id = self.new_id();
         let stack_id = entry.socket.id;
-        let address = entry
-            .socket
-            .driver
-            .with(|state, _, _| {
+        let bind = || {
+            entry.socket.driver.with(|state, _, _| {
                 state.core.stack.bind(stack_id, wanted.address)?;
                 state.core.stack.local_address(stack_id)
             })
-            .map_err(fault)?;
+        };
+        let mut bound = bind();
+        if bound == Err(Error::AddressInUse) {
+            self.free(wanted.kind, wanted.address.port()).await;
+            bound = bind();
+        }
+        let address = bound.map_err(fault)?;
         match wanted.kind {
             Kind::Tcp => self.bind_stream(id, entry, address),
             Kind::Udp => self.open_datagram(id, entry, address).map(|(descriptor, _)| (Reply::Ok, Some(descriptor))),
         }
+    }
+
+    /// Lets go of the port of a program that is gone. The kernel frees ports before it says that a process has ended;
+    /// a node learns of it a moment later, and of datagram sockets by looking only.
+    async fn free(&self, kind: Kind, port: u16) {
+        if kind == Kind::Tcp {
+            let _ = tokio::time::timeout(HEARD_LATE, self.changed.notified()).await;
+            return;
+        }
+        let mut abandoned: Vec<u64> = Vec::new();
+        for (id, entry) in self.entries().iter() {
+            if let Role::Datagram(shared) = &entry.role
+                && shared.port() == port
+                && shared.look()
+            {
+                abandoned.push(*id);
+            }
+        }
+        let gone = async {
+            loop {
+                let mut changed = std::pin::pin!(self.changed.notified());
+                changed.as_mut().enable();
+                if !abandoned.iter().any(|id| self.entries().contains_key(id)) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(FREED_LIMIT, gone).await;
     }
 
     fn bind_stream(self: &Arc<Self>, id: u64, entry: Entry, address: SocketAddr) -> Outcome {

@@ -1,0 +1,114 @@
+//! libuv's own suite on the network: what its authors expect of sockets, in the namespace and through the descriptors.
+#![cfg(target_os = "linux")]
+
+#[allow(dead_code, reason = "it serves every test of the tool")]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use support::Place;
+
+/// Runs each of its tests that has to do with sockets, and prints those that fail with what they say. The programs
+/// are where an ordinary user may be: the suite refuses root.
+const RUNNER: &str = r#"
+ran=0 failed=0
+for test in $(./uv_run_tests --list | grep -x '[a-z0-9_]*' | sort -u); do
+    case $test in
+    tcp*|udp*|getaddrinfo*|getnameinfo*|getsockname*|poll_*|shutdown*|connect*|ipc_*tcp*|delayed_accept|\
+    multiple_listen|callback_stack|close_*|closed_*|socket_buffer_size|spawn_tcp_server|emfile|not_*|active|\
+    has_ref|ip*_addr*|threadpool_cancel_get*|read*|stream*|walk*) ;;
+    *) continue ;;
+    esac
+    case " $SKIPPED " in *" $test "*) continue ;; esac
+    said=$(timeout 60 ./uv_run_tests "$test" 2>&1)
+    ran=$((ran + 1))
+    case $said in
+    *"not ok "*) failed=$((failed + 1)); echo "$said" ;;
+    *"ok 1 - "*) ;;
+    *) failed=$((failed + 1)); echo "$test ended without a word: $said" ;;
+    esac
+done
+echo "ran $ran, failed $failed"
+[ "$failed" = 0 ] && [ "$ran" -gt "$WANTED" ]
+"#;
+
+/// Tests that do not hold through the descriptors, with the reason of each.
+const SKIPPED: &[&str] = &[
+    // Urgent data is refused (capi/README.md, "What differs").
+    "tcp_oob",
+    "poll_oob",
+    // It lets a program connect that may open no descriptor more; a connect opens one for a moment.
+    "emfile",
+    // They connect to addresses outside of the network: the machine answers, not the stack.
+    "tcp_close_while_connecting",
+    "tcp_connect_timeout",
+    // libuv sends datagrams by a system call of its own (sendmmsg), past the C library.
+    "getsockname_udp",
+    "udp_alloc_cb_fail",
+    "udp_connect",
+    "udp_connect6",
+    "udp_dgram_too_big",
+    "udp_dual_stack",
+    "udp_ipv6_only",
+    "udp_mmsg",
+    "udp_multicast_interface",
+    "udp_multicast_interface6",
+    "udp_multicast_join",
+    "udp_multicast_join6",
+    "udp_multicast_ttl",
+    "udp_open",
+    "udp_send_and_recv",
+    "udp_send_hang_loop",
+    "udp_send_immediate",
+    "udp_send_unreachable",
+];
+
+/// The suite's program and the tool's library; built once.
+fn built() -> &'static [PathBuf; 2] {
+    static BUILT: OnceLock<[PathBuf; 2]> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let tool = Path::new(env!("CARGO_BIN_EXE_unisockets"));
+        let profile = tool.parent().expect("the tool is in a profile's folder");
+        let target = profile.parent().expect("a profile's folder is in the target's");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--locked", "-p", "unisockets-preload"]).env("CARGO_TARGET_DIR", target);
+        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+        assert!(status.expect("cargo runs").success(), "the preloaded library is built");
+        let folder = target.join("libuv");
+        let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libuv/build");
+        let made = Command::new(build).arg(&folder).output().expect("the script starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        [folder.join("uv_run_tests"), profile.join("libunisockets_preload.so")]
+    })
+}
+
+fn suite(way: &[&str], skipped: &[&str], wanted: u32) {
+    let [program, library] = built();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let tool = PathBuf::from(env!("CARGO_BIN_EXE_unisockets"));
+    for file in [program, library, &tool] {
+        std::fs::copy(file, place.path(file.file_name().unwrap().to_str().unwrap())).unwrap();
+    }
+    if rustix::process::geteuid().is_root() {
+        let ordinary = "chown -R 65534:65534 . && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
+        place.prefix = ["sh", "-c", ordinary, "sh"].map(str::to_owned).to_vec();
+    }
+    let skipped = format!("SKIPPED={}", skipped.join(" "));
+    let wanted = format!("WANTED={wanted}");
+    let environment = ["env", "UNISOCKETS_LOOPBACK=inside", &skipped, &wanted, "sh", "-c", RUNNER];
+    let ended = place.start_other(&[&["./unisockets", "run"], way, &["--"], &environment].concat());
+    let ended = ended.end_within(Duration::from_secs(180));
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    println!("{}", ended.out);
+}
+
+/// One after the other: the suite has files of one name for all.
+#[test]
+fn its_suite_passes_in_the_namespace_and_through_the_descriptors() {
+    suite(&[], &[], 110);
+    suite(&["--preload"], SKIPPED, 90);
+}
