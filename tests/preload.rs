@@ -199,12 +199,13 @@ except ConnectionRefusedError:
     assert_eq!(said, "Message too long\nb'payload only'\nb'to the peer' True\nrefused\n");
 }
 
-/// With a node in the program's own process 200,000 bytes were written, and none arrived.
+/// However a program ends right after a write. With a node in the program's own process 200,000 bytes were written, and
+/// none arrived.
 #[test]
-fn a_program_that_is_killed_right_after_a_write_loses_no_byte() {
+fn a_program_that_ends_right_after_a_write_loses_no_byte() {
+    built();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
-    let _server = server(&place);
     let sink = script(
         &place,
         "sink.py",
@@ -212,29 +213,51 @@ fn a_program_that_is_killed_right_after_a_write_loses_no_byte() {
 import socket
 s = socket.create_server(('', 99))
 print('ready', flush=True)
-c = s.accept()[0]
-length = 0
-while data := c.recv(65536):
-    length += len(data)
-print(length, flush=True)
+while True:
+    c = s.accept()[0]
+    length = 0
+    while data := c.recv(65536):
+        length += len(data)
+    print(length, flush=True)
 ",
     );
     let sink = place.start(&run("sink", &[python(), sink.to_str().unwrap()]));
     sink.out.wait("the sink", |text| text.contains("ready"));
-    let writer = script(
-        &place,
-        "writer.py",
-        "
+    let endings = [
+        ("killed", "os.kill(os.getpid(), signal.SIGKILL)", None),
+        ("exited", "os._exit(3)", Some(3)),
+        ("another program", "os.execv('/bin/sh', ['sh', '-c', 'exit 4'])", Some(4)),
+        // It keeps the descriptor until its end.
+        (
+            "heir",
+            "os.set_inheritable(s.fileno(), True); os.execv('/bin/sh', ['sh', '-c', 'sleep 0.2; exit 5'])",
+            Some(5),
+        ),
+        (
+            "daemon",
+            "os.fork() and os._exit(6); os.setsid(); os.fork() and os._exit(0); s.sendall(bytes(200000))",
+            Some(6),
+        ),
+    ];
+    for (index, (name, ending, code)) in endings.iter().enumerate() {
+        let writer = script(
+            &place,
+            "writer.py",
+            &format!(
+                "
 import os, signal, socket
 s = socket.create_connection(('sink', 99))
 s.sendall(bytes(200000))
-os.kill(os.getpid(), signal.SIGKILL)
-",
-    );
-    let ended = place.start(&run("beta", &[python(), writer.to_str().unwrap()])).end();
-    assert_eq!(ended.code, None, "it was killed: {ended:?}");
-    let said = sink.out.wait("all bytes", |text| text.lines().count() == 2);
-    assert_eq!(said.lines().last(), Some("200000"));
+{ending}
+"
+            ),
+        );
+        let ended = place.start(&run("beta", &[python(), writer.to_str().unwrap()])).end();
+        assert_eq!(ended.code, *code, "{name}: {ended:?}");
+        let said = sink.out.wait("all bytes", |text| text.lines().count() == 2 + index);
+        let wanted = if *name == "daemon" { "400000" } else { "200000" };
+        assert_eq!(said.lines().last(), Some(wanted), "{name}");
+    }
 }
 
 /// As soon as a program has ended the next one may have its ports, whatever it left open.

@@ -38,6 +38,8 @@ struct Model {
     only_six: bool,
     /// SO_REUSEADDR; scripts set it before they bind.
     reuse: bool,
+    /// SO_REUSEPORT, likewise.
+    share: bool,
     listening: bool,
     /// The addresses that it takes packets for, and the port.
     claim: Option<(Vec<IpAddr>, u16)>,
@@ -101,7 +103,7 @@ impl Model {
             return false;
         };
         let meets = self.kind == other.kind && port == *held_port && held.iter().any(|ip| covered.contains(ip));
-        let shares = self.reuse && other.reuse && !other.listening;
+        let shares = (self.share && other.share) || (self.reuse && other.reuse && !other.listening);
         meets && !shares
     }
 
@@ -134,8 +136,10 @@ impl World {
         let (model, stack) = (&mut self.models[index], &mut self.side.stack);
         match kind {
             op::REUSE if model.claim.is_none() => {
-                model.reuse = script.flag();
+                let which = script.u8();
+                (model.reuse, model.share) = (which & 1 != 0, which & 2 != 0);
                 assert_eq!(stack.set_option(model.socket, SocketOption::ReuseAddress(model.reuse)), Ok(()));
+                assert_eq!(stack.set_option(model.socket, SocketOption::ReusePort(model.share)), Ok(()));
             }
             op::ONLY_V6 => {
                 let only = script.flag();
@@ -165,9 +169,9 @@ impl World {
         let six = script.flag();
         let socket =
             self.stack().socket(kind, if six { Family::V6 } else { Family::V4 }).expect("there are few sockets");
-        let (only_six, reuse, listening) = (false, false, false);
+        let (only_six, reuse, share, listening) = (false, false, false, false);
         let (claim, peer, groups) = (None, None, Vec::new());
-        self.models.push(Model { socket, kind, six, only_six, reuse, listening, claim, peer, groups });
+        self.models.push(Model { socket, kind, six, only_six, reuse, share, listening, claim, peer, groups });
     }
 
     /// What bind(2) has to say.
@@ -225,7 +229,8 @@ impl World {
                     let held = other.claim.as_ref().is_some_and(|(held, held_port)| {
                         held_port == port && held.iter().any(|ip| covered.contains(ip))
                     });
-                    other.socket != model.socket && other.kind == Kind::Tcp && other.listening && held
+                    let shares = other.share && model.share;
+                    other.socket != model.socket && other.kind == Kind::Tcp && other.listening && held && !shares
                 };
                 if self.models.iter().any(meets) { Err(Error::AddressInUse) } else { Ok(()) }
             }
@@ -270,7 +275,7 @@ impl World {
         }
     }
 
-    /// Who gets a datagram.
+    /// Who gets a datagram; of those that share a port, any one.
     fn receivers(&self, source: SocketAddr, destination: SocketAddr) -> Vec<SocketId> {
         let hears =
             |model: &&Model| model.takes(Kind::Udp, destination) && model.peer.is_none_or(|peer| peer == source);
@@ -286,7 +291,12 @@ impl World {
             let one = model.claim.as_ref().is_some_and(|(covered, _)| covered.len() == 1);
             (model.peer.is_some(), one, one || !model.six || model.only_six)
         };
-        candidates.iter().max_by_key(rank).map(|model| model.socket).into_iter().collect()
+        let Some(best) = candidates.iter().max_by_key(rank) else {
+            return Vec::new();
+        };
+        let shares = |model: &&&Model| best.share && model.share && rank(model) == rank(&best);
+        let of_one = |model: &&&Model| shares(model) || model.socket == best.socket;
+        candidates.iter().filter(of_one).map(|model| model.socket).collect()
     }
 
     fn datagram(&mut self, script: &mut Script<'_>) {
@@ -295,14 +305,17 @@ impl World {
         let wanted = self.receivers(source, destination);
         let packet = headers::udp(source, destination, b"who gets this?");
         let result = self.side.stack.handle_packet(NOW, self.side.path, &packet);
+        let mut came = 0;
         for model in self.models.iter().filter(|model| model.kind == Kind::Udp) {
-            let received = self.side.stack.recv_from(model.socket);
-            let comes = wanted.contains(&model.socket);
-            assert_eq!(received.is_ok(), comes, "{source} to {destination} and a socket of {:?}", model.claim);
-            if let Ok(received) = received {
+            if let Ok(received) = self.side.stack.recv_from(model.socket) {
+                came += 1;
+                let may = wanted.contains(&model.socket);
+                assert!(may, "{source} to {destination} and a socket of {:?}", model.claim);
                 assert_eq!((received.source, received.destination), (source, destination.ip()));
             }
         }
+        let copies = if is_for_many(destination.ip()) { wanted.len() } else { wanted.len().min(1) };
+        assert_eq!(came, copies, "{source} to {destination}");
         assert_eq!(result.is_ok(), !wanted.is_empty(), "a datagram for nobody is counted: {result:?}");
         let answers = self.answers();
         let refused = wanted.is_empty() && !is_for_many(destination.ip());

@@ -16,7 +16,6 @@ const KEPT: &[(i32, i32, i32)] = &[
     (libc::SOL_SOCKET, libc::SO_OOBINLINE, 0),
     (libc::SOL_SOCKET, libc::SO_PRIORITY, 0),
     (libc::SOL_SOCKET, libc::SO_NO_CHECK, 0),
-    (libc::SOL_SOCKET, libc::SO_REUSEPORT, 0),
     (libc::SOL_SOCKET, libc::SO_INCOMING_CPU, -1),
     (libc::SOL_SOCKET, libc::SO_BUSY_POLL, 0),
     (libc::SOL_SOCKET, libc::SO_ZEROCOPY, 0),
@@ -80,6 +79,7 @@ fn stack_option(option: &Setting) -> Result<Option<SocketOption>, Fault> {
     let value = &option.value;
     Ok(Some(match (option.level, option.name) {
         (libc::SOL_SOCKET, libc::SO_REUSEADDR) => SocketOption::ReuseAddress(int(value)? != 0),
+        (libc::SOL_SOCKET, libc::SO_REUSEPORT) => SocketOption::ReusePort(int(value)? != 0),
         (libc::SOL_SOCKET, libc::SO_BROADCAST) => SocketOption::Broadcast(int(value)? != 0),
         (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => SocketOption::KeepAlive(int(value)? != 0),
         // Linux doubles what is asked for, and says so when it is read (socket(7)).
@@ -187,6 +187,7 @@ pub(super) fn get(entry: &Entry, level: i32, name: i32) -> Result<Vec<u8>, Fault
             i32::from(matches!(&entry.role, Role::Bound(bound) if bound.listens()))
         }
         (libc::SOL_SOCKET, libc::SO_REUSEADDR) => i32::from(options.reuse_address),
+        (libc::SOL_SOCKET, libc::SO_REUSEPORT) => i32::from(options.reuse_port),
         (libc::SOL_SOCKET, libc::SO_BROADCAST) => i32::from(options.broadcast),
         (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => i32::from(options.keep_alive),
         (libc::SOL_SOCKET, libc::SO_SNDBUF) => bytes(options.send_buffer),

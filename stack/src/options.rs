@@ -33,6 +33,9 @@ pub enum SocketOption {
     Linger(Option<Duration>),
     /// SO_REUSEADDR.
     ReuseAddress(bool),
+    /// SO_REUSEPORT, before binding: sockets that all have it share an address and port, and each peer's port belongs to one
+    /// of them.
+    ReusePort(bool),
     /// IPV6_V6ONLY: an unspecified IPv6 address takes no IPv4 traffic.
     V6Only(bool),
     /// SO_RCVBUF in bytes; for TCP it counts before the connection is made.
@@ -70,6 +73,8 @@ pub struct Options {
     pub linger: Option<Duration>,
     /// See [`SocketOption::ReuseAddress`].
     pub reuse_address: bool,
+    /// See [`SocketOption::ReusePort`].
+    pub reuse_port: bool,
     /// See [`SocketOption::V6Only`].
     pub v6_only: bool,
     /// See [`SocketOption::ReceiveBuffer`].
@@ -100,6 +105,7 @@ impl Options {
             multicast_loop: true,
             linger: None,
             reuse_address: false,
+            reuse_port: false,
             v6_only: false,
             receive_buffer,
             send_buffer: limits::TCP_BUFFER_DEFAULT,
@@ -170,6 +176,7 @@ impl Stack {
             SocketOption::MulticastLoop(value) => options.multicast_loop = value,
             SocketOption::Linger(value) => options.linger = value,
             SocketOption::ReuseAddress(value) => options.reuse_address = value,
+            SocketOption::ReusePort(value) => options.reuse_port = value,
             SocketOption::V6Only(_) if entry.bound.is_some() => return Err(Error::Invalid),
             SocketOption::V6Only(value) => options.v6_only = value,
             // Linux clamps both sizes instead of refusing them (socket(7)).

@@ -25,7 +25,10 @@ pub(crate) struct Binding {
     pub(crate) address: IpAddr,
     /// An unspecified IPv6 address also takes IPv4 traffic.
     pub(crate) dual_stack: bool,
+    /// SO_REUSEADDR.
     pub(crate) reuse: bool,
+    /// SO_REUSEPORT: all that have it share what comes.
+    pub(crate) share: bool,
     pub(crate) listening: bool,
 }
 
@@ -59,7 +62,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Claims a port. Two claims that overlap need SO_REUSEADDR on both, and neither listening.
+    /// Claims a port. Two claims that overlap need SO_REUSEPORT on both, or SO_REUSEADDR on both and neither listening.
     pub(crate) fn claim(&mut self, space: Space, port: u16, binding: Binding) -> Result<(), Error> {
         if !self.is_free(space, port, &binding) {
             return Err(Error::AddressInUse);
@@ -69,7 +72,10 @@ impl Ports {
     }
 
     pub(crate) fn is_free(&self, space: Space, port: u16, binding: &Binding) -> bool {
-        let shares = |held: &Binding| held.reuse && binding.reuse && !held.listening && !binding.listening;
+        let shares = |held: &Binding| {
+            let quiet = !held.listening && !binding.listening;
+            (held.share && binding.share) || (held.reuse && binding.reuse && quiet)
+        };
         let held = self.bindings.get(&(space, port));
         !held.is_some_and(|held| held.iter().any(|held| held.overlaps(binding) && !shares(held)))
     }
@@ -78,11 +84,12 @@ impl Ports {
         self.bindings.contains_key(&(space, port))
     }
 
-    /// Marks a claim as listening; fails if another overlapping claim listens already.
+    /// Marks a claim as listening; fails if another overlapping claim listens already, unless both have SO_REUSEPORT.
     pub(crate) fn listen(&mut self, port: u16, socket: SocketId) -> Result<(), Error> {
         let bindings = self.bindings.get_mut(&(Space::Tcp, port)).ok_or(Error::Invalid)?;
         let own = *bindings.iter().find(|binding| binding.socket == socket).ok_or(Error::Invalid)?;
-        if bindings.iter().any(|held| held.socket != socket && held.listening && held.overlaps(&own)) {
+        let excludes = |held: &Binding| held.listening && held.overlaps(&own) && !(held.share && own.share);
+        if bindings.iter().any(|held| held.socket != socket && excludes(held)) {
             return Err(Error::AddressInUse);
         }
         for binding in bindings.iter_mut().filter(|binding| binding.socket == socket) {
@@ -100,16 +107,25 @@ impl Ports {
         }
     }
 
-    /// Finds the best claim on `destination` among those that `suits`.
+    /// Finds the best claim on `destination` among those that `suits`: the newest of equals, or with SO_REUSEPORT the one
+    /// that `flow` stands for, which is the same for all that a peer's port sends while the claims stay.
     pub(crate) fn lookup(
         &self,
         space: Space,
         destination: SocketAddr,
-        mut suits: impl FnMut(&Binding) -> bool,
+        flow: impl FnOnce() -> u64,
+        suits: impl Fn(&Binding) -> bool,
     ) -> Option<SocketId> {
         let bindings = self.bindings.get(&(space, destination.port()))?;
-        let covering = bindings.iter().filter(|binding| binding.covers(destination.ip()) && suits(binding));
-        covering.max_by_key(|binding| binding.precision()).map(|binding| binding.socket)
+        let covering = || bindings.iter().filter(|binding| binding.covers(destination.ip()) && suits(binding));
+        let best = covering().max_by_key(|binding| binding.precision())?;
+        if !best.share {
+            return Some(best.socket);
+        }
+        let equal = || covering().filter(|binding| binding.share && binding.precision() == best.precision());
+        let count = equal().count() as u64;
+        let turn = usize::try_from(flow() % count).expect("there are fewer claims than that");
+        equal().nth(turn).map(|binding| binding.socket)
     }
 
     /// Returns every socket whose claim on a port covers an address.

@@ -244,6 +244,11 @@ impl Stack {
         clock.wrapping_add(self.hash.hash_one(("sequence", tuple)) as u32)
     }
 
+    /// Returns the number that stands for a flow among sockets that share a port; nobody outside can choose it.
+    pub(crate) fn flow_number(&self, local: SocketAddr, remote: SocketAddr) -> u64 {
+        self.hash.hash_one(("flow", local, remote))
+    }
+
     /// Returns the node's address to send from (RFC 6724, cut down to one address per family).
     pub(crate) fn source_for(&self, destination: IpAddr) -> Result<IpAddr, Error> {
         if self.is_own(destination) {
@@ -336,6 +341,7 @@ impl Stack {
             address: ip,
             dual_stack: entry.family == Family::V6 && !entry.options.v6_only,
             reuse: entry.options.reuse_address,
+            share: entry.options.reuse_port,
             listening: false,
         };
         let port = if address.port() == 0 {

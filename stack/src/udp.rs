@@ -264,8 +264,10 @@ impl Stack {
         };
         let same =
             |known: SocketAddr| known.ip() == remote.ip() && (space == Space::Echo || known.port() == remote.port());
-        let connected = self.ports.lookup(space, local, |binding| peer(binding.socket).flatten().is_some_and(same));
-        connected.or_else(|| self.ports.lookup(space, local, |binding| peer(binding.socket) == Some(None)))
+        let flow = || self.flow_number(local, remote);
+        let connected =
+            self.ports.lookup(space, local, flow, |binding| peer(binding.socket).flatten().is_some_and(same));
+        connected.or_else(|| self.ports.lookup(space, local, flow, |binding| peer(binding.socket) == Some(None)))
     }
 
     pub(crate) fn deliver(&mut self, socket: SocketId, received: Received) -> Result<(), DropReason> {

@@ -476,3 +476,32 @@ fn a_syn_that_waited_and_came_again_makes_one_connection() {
         assert_eq!(wire.transfer((0, client), (1, server), &data, Duration::from_secs(1)), data);
     }
 }
+
+/// SO_REUSEPORT: listeners that share a port share its connections; one that is closed takes its own with it alone.
+#[test]
+fn listeners_that_share_a_port_share_its_connections() {
+    let mut wire = Wire::new(1_500);
+    let address = SocketAddr::new(wire.nodes[1].v4, 80);
+    let mut listener = || {
+        let stack = &mut wire.nodes[1].stack;
+        let socket = stack.socket(Kind::Tcp, Family::V4).unwrap();
+        stack.set_option(socket, SocketOption::ReusePort(true)).unwrap();
+        stack.bind(socket, address).unwrap();
+        stack.listen(socket, 64).unwrap();
+        socket
+    };
+    let servers = [listener(), listener()];
+    let clients: Vec<_> = (0..40).map(|_| wire.start(0, address)).collect();
+    wire.settle();
+    let of_second = std::iter::from_fn(|| wire.nodes[1].stack.accept(wire.now, servers[1]).ok()).count();
+    assert!((5..=35).contains(&of_second), "{of_second} of 40");
+    let now = wire.now;
+    wire.nodes[1].stack.close(now, servers[0]);
+    wire.settle();
+    let lost = clients.iter().filter(|client| wire.nodes[0].stack.recv(**client, &mut [0]) != Err(Error::Again));
+    assert_eq!(lost.count(), 40 - of_second, "those of the closed listener are reset, no other");
+    let later: Vec<_> = (0..10).map(|_| wire.start(0, address)).collect();
+    wire.settle();
+    let taken = std::iter::from_fn(|| wire.nodes[1].stack.accept(wire.now, servers[1]).ok()).count();
+    assert_eq!(taken, later.len(), "the other has the port alone now");
+}

@@ -5,7 +5,7 @@ mod wire;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use unisockets_stack::{DropReason, Error, Event, Family, Kind, PathEnd, Readiness, SocketId};
+use unisockets_stack::{DropReason, Error, Event, Family, Kind, PathEnd, Readiness, SocketId, SocketOption};
 use wire::{Wire, pattern};
 
 fn udp(wire: &mut Wire, node: usize, address: &str) -> SocketId {
@@ -180,4 +180,34 @@ fn a_socket_that_others_kept_from_sending_is_told_when_it_can() {
     for socket in [greedy, modest] {
         assert!(events.contains(&Event::Ready(socket)) && writable(stack, socket), "and is told");
     }
+}
+
+/// SO_REUSEPORT: each peer's port belongs to one of the sockets, as long as they stay.
+#[test]
+fn sockets_that_share_a_port_share_what_comes() {
+    let mut wire = Wire::new(1_500);
+    let address = "0.0.0.0:53".parse().unwrap();
+    let mut bind = |shares: bool| {
+        let stack = &mut wire.nodes[1].stack;
+        let socket = stack.socket(Kind::Udp, Family::V4).unwrap();
+        stack.set_option(socket, SocketOption::ReusePort(shares)).unwrap();
+        stack.bind(socket, address).map(|_| socket)
+    };
+    let servers = [bind(true).unwrap(), bind(true).unwrap(), bind(true).unwrap()];
+    assert_eq!(bind(false), Err(Error::AddressInUse));
+    let to = SocketAddr::new(wire.nodes[1].v4, 53);
+    let mut counts = [0; 3];
+    for _ in 0..60 {
+        let client = udp(&mut wire, 0, "0.0.0.0:0");
+        let mut owner = None;
+        for _ in 0..3 {
+            wire.nodes[0].stack.send_to(wire.now, client, b"?", Some(to)).unwrap();
+            wire.settle();
+            let came: Vec<usize> = (0..3).filter(|i| wire.nodes[1].stack.recv_from(servers[*i]).is_ok()).collect();
+            assert_eq!(came.len(), 1, "one socket gets it");
+            assert_eq!(*owner.get_or_insert(came[0]), came[0], "and that one gets all of a flow");
+        }
+        counts[owner.unwrap()] += 1;
+    }
+    assert!(counts.iter().all(|count| *count > 5), "{counts:?}");
 }

@@ -483,6 +483,43 @@ static void timeouts(void) {
     if (right >= 0) close(right);
 }
 
+/* Two sockets on one port: what comes is shared between them, and nothing is lost. */
+static void shared_ports(void) {
+    enum { CLIENTS = 40 };
+    int servers[2], clients[CLIENTS], port = 0, got[2] = {0, 0};
+    for (int i = 0; i < 2; i++) {
+        struct sockaddr_storage address;
+        socklen_t len = at(&address, port);
+        servers[i] = fresh();
+        if (i == 1) say("bind without sharing", bind(servers[i], (struct sockaddr *)&address, len));
+        say("SO_REUSEPORT before bind", set(servers[i], SOL_SOCKET, SO_REUSEPORT, 1));
+        say("bind to share", bind(servers[i], (struct sockaddr *)&address, len));
+        port = port_of(servers[i]);
+        if (type == SOCK_STREAM) say("listen to share", listen(servers[i], CLIENTS));
+        fcntl(servers[i], F_SETFL, O_NONBLOCK);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = connected_to(port);
+        if (type == SOCK_DGRAM && send(clients[i], "x", 1, 0) != 1) say("send to share", -1);
+    }
+    for (int tries = 0; tries < 500 && got[0] + got[1] < CLIENTS; tries++) {
+        struct pollfd both[2] = {{servers[0], POLLIN, 0}, {servers[1], POLLIN, 0}};
+        char byte;
+        poll(both, 2, 20);
+        for (int i = 0; i < 2; i++) {
+            int came = type == SOCK_STREAM ? accept(servers[i], NULL, NULL) : (int)recv(servers[i], &byte, 1, 0);
+            if (came < 0) continue;
+            got[i]++;
+            if (type == SOCK_STREAM) close(came);
+        }
+    }
+    say("all came", got[0] + got[1]);
+    say("to both", got[0] > 0 && got[1] > 0);
+    for (int i = 0; i < CLIENTS; i++) close(clients[i]);
+    close(servers[0]);
+    close(servers[1]);
+}
+
 static void datagrams(void) {
     struct sockaddr_storage address, from;
     socklen_t len, size;
@@ -602,6 +639,7 @@ int main(void) {
                 stream_states();
             else
                 datagrams();
+            shared_ports();
             timeouts();
         }
     resolver();
