@@ -129,6 +129,29 @@ pub(crate) fn fairness() -> Result<Vec<Row>, Failure> {
     Ok(vec![Row::new("fairness_jain", median(indices), "", Reach::AtLeast(0.95))])
 }
 
+/// A stream while another peer, to which the same node sends as much as goes, has stopped, against the stream alone.
+pub(crate) fn stalled() -> Result<Vec<Row>, Failure> {
+    let place = Place::loopback()?;
+    let mut ratios = Vec::new();
+    for round in 0..ROUNDS {
+        let (mut from, mut to) = place.pair()?;
+        let stopped = place.peer(1)?;
+        from.stream(&to)?;
+        let before = to.measure(WARM_UP, MEASURED)?.mb_per_s();
+        from.stream(&stopped)?;
+        sleep(WARM_UP / 2);
+        stopped.freeze()?;
+        let beside = to.measure(WARM_UP, MEASURED)?.mb_per_s();
+        eprintln!(
+            "  round {}: {before:.1} MB/s alone, {beside:.1} MB/s beside a peer that has stopped; {}",
+            round + 1,
+            machine()
+        );
+        ratios.push(beside / before);
+    }
+    Ok(vec![Row::new("beside_stalled_peer", median(ratios), "ratio", Reach::AtLeast(0.9))])
+}
+
 /// One flood at a rate: datagrams received a second, and the share lost of all that were sent.
 fn datagrams_at(place: &Place<'_>, rate: u64) -> Result<(f64, f64), Failure> {
     let (mut from, mut to) = place.pair()?;

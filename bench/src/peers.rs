@@ -92,6 +92,15 @@ impl Peer {
         }
     }
 
+    /// Stops the process where it stands; it is ended like any other.
+    pub(crate) fn freeze(&self) -> Result<(), Failure> {
+        let pid = self.process.child.id().to_string();
+        match Command::new("kill").args(["-STOP", &pid]).status()?.success() {
+            true => Ok(()),
+            false => Err("a node could not be stopped".into()),
+        }
+    }
+
     /// Starts an endless stream. A link that could not be made is tried again, and told of.
     pub(crate) fn stream(&mut self, to: &Peer) -> Result<(), Failure> {
         for _ in 1..DIALS_MAX {

@@ -13,7 +13,7 @@ use crate::{Reach, Row, c, load, members, programs, stack, tab, wire};
 type Measure = fn() -> Result<Vec<Row>, Failure>;
 
 /// What can be measured, and by which function.
-pub(crate) const ALL: [(&[&str], Measure); 24] = [
+pub(crate) const ALL: [(&[&str], Measure); 25] = [
     (&["tcp_vs_raw", "tcp_mb_per_s"], throughput),
     (&["small_rmem_vs_full"], small_buffers),
     (&["echo_vs_unix"], echo),
@@ -22,6 +22,7 @@ pub(crate) const ALL: [(&[&str], Measure); 24] = [
     (&["ping_under_load_ms"], load::ping),
     (&["tcp_beside_udp_flood"], load::flood),
     (&["fairness_jain"], load::fairness),
+    (&["beside_stalled_peer"], load::stalled),
     (&["udp_datagrams_per_s"], load::datagrams),
     (&["loss_vs_kernel"], wire::loss),
     (&["delay_vs_loopback"], wire::delay),
