@@ -286,6 +286,19 @@ fn many_descriptors_and_too_few() {
     }
 }
 
+/// A child must not find locked what another thread of its parent held.
+#[test]
+fn children_of_a_program_with_threads_do_not_hang() {
+    let mut place = Place::new();
+    let [alpha, _] = place.network();
+    let plain = place.compile_from("capi/tests/c", "forks", false);
+    let mut preloaded = command(&plain, Some(&alpha), &[]);
+    preloaded.env("LD_PRELOAD", built().join("libunisockets_preload.so"));
+    for mut ours in [command(&place.compile_from("capi/tests/c", "forks", true), Some(&alpha), &[]), preloaded] {
+        assert_eq!(String::from_utf8_lossy(&filter(&mut ours, Vec::new())), "no child hung\n");
+    }
+}
+
 const SANITIZED: [&str; 5] =
     ["-O1", "-gdwarf-4", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
 

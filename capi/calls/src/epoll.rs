@@ -16,7 +16,7 @@ const WATCHED_MAX: usize = 65_536;
 
 /// One epoll's interest in a socket.
 #[derive(Clone, Copy)]
-struct Interest {
+pub(crate) struct Interest {
     epoll: RawFd,
     events: u32,
     data: u64,
@@ -26,7 +26,15 @@ static WATCHED: LazyLock<Mutex<HashMap<RawFd, Vec<Interest>>>> = LazyLock::new(M
 /// How many there are, so that closing a descriptor costs nothing where nothing is watched.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-fn watched() -> MutexGuard<'static, HashMap<RawFd, Vec<Interest>>> {
+/// What has the table to itself.
+pub(crate) type Guard = MutexGuard<'static, HashMap<RawFd, Vec<Interest>>>;
+
+/// Keeps every other thread from the table.
+pub(crate) fn hold() -> Guard {
+    watched()
+}
+
+fn watched() -> Guard {
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

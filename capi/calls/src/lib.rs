@@ -12,6 +12,7 @@ mod config;
 mod datagrams;
 mod descriptor;
 mod epoll;
+mod fork;
 mod names;
 mod node;
 mod options;

@@ -9,8 +9,9 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::Duration;
 
 use unisockets_descriptors::passing::{self, Place};
 use unisockets_descriptors::{Answer, Reply, Request};
@@ -25,7 +26,7 @@ pub(crate) struct Node {
 }
 
 /// What is known of this program's node.
-enum Known {
+pub(crate) enum Known {
     /// Nobody has asked yet.
     Nothing,
     /// No network is set: everything goes to the operating system.
@@ -34,8 +35,43 @@ enum Known {
 }
 
 static KNOWN: RwLock<Known> = RwLock::new(Known::Nothing);
-/// Held while a node is looked for or started, so that two threads do not start two.
-static STARTING: Mutex<()> = Mutex::new(());
+/// The process of which a thread looks for a node or starts one, so that two threads do not start two; 0 if none does. A
+/// child finds its parent's number here, and nobody who would ever take it away.
+static STARTER: AtomicU32 = AtomicU32::new(0);
+/// How often a thread looks whether another has found the node.
+const STARTER_PAUSE: Duration = Duration::from_millis(2);
+
+/// What has the node to itself.
+pub(crate) type Guard = RwLockWriteGuard<'static, Known>;
+
+/// Keeps every other thread from the node that is known; nobody has it for long.
+pub(crate) fn hold() -> Guard {
+    KNOWN.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The right to start a node.
+struct Starter;
+
+impl Starter {
+    /// Waits until no other thread of this process is about to start one.
+    fn wait() -> Starter {
+        let own = std::process::id();
+        loop {
+            let starter = STARTER.load(Ordering::Acquire);
+            if starter == own {
+                std::thread::sleep(STARTER_PAUSE);
+            } else if STARTER.compare_exchange(starter, own, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return Starter;
+            }
+        }
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        STARTER.store(0, Ordering::Release);
+    }
+}
 
 /// Whether a node that is not there is said aloud, and whether it was.
 static REPORTS: AtomicBool = AtomicBool::new(false);
@@ -93,7 +129,7 @@ pub fn report_failures() {
 /// # Errors
 /// ENETDOWN; the text of [`last`] says why.
 pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
-    let _only = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _only = Starter::wait();
     if let Known::There(node) = &*KNOWN.read().unwrap_or_else(PoisonError::into_inner) {
         return Ok(Arc::clone(node));
     }
