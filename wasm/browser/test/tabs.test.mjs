@@ -285,6 +285,42 @@ test("fifty connections at once, and one reader that takes nothing, leave each o
   for (const each of [page, neighbour]) await each.context().close();
 });
 
+test("more connections than the backlog holds wait, and none is lost", { timeout: LIMIT }, async () => {
+  const page = await tab("narrow");
+  const neighbour = await tab("queue");
+  await page.evaluate(async () => {
+    globalThis.narrow = await node.listen(9, { backlog: 2 });
+  });
+  const early = await neighbour.evaluate(async () => {
+    globalThis.stood = 0;
+    globalThis.connecting = Array.from({ length: 10 }, async (_, number) => {
+      const socket = await node.connect("narrow", 9);
+      globalThis.stood += 1;
+      await socket.write(new Uint8Array([number]));
+      await socket.shutdown();
+      return [number, [...(await readAll(socket))]];
+    });
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    return globalThis.stood;
+  });
+  // A listener takes up to twice its backlog for peers that have nothing yet.
+  assert.ok(early >= 2 && early <= 4, `${early} connections stand before any is accepted`);
+  await page.evaluate(() => {
+    void (async () => {
+      for await (const socket of narrow) void socket.readable.pipeTo(socket.writable).finally(() => socket.close());
+    })();
+  });
+  const echoed = await neighbour.evaluate(async () => {
+    const all = globalThis.connecting.map(async (each) => {
+      const [number, bytes] = await each;
+      return bytes.length === 1 && bytes[0] === number;
+    });
+    return (await Promise.all(all)).filter(Boolean).length;
+  });
+  assert.equal(echoed, 10);
+  for (const each of [page, neighbour]) await each.context().close();
+});
+
 test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }, async () => {
   const page = await tab("clumsy");
   const codes = await page.evaluate(async () => {
