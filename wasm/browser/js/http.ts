@@ -515,6 +515,7 @@ async function exchange(
       const [status, statusText, received] = [Number(head.first), head.second, headersOf(head)];
       head.free();
       if (status >= 100 && status < 200 && status !== 101) continue;
+      if (status < 200 || status > 599) throw failure("EPROTO", `${status} is no status that an answer may have`);
       const empty = NULL_BODY.includes(status) || request.method === "HEAD";
       const how = empty ? ({ kind: "none" } as const) : framing(received, "close");
       if (how.kind === "none") done();

@@ -743,3 +743,44 @@ test("http: answers arrive whatever becomes of the request, and the next request
   await other.context().close();
   for (const each of [page, client]) await each.context().close();
 });
+
+test("http: answers that break its rules are errors with a code and a sentence", { timeout: LIMIT }, async () => {
+  const page = await tab("liar");
+  const client = await tab("careful");
+  const head = (first, fields = "") => `HTTP/1.1 ${first}\r\n${fields}\r\n`;
+  const answers = [
+    "\0nonsense\r\n\r\n",
+    head("099 Low"),
+    head("101 Switched"),
+    head("999 High"),
+    head("200 OK", "bad name: x\r\n"),
+    head("200 OK", "Content-Length: -5\r\n"),
+    head("200 OK", "Content-Length: 5\r\nContent-Length: 6\r\n"),
+    head("200 OK", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+    head("200 OK", `X: ${"x".repeat(100_000)}\r\n`),
+    head("200 OK", "X: y\r\n".repeat(10_000)),
+    head("302 Round", "Location: /\r\nContent-Length: 0\r\n"),
+    "",
+  ];
+  await page.evaluate(async (answers) => {
+    for (const [index, answer] of answers.entries()) {
+      const listener = await node.listen(1000 + index);
+      void (async () => {
+        for await (const socket of listener) {
+          await socket.read();
+          await socket.write(answer).catch(() => undefined);
+          await socket.shutdown().catch(() => undefined);
+        }
+      })();
+    }
+  }, answers);
+  const codes = await client.evaluate(async (count) => {
+    const one = async (index) => {
+      const error = await node.fetch(`http://liar:${1000 + index}/`).then(() => undefined, (error) => error);
+      return error?.message.length > 10 ? error.code : `bare ${error}`;
+    };
+    return Promise.all(Array.from({ length: count }, (_, index) => one(index)));
+  }, answers.length);
+  assert.deepEqual(codes, [...answers.slice(1).map(() => "EPROTO"), "ECONNRESET"]);
+  for (const each of [page, client]) await each.context().close();
+});
