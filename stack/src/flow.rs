@@ -88,6 +88,8 @@ pub(crate) struct Flow {
     pub(crate) receive_high: Option<u32>,
     /// Bytes written to each ring since it was empty and unused.
     pub(crate) receive_used: usize,
+    /// Bytes that may come though memory is used up: what this connection has given back for them.
+    pub(crate) receive_credit: usize,
     pub(crate) send_used: usize,
     /// Whether the flow is in the queue of those whose memory may be given back.
     pub(crate) resting: bool,
@@ -132,6 +134,7 @@ impl Flow {
             user_timeout: None,
             receive_high: None,
             receive_used: 0,
+            receive_credit: 0,
             send_used: 0,
             resting: false,
             wake: None,
@@ -159,18 +162,34 @@ impl Flow {
 
     /// Gives the memory of both rings back if nothing is in them; returns how many bytes that were.
     pub(crate) fn rest(&mut self) -> usize {
+        if self.holds_received() || self.connection.send_queue() > 0 {
+            return 0;
+        }
+        self.send_used = 0;
+        self.forget_received() + self.connection.rings.send.discard()
+    }
+
+    /// Returns how many more bytes are committed once so many more have come.
+    pub(crate) fn receive_growth(&self, len: usize) -> usize {
+        self.connection.rings.receive.growth(self.receive_used.saturating_add(len))
+    }
+
+    /// Gives the memory of what came and has been read back; returns how many bytes that is, 0 if some is still needed.
+    pub(crate) fn forget_received(&mut self) -> usize {
+        if self.holds_received() {
+            return 0;
+        }
+        self.receive_used = 0;
+        self.connection.rings.receive.discard()
+    }
+
+    /// Whether something is in the receive ring: not read yet, or come before what is missing.
+    fn holds_received(&self) -> bool {
         let in_order = match (self.receive_high, self.receive_next) {
             (Some(high), Some(next)) => (high.wrapping_sub(next) as i32) <= 0,
             _ => true,
         };
-        if !in_order
-            || self.connection.send_queue() > 0
-            || (self.connection.recv_queue() > 0 && !planted!(UnreadBytesGivenBack))
-        {
-            return 0;
-        }
-        (self.receive_used, self.send_used) = (0, 0);
-        self.connection.rings.receive.discard() + self.connection.rings.send.discard()
+        !in_order || (self.connection.recv_queue() > 0 && !planted!(UnreadBytesGivenBack))
     }
 
     /// Notes a sign of life of the peer.

@@ -244,10 +244,13 @@ impl Stack {
         let clock = flow.clock(now);
         let landing = flow.landing(segment);
         let bytes_landing = landing.map_or(0, |_| segment.payload_len);
-        let growth = flow.connection.rings.receive.growth(flow.receive_used.saturating_add(bytes_landing));
+        let growth = flow.receive_growth(bytes_landing);
         if growth > 0 && self.is_full(path) {
-            // As a kernel short of memory does: the peer repeats it, more and more slowly.
-            return Err(DropReason::Memory);
+            self.turn_over(id);
+            if self.flows.get(id).is_none_or(|flow| flow.receive_growth(bytes_landing) > flow.receive_credit) {
+                // As a kernel short of memory does: the peer repeats it, more and more slowly.
+                return Err(DropReason::Memory);
+            }
         }
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();

@@ -53,6 +53,23 @@ impl Stack {
         }
     }
 
+    /// Lets a connection that has read all that came use its own memory again, though all is committed. It goes on so, a
+    /// ring's start at a time, where else it would wait for others to be read.
+    pub(crate) fn turn_over(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let released = flow.forget_received();
+        if released > 0 {
+            flow.receive_credit = released;
+        }
+        let path = flow.path;
+        self.committed -= released;
+        if let Some(path) = self.paths.get_mut(path) {
+            path.committed -= released;
+        }
+    }
+
     /// Has a connection looked at when it may have become idle.
     pub(crate) fn let_rest(&mut self, now: Instant, id: FlowId) {
         if let Some(flow) = self.flows.get_mut(id)

@@ -41,6 +41,8 @@ impl Flow {
             self.receive_high = Some(end);
         }
         self.receive_used = self.receive_used.saturating_add(bytes);
-        self.connection.rings.receive.touch(self.receive_used)
+        let committed = self.connection.rings.receive.touch(self.receive_used);
+        self.receive_credit = self.receive_credit.saturating_sub(committed);
+        committed
     }
 }
