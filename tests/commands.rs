@@ -97,6 +97,19 @@ fn ping_prints_an_object_for_each_echo() {
 }
 
 #[test]
+fn ping_sums_up_however_it_ends() {
+    let (place, _signal) = network();
+    let _server = place.listen(&["nc", "-l", "7", "--name", "alpha"]);
+    let out = succeeded(place.start(&["ping", "alpha", "--count", "3", "--interval", "0.01"]).end());
+    assert!(out.lines().last().unwrap().starts_with("3 sent, 3 answered, 0 % lost; round trip "), "{out}");
+    let endless = place.start(&["ping", "alpha", "--interval", "0.01"]);
+    endless.out.wait("some echoes", |text| text.lines().count() > 3);
+    endless.terminate();
+    let ended = endless.end();
+    assert!(ended.out.lines().last().unwrap().contains(" answered, "), "{ended:?}");
+}
+
+#[test]
 fn a_bad_wire_delays_both_ways_and_loses_nothing_of_a_stream() {
     let (place, _signal) = network();
     let _server = place.listen(&["bench", "serve", "--name", "alpha"]);
