@@ -262,10 +262,11 @@ impl Node {
         Ok(())
     }
 
-    /// Leaves the network: what was written is delivered first, peers and signaling are told, the capture is
+    /// Leaves the network: what was written is delivered first, and the end of each connection after it; peers and signaling are told, the capture is
     /// finished.
     pub async fn leave(&self) {
         let driver = self.driver();
+        driver.with(|state, now, _| state.core.stack.finish(now));
         let drained = async {
             while driver.look(|state| state.core.stack.undelivered_count()) > 0 {
                 let _ = timeout(Duration::from_millis(20), driver.changed.notified()).await;

@@ -103,6 +103,11 @@ impl Name {
 }
 
 impl HostName {
+    /// Returns the port, if one was given.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.port
+    }
+
     fn has_port(&self, port: u16) -> bool {
         self.port.map_or_else(|| DEFAULT_PORTS.contains(&port), |own| own == port)
     }

@@ -136,7 +136,12 @@ where
     let scheme = origin.map_or("https", |origin| origin.scheme);
     // The page is on the port of the frames: one server hands both out.
     let port = origin.and_then(|origin| origin.port).map(|port| format!(":{port}")).unwrap_or_default();
-    let parents: Vec<_> = hosts.iter().map(|host| format!("{scheme}://{host}{port}")).collect();
+    let parent = |host: &HostName| {
+        // One that was given with its port has it already.
+        let port = if host.port().is_some() { "" } else { &port };
+        format!("{scheme}://{host}{port}")
+    };
+    let parents: Vec<_> = hosts.iter().map(parent).collect();
     let told = origin.map(ToString::to_string).unwrap_or_default();
     let tell = move || std::future::ready(told.clone());
     let frames = Frames { page: page.clone(), parents: parents.join(" ") };

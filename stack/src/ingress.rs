@@ -101,8 +101,8 @@ impl Stack {
             let listening =
                 |stack: &Stack, id| matches!(stack.sockets.get(id).map(|s| &s.role), Some(Role::Listening(_)));
             let suits = |binding: &crate::ports::Binding| listening(self, binding.socket);
-            let flow = || self.flow_number(tuple.local, tuple.remote);
-            match self.ports.lookup(Space::Tcp, tuple.local, flow, suits) {
+            let flow = || self.flow_number(&tuple);
+            match self.ports.lookup(Space::Tcp, tuple.local, &flow, &suits) {
                 Some(listener) if segment.syn => return self.take_syn(now, path, listener, tuple, packet.bytes),
                 // What is neither SYN nor ACK is dropped in LISTEN (RFC 9293, section 3.10.7.2).
                 Some(_) => return Err(DropReason::NoSocket),

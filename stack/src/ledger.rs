@@ -59,14 +59,17 @@ impl Stack {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let released = flow.forget_received();
+        let (path, released) = (flow.path, flow.forget_received());
         if released > 0 {
             flow.receive_credit = released;
         }
-        let path = flow.path;
-        self.committed -= released;
+        self.discharge(path, released);
+    }
+
+    fn discharge(&mut self, path: PathId, bytes: usize) {
+        self.committed -= bytes;
         if let Some(path) = self.paths.get_mut(path) {
-            path.committed -= released;
+            path.committed -= bytes;
         }
     }
 
@@ -98,10 +101,7 @@ impl Stack {
             let idle = flow.progress_at + limits::REST_AFTER <= now;
             let released = if idle { flow.rest() } else { 0 };
             let path = flow.path;
-            self.committed -= released;
-            if let Some(path) = self.paths.get_mut(path) {
-                path.committed -= released;
-            }
+            self.discharge(path, released);
             self.let_rest(now, id);
         }
     }

@@ -113,8 +113,8 @@ impl Ports {
         &self,
         space: Space,
         destination: SocketAddr,
-        flow: impl FnOnce() -> u64,
-        suits: impl Fn(&Binding) -> bool,
+        flow: &dyn Fn() -> u64,
+        suits: &dyn Fn(&Binding) -> bool,
     ) -> Option<SocketId> {
         let bindings = self.bindings.get(&(space, destination.port()))?;
         let covering = || bindings.iter().filter(|binding| binding.covers(destination.ip()) && suits(binding));

@@ -241,12 +241,18 @@ impl Stack {
     /// section 3.4.1, MUST-8; RFC 6528). Where a name is used again, the peer that waits in TIME-WAIT can tell.
     pub(crate) fn initial_sequence(&self, now: Instant, tuple: &Tuple) -> u32 {
         let clock = (now.as_micros() / 4) as u32;
-        clock.wrapping_add(self.hash.hash_one(("sequence", tuple)) as u32)
+        clock.wrapping_add(self.number_of(b's', tuple) as u32)
     }
 
     /// Returns the number that stands for a flow among sockets that share a port; nobody outside can choose it.
-    pub(crate) fn flow_number(&self, local: SocketAddr, remote: SocketAddr) -> u64 {
-        self.hash.hash_one(("flow", local, remote))
+    pub(crate) fn flow_number(&self, tuple: &Tuple) -> u64 {
+        self.number_of(b'f', tuple)
+    }
+
+    // Out of line: the browser's module has it once.
+    #[inline(never)]
+    fn number_of(&self, purpose: u8, tuple: &Tuple) -> u64 {
+        self.hash.hash_one((purpose, tuple))
     }
 
     /// Returns the node's address to send from (RFC 6724, cut down to one address per family).

@@ -341,20 +341,27 @@ impl Stack {
     /// [`Error::NotConnected`], [`Error::NotSupported`].
     pub fn shutdown(&mut self, now: Instant, socket: SocketId, how: Shutdown) -> Result<(), Error> {
         let id = self.flow_of(socket)?;
-        let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
-        if matches!(flow.state, State::Closed | State::SynSent | State::SynReceived) {
+        let flow = self.flows.get(id).ok_or(Error::NotConnected)?;
+        if !flow.stands() {
             return Err(Error::NotConnected);
         }
         if how != Shutdown::Read {
-            flow.connection.close();
-            self.mark_dirty(id);
-            self.after_change(now, id);
+            self.end_writing(now, id);
         }
         if how != Shutdown::Write {
             self.socket_mut(socket)?.receive_shut = true;
             self.mark_ready(socket);
         }
         Ok(())
+    }
+
+    /// Ends the sending direction of a connection that stands.
+    fn end_writing(&mut self, now: Instant, id: FlowId) {
+        if let Some(flow) = self.flows.get_mut(id).filter(|flow| flow.stands()) {
+            flow.connection.close();
+            self.mark_dirty(id);
+            self.after_change(now, id);
+        }
     }
 
     /// Closes a socket of any kind (`close(2)`); its name is stale afterwards.
@@ -508,11 +515,21 @@ impl Stack {
         self.bind(socket, any).map(|_| ())
     }
 
-    /// Returns how many connections that no program holds still have something to deliver.
+    /// Ends the sending direction of every connection, as the kernel does when a process ends: what was written is
+    /// delivered, and the end after it. See [`Stack::undelivered_count`].
+    pub fn finish(&mut self, now: Instant) {
+        let flows: Vec<FlowId> = self.tuples.values().copied().collect();
+        for flow in flows {
+            // What never was connected, or has ended, has nothing to deliver.
+            self.end_writing(now, flow);
+        }
+    }
+
+    /// Returns how many connections still have something to deliver: bytes, or their end.
     pub fn undelivered_count(&self) -> usize {
         let owes = |flow: &Flow| {
             let fin = matches!(flow.state, State::FinWait1 | State::Closing | State::LastAck);
-            flow.owner == Owner::Orphan && (fin || flow.connection.send_queue() > 0)
+            fin || flow.connection.send_queue() > 0
         };
         self.flows.iter().filter(|(_, flow)| owes(flow)).count()
     }

@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::checksum;
 use crate::errno::Error;
+use crate::flow::Tuple;
 use crate::limits;
 use crate::packet::{self, DropReason, Header, Packet};
 use crate::path::{Class, PathId};
-use crate::ports::Space;
+use crate::ports::{Binding, Space};
 use crate::readiness::Readiness;
 use crate::shard::{Kind, SocketId, Stack, canonical};
 use crate::stream::Role;
@@ -264,10 +265,11 @@ impl Stack {
         };
         let same =
             |known: SocketAddr| known.ip() == remote.ip() && (space == Space::Echo || known.port() == remote.port());
-        let flow = || self.flow_number(local, remote);
-        let connected =
-            self.ports.lookup(space, local, flow, |binding| peer(binding.socket).flatten().is_some_and(same));
-        connected.or_else(|| self.ports.lookup(space, local, flow, |binding| peer(binding.socket) == Some(None)))
+        let flow = || self.flow_number(&Tuple { local, remote });
+        let connected = |binding: &Binding| peer(binding.socket).flatten().is_some_and(same);
+        let open = |binding: &Binding| peer(binding.socket) == Some(None);
+        let connected = self.ports.lookup(space, local, &flow, &connected);
+        connected.or_else(|| self.ports.lookup(space, local, &flow, &open))
     }
 
     pub(crate) fn deliver(&mut self, socket: SocketId, received: Received) -> Result<(), DropReason> {

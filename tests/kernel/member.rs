@@ -15,6 +15,8 @@ use unisockets_wire::{Batch, Conditions, Fault, Tun};
 
 /// How long anything may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// How often whoever waits looks, whether something has happened or not.
+const LOOK: Duration = Duration::from_millis(200);
 /// Packets that are taken in before what follows from them is sent.
 const BATCH_LEN: usize = 256;
 /// A device has no queue of ours: what leaves is with the kernel at once.
@@ -216,7 +218,7 @@ impl Member {
             }
             let left = deadline.saturating_duration_since(Clock::now());
             assert!(!left.is_zero(), "never: {what}; {:?}", state.stack.sockets());
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.changed.wait_timeout(state, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

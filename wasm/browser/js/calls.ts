@@ -77,8 +77,8 @@ export interface Calls {
   beginCapture(): Promise<number>;
   takeCapture(capture: number): Promise<Captured>;
   endCapture(capture: number): Promise<void>;
-  /** Bytes of closed connections that have not been acknowledged. */
-  undelivered(): Promise<number>;
+  /** Ends the sending direction of every connection; gives how many have something to deliver: bytes, or their end. */
+  finish(): Promise<number>;
   leave(): Promise<void>;
   /** Ends everything at once. */
   end(): Promise<void>;

@@ -284,10 +284,11 @@ async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, chunked
   }
 }
 
-function lines(first: string, headers: Headers): string {
+/** The head of a message: texts of HTTP are of bytes, one for each character (ISO 8859-1), as they are when they are read. */
+function lines(first: string, headers: Headers): Uint8Array {
   let head = `${first}\r\n`;
   headers.forEach((value, name) => (head += `${name}: ${value}\r\n`));
-  return `${head}\r\n`;
+  return Uint8Array.from(`${head}\r\n`, (character) => character.charCodeAt(0));
 }
 
 /** A server of HTTP/1.1 on a listener. */

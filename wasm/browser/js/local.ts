@@ -152,8 +152,8 @@ export class LocalCalls implements Calls {
     capture?.free();
   }
 
-  async undelivered(): Promise<number> {
-    return this.#engine.call((core) => core.undelivered());
+  async finish(): Promise<number> {
+    return this.#engine.call((core, now) => core.finish(now));
   }
 
   async leave(): Promise<void> {

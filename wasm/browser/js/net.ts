@@ -315,7 +315,8 @@ export class Server extends EventEmitter {
       this.#state = "open";
       this.emit("listening");
       for await (const socket of listener) this.#accept(socket);
-      this.close();
+      // Closed by the node, and not by the program, which may listen again by now.
+      if (this.#listener === listener) this.close();
     } catch (error) {
       this.#state = "closed";
       this.#listener?.close();
@@ -352,6 +353,7 @@ export class Server extends EventEmitter {
     if (listener) this.once("close", listener);
     this.#state = "closed";
     this.#listener?.close();
+    this.#listener = undefined;
     queueMicrotask(() => this.#ended());
     return this;
   }

@@ -478,7 +478,7 @@ export class Node extends EventTarget {
   async leave(): Promise<void> {
     if (this.#left) return;
     const until = performance.now() + DRAIN_TIMEOUT;
-    while (performance.now() < until && (await this.#calls.undelivered().catch(() => 0)) > 0) {
+    while (performance.now() < until && (await this.#calls.finish().catch(() => 0)) > 0) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
     await this.#calls.leave().catch(() => undefined);

@@ -4,6 +4,9 @@ import type { Data } from "./errors.js";
 
 /** Most bytes that one read returns unless it asks for fewer, and that one write hands over. */
 const PART_MAX = 256 * 1024;
+/** How long a closed connection may take over what was written before, in milliseconds: as long as the stack waits for
+ * a peer that takes nothing of a connection without a program. */
+const CLOSE_PATIENCE = 60_000;
 
 /** A TCP connection. */
 export class TcpSocket {
@@ -12,6 +15,10 @@ export class TcpSocket {
   readonly local: Address;
   readonly remote: Address;
   #closed = false;
+  /** Whether the stack has been told so. */
+  #gone = false;
+  /** Writes that have not ended. */
+  #queued = 0;
   /** Writes are done one after the other. */
   #writing: Promise<void> = Promise.resolve();
   #readable: ReadableStream<Uint8Array> | undefined;
@@ -61,7 +68,9 @@ export class TcpSocket {
   /** Writes all of it, after what was written before; waits while the network takes no more. */
   async write(data: Data): Promise<void> {
     const bytes = bytesOf(data);
-    return this.#inTurn(() => this.#write(bytes));
+    if (this.#closed) throw failure("EPIPE", "the connection is closed");
+    this.#queued += 1;
+    return this.#inTurn(() => this.#write(bytes)).finally(() => (this.#queued -= 1));
   }
 
   #inTurn(work: () => Promise<void>): Promise<void> {
@@ -73,7 +82,10 @@ export class TcpSocket {
   async #write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; at += PART_MAX) {
       const part = bytes.subarray(at, at + PART_MAX);
-      await this.#attempt("EPIPE", () => this.#calls.tcpWrite(this.#socket, part));
+      if (this.#gone) throw failure("EPIPE", "the connection is closed");
+      await this.#calls.tcpWrite(this.#socket, part).catch((error: unknown) => {
+        throw this.#gone ? failure("EPIPE", "the connection is closed") : error;
+      });
     }
   }
 
@@ -117,7 +129,17 @@ export class TcpSocket {
     if (this.#closed) return;
     this.#closed = true;
     // It can fail only because the whole node has ended.
-    void this.#calls.close(this.#socket, reset).catch(() => undefined);
+    const close = async (): Promise<void> => {
+      this.#gone = true;
+      await this.#calls.close(this.#socket, reset).catch(() => undefined);
+    };
+    // What was written before goes before.
+    if (reset || this.#queued === 0) return void close();
+    const patience = setTimeout(() => void close(), CLOSE_PATIENCE);
+    void this.#inTurn(async () => {
+      clearTimeout(patience);
+      if (!this.#gone) await close();
+    });
   }
 
   /** What arrives; not read faster than it is taken. */

@@ -8,6 +8,8 @@ const REQUESTS_MAX = 32;
 const AGAIN_MAX = 3;
 /** Requests that wait; what exceeds it is refused. */
 const WAITING_MAX = 512;
+/** The longest path that is shown, in characters. */
+const LOCATION_MAX = 4096;
 /** How long a member may take to begin to answer, in milliseconds. */
 const HEAD_LIMIT = 60_000;
 /** How long a frame may leave an answer unread before it is dropped, in milliseconds. */
@@ -130,7 +132,9 @@ export class Frame {
 
   #take(data, [reply]) {
     if (data?.kind === "shown" && data.location === this.#wanted) this.#wanted = undefined;
-    if (data?.kind === "shown") this.#tell({ shown: `http://${this.#host}${data.location}` });
+    // A member's page can say anything here: what it shows is below its own name.
+    const isPath = typeof data?.location === "string" && data.location.startsWith("/") && data.location.length <= LOCATION_MAX;
+    if (data?.kind === "shown" && isPath) this.#tell({ shown: `http://${this.#host}${data.location}` });
     if (data?.kind === "link") this.#follow(String(data.url));
     if (data?.kind !== "request" || !reply) return;
     if (this.#waiting.length >= WAITING_MAX) return reply.postMessage({ error: "there are too many requests at one time" });

@@ -276,13 +276,19 @@ async function watch() {
 
 const lines = new Map();
 
+let asking = false;
+
 async function members() {
-  if (node.left) return;
+  // While signaling is away, which the line at the top says, the question waits: one is enough.
+  if (node.left || asking) return;
+  asking = true;
   let found;
   try {
     found = await node.members();
   } catch {
-    return; // Signaling is away; the line at the top says so.
+    return;
+  } finally {
+    asking = false;
   }
   const present = found.filter((member) => member.present && member.key !== node.key);
   for (const key of lines.keys()) {
@@ -341,7 +347,8 @@ async function visit(address) {
       if (link) {
         $("address").value = link;
         say("The link leads to another member: press Go to follow it.");
-        $("address").focus();
+        // Never while somebody writes elsewhere: a member's page may ask for this at any time.
+        if ([document.body, $("view")].includes(document.activeElement)) $("address").focus();
       }
     });
     const opening = frame;
@@ -459,6 +466,8 @@ $("join").onsubmit = (event) => {
 const asked = new URLSearchParams(location.search);
 const secret = decoded(location.hash.slice(1)) || history.state?.secret || "";
 if (secret) history.replaceState({ secret }, "", location.pathname + location.search);
+// Another invitation for this page: only its secret is new.
+addEventListener("hashchange", () => location.reload());
 const problem = sessionStorage.getItem("unisockets-problem");
 if (problem) complain(problem);
 sessionStorage.removeItem("unisockets-problem");

@@ -215,9 +215,11 @@ impl Core {
         self.settle(now);
     }
 
-    /// Returns how many bytes of connections that were closed have not been acknowledged.
-    #[wasm_bindgen(js_name = undelivered)]
-    pub fn undelivered(&self) -> usize {
+    /// Ends the sending direction of every connection; returns how many still have something to deliver.
+    pub fn finish(&mut self, now_us: f64) -> usize {
+        let now = at(now_us);
+        self.node.stack.finish(now);
+        self.settle(now);
         self.node.stack.undelivered_count()
     }
 }

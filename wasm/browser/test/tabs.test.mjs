@@ -784,3 +784,38 @@ test("http: answers that break its rules are errors with a code and a sentence",
   assert.deepEqual(codes, [...answers.slice(1).map(() => "EPROTO"), "ECONNRESET"]);
   for (const each of [page, client]) await each.context().close();
 });
+
+test("what was written before close and leave is delivered, and the end after it", { timeout: LIMIT }, async () => {
+  const page = await tab("keeper");
+  const client = await tab("goer");
+  await page.evaluate(async () => {
+    globalThis.heard = [];
+    const listener = await node.listen(7);
+    void (async () => {
+      for await (const socket of listener) {
+        globalThis.heard.push(readAll(socket).then(async (bytes) => `${bytes.length} ${await hex(bytes)}`, ({ code }) => code));
+      }
+    })();
+    const { createServer } = (await import("/dist/net.js")).net(node);
+    const server = createServer((socket) => socket.end("again"));
+    await new Promise((resolve) => server.listen(8, resolve));
+    await new Promise((resolve) => server.close(resolve));
+    await new Promise((resolve) => server.listen(8, resolve));
+    await node.serve({ port: 80 }, () => new Response("", { headers: { "content-disposition": 'attachment; filename="caf\xe9"' } }));
+  });
+  const wanted = await client.evaluate(async () => {
+    const name = (await node.fetch("http://keeper/")).headers.get("content-disposition");
+    const again = new TextDecoder().decode(await readAll(await node.connect("keeper", 8)));
+    const [first, second] = [await node.connect("keeper", 7), await node.connect("keeper", 7)];
+    const [short, long] = [pattern(700_000), pattern(900_000)];
+    void first.write(short);
+    first.close();
+    const late = await first.write("late").catch(({ code }) => code);
+    await second.write(long);
+    await node.leave();
+    return [name, again, late, `${short.length} ${await hex(short)}`, `${long.length} ${await hex(long)}`];
+  });
+  assert.deepEqual(wanted.slice(0, 3), ['attachment; filename="caf\xe9"', "again", "EPIPE"]);
+  assert.deepEqual((await page.evaluate(() => Promise.all(globalThis.heard))).sort(), wanted.slice(3).sort());
+  for (const each of [page, client]) await each.context().close();
+});

@@ -32,7 +32,7 @@ async function ready() {
 async function begin() {
   const port = await portOfPage();
   navigator.serviceWorker.addEventListener("message", ({ data, ports: [reply] }) => {
-    if (reply) port.postMessage({ kind: "request", ...data }, [reply]);
+    if (reply) port.postMessage({ ...data, kind: "request" }, [reply]);
   });
   navigator.serviceWorker.startMessages();
   try {
