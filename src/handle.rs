@@ -262,11 +262,12 @@ impl Node {
         Ok(())
     }
 
-    /// Leaves the network: what was written is delivered first, and the end of each connection after it; peers and signaling are told, the capture is
-    /// finished.
+    /// Leaves the network: what was written is delivered first, within 5 s; peers and signaling are told, the capture is
+    /// finished. A connection that the program has neither shut nor closed is broken off: its peer reads what was
+    /// written, then ECONNRESET.
     pub async fn leave(&self) {
         let driver = self.driver();
-        driver.with(|state, now, _| state.core.stack.finish(now));
+        driver.with(|state, _, _| state.core.stack.finish());
         let drained = async {
             while driver.look(|state| state.core.stack.undelivered_count()) > 0 {
                 let _ = timeout(Duration::from_millis(20), driver.changed.notified()).await;

@@ -6,10 +6,9 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use support::Place;
+use support::{Place, with_preload};
 
 /// Runs each of its tests that has to do with sockets, and prints those that fail with what they say. The programs
 /// are where an ordinary user may be: the suite refuses root.
@@ -66,32 +65,22 @@ const SKIPPED: &[&str] = &[
     "udp_send_unreachable",
 ];
 
-/// The suite's program and the tool's library; built once.
-fn built() -> &'static [PathBuf; 2] {
-    static BUILT: OnceLock<[PathBuf; 2]> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let tool = Path::new(env!("CARGO_BIN_EXE_unisockets"));
-        let profile = tool.parent().expect("the tool is in a profile's folder");
-        let target = profile.parent().expect("a profile's folder is in the target's");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--locked", "-p", "unisockets-preload"]).env("CARGO_TARGET_DIR", target);
-        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(status.expect("cargo runs").success(), "the preloaded library is built");
-        let folder = target.join("libuv");
-        let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libuv/build");
-        let made = Command::new(build).arg(&folder).output().expect("the script starts");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        [folder.join("uv_run_tests"), profile.join("libunisockets_preload.so")]
-    })
+/// Builds the suite's program.
+fn built() -> PathBuf {
+    let folder = with_preload().with_file_name("libuv");
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libuv/build");
+    let made = Command::new(build).arg(&folder).output().expect("the script starts");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    folder.join("uv_run_tests")
 }
 
 fn suite(way: &[&str], skipped: &[&str], wanted: u32) {
-    let [program, library] = built();
+    let (program, library) = (built(), with_preload().join("libunisockets_preload.so"));
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let tool = PathBuf::from(env!("CARGO_BIN_EXE_unisockets"));
-    for file in [program, library, &tool] {
-        std::fs::copy(file, place.path(file.file_name().unwrap().to_str().unwrap())).unwrap();
+    for file in [program, library, tool] {
+        std::fs::copy(&file, place.path(file.file_name().unwrap().to_str().unwrap())).unwrap();
     }
     if rustix::process::geteuid().is_root() {
         let ordinary = "chown -R 65534:65534 . && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";

@@ -62,3 +62,33 @@ async fn datagrams_up_to_the_limit_and_echoes_arrive() {
     alpha.leave().await;
     signal.stop().await;
 }
+
+/// What was written is delivered; a connection that its program has not ended is broken off after that.
+#[tokio::test]
+async fn a_node_that_leaves_delivers_what_was_written() {
+    let signal = signal().await;
+    let (alpha, beta) = (node(&signal, "alpha").await, node(&signal, "beta").await);
+    let listener = TcpListener::bind(&alpha, "[::]:80").await.unwrap();
+    let data: Vec<u8> = (0..900_000u32).map(|n| (n / 3) as u8).collect();
+    for ends in [false, true] {
+        let leaver = node(&signal, if ends { "gamma" } else { "delta" }).await;
+        let mut client = timeout(LIMIT, TcpStream::connect(&leaver, "alpha:80")).await.unwrap().unwrap();
+        let (mut server, _) = timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
+        let reading = tokio::spawn(async move {
+            let mut got = Vec::new();
+            let end = server.read_to_end(&mut got).await.map_err(|error| error.kind());
+            (got, end.map(|_| ()))
+        });
+        timeout(LIMIT, client.write_all(&data)).await.unwrap().unwrap();
+        if ends {
+            client.shutdown().await.unwrap();
+        }
+        leaver.leave().await;
+        let (got, end) = timeout(LIMIT, reading).await.unwrap().unwrap();
+        assert!(got == data, "{} of {} bytes", got.len(), data.len());
+        assert_eq!(end, if ends { Ok(()) } else { Err(std::io::ErrorKind::ConnectionReset) });
+    }
+    beta.leave().await;
+    alpha.leave().await;
+    signal.stop().await;
+}

@@ -6,23 +6,9 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use support::{LIMIT, Place, Process};
-
-/// Builds the preloaded library beside the tool that is tested.
-fn built() {
-    static BUILT: Once = Once::new();
-    BUILT.call_once(|| {
-        let tool = Path::new(env!("CARGO_BIN_EXE_unisockets"));
-        let target = tool.parent().and_then(Path::parent).expect("the tool is in a profile's folder");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--locked", "-p", "unisockets-preload"]).env("CARGO_TARGET_DIR", target);
-        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(status.expect("cargo runs").success(), "the preloaded library is built");
-    });
-}
+use support::{LIMIT, Place, Process, with_preload};
 
 /// Writes a script for Python.
 fn script(place: &Place, name: &str, text: &str) -> PathBuf {
@@ -73,7 +59,7 @@ while True:
 ";
 
 fn server(place: &Place) -> Process {
-    built();
+    with_preload();
     let path = script(place, "server.py", SERVER);
     let server = place.start(&run("alpha", &[python(), path.to_str().unwrap()]));
     server.out.wait("the server", |text| text.contains("ready"));
@@ -203,7 +189,7 @@ except ConnectionRefusedError:
 /// none arrived.
 #[test]
 fn a_program_that_ends_right_after_a_write_loses_no_byte() {
-    built();
+    with_preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let sink = script(
@@ -263,7 +249,7 @@ s.sendall(bytes(200000))
 /// As soon as a program has ended the next one may have its ports, whatever it left open.
 #[test]
 fn the_ports_of_a_program_that_ended_are_free_at_once() {
-    built();
+    with_preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let holder = script(
@@ -289,7 +275,7 @@ os._exit(0)
 
 #[test]
 fn exit_status_signals_and_output_are_the_programs_own() {
-    built();
+    with_preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let ended = place.start(&run("one", &["sh", "-c", "echo out; echo err >&2; exit 7"])).end();
@@ -321,7 +307,7 @@ fn a_control_socket_never_takes_the_place_of_a_file() {
 /// The node goes when its program has gone and nothing is left to deliver, and not before.
 #[test]
 fn a_node_ends_after_its_program() {
-    built();
+    with_preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let ended = place.start(&run("short", &["sh", "-c", "echo $UNISOCKETS_NODE"])).end();
@@ -340,7 +326,7 @@ fn whoever_has_no_token_and_is_another_user_is_refused() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("not run: it takes root to become another user");
     }
-    built();
+    with_preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let ask = script(
@@ -422,7 +408,7 @@ fn the_interpreters_own_suite_of_sockets_passes() {
 fn suite(name: &str, tests: &[String], skipped: &[&str]) {
     let has = Command::new(python()).args(["-c", "import test.test_socket"]).stderr(Stdio::null()).status();
     assert!(has.is_ok_and(|status| status.success()), "the interpreter's tests are missing: packaging/setup test");
-    built();
+    with_preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let runner = script(

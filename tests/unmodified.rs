@@ -8,10 +8,9 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use support::{Ended, Place, Process};
+use support::{Ended, Place, Process, with_preload};
 
 /// How long a program may take over a bad network.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -19,19 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const BAD: &str = "loss=0.5%,delay=2ms,jitter=1ms";
 
 const PYTHON: &str = "/usr/bin/python3";
-
-/// Builds the preloaded library beside the tool that is tested.
-fn built() {
-    static BUILT: Once = Once::new();
-    BUILT.call_once(|| {
-        let tool = Path::new(env!("CARGO_BIN_EXE_unisockets"));
-        let target = tool.parent().and_then(Path::parent).expect("the tool is in a profile's folder");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--locked", "-p", "unisockets-preload"]).env("CARGO_TARGET_DIR", target);
-        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(status.expect("cargo runs").success(), "the preloaded library is built");
-    });
-}
 
 /// How programs get onto the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +39,7 @@ struct Net {
 impl Net {
     fn new(way: Way, fault: Option<String>) -> Net {
         if way == Way::Preload {
-            built();
+            with_preload();
         }
         let mut place = Place::new();
         let signal = place.signal(&["--listen", "127.0.0.1:0"]);

@@ -104,7 +104,7 @@ impl Name {
 
 impl HostName {
     /// Returns the port, if one was given.
-    pub(crate) fn port(&self) -> Option<u16> {
+    pub fn port(&self) -> Option<u16> {
         self.port
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -154,6 +154,14 @@ where
 /// Answers for members' origins itself, and lets everything else pass.
 async fn divide(State(frames): State<Arc<Frames>>, request: Request, next: Next) -> Response {
     let headers = request.headers().clone();
+    let mut response = answer(&frames, request, next, &headers).await;
+    // Members' origins are below the page's own site: without this a script of theirs that never ends would stop the
+    // page with them (HTML, origin-keyed agent clusters).
+    response.headers_mut().insert("origin-agent-cluster", HeaderValue::from_static("?1"));
+    response
+}
+
+async fn answer(frames: &Frames, request: Request, next: Next, headers: &HeaderMap) -> Response {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     match frames.parents_of(host) {
         Some(parents) if matches!(*request.method(), Method::GET | Method::HEAD) => {

@@ -54,7 +54,7 @@ fn invalid() -> Fault {
     fault(Error::Invalid)
 }
 
-/// Reads an `int`; options of IP and TCP take a single byte too (ip(7)).
+/// Reads an `int`, or the single byte that options of IP take too (ip(7)).
 fn int(value: &[u8]) -> Result<i32, Fault> {
     if let Some(bytes) = value.first_chunk::<4>() {
         return Ok(i32::from_ne_bytes(*bytes));
@@ -152,6 +152,13 @@ pub(super) fn set(entry: &Entry, option: &Setting) -> Result<(), Fault> {
     if of_tcp || of_v6 {
         return Err(refused());
     }
+    if entry.kind == Kind::Tcp && (option.level, option.name) == (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL) {
+        return Err(invalid());
+    }
+    // Options of IP alone take a single byte (ip(7)).
+    if option.level != libc::IPPROTO_IP && option.value.len() < size_of::<i32>() {
+        return Err(invalid());
+    }
     if let Some(known) = stack_option(option)? {
         return entry.socket.set_option(known).map_err(|error| system(&error));
     }
@@ -172,8 +179,16 @@ pub(super) fn set(entry: &Entry, option: &Setting) -> Result<(), Fault> {
 /// # Errors
 /// As `getsockopt(2)`.
 pub(super) fn get(entry: &Entry, level: i32, name: i32) -> Result<Vec<u8>, Fault> {
-    if level == libc::IPPROTO_TCP && entry.kind != Kind::Tcp {
-        return Err(refused());
+    let has_level = match level {
+        libc::SOL_SOCKET | libc::IPPROTO_IP => true,
+        libc::IPPROTO_TCP => entry.kind == Kind::Tcp,
+        libc::IPPROTO_IPV6 => entry.family == unisockets_descriptors::Family::V6,
+        _ => false,
+    };
+    if !has_level {
+        // Each family of Linux has its own word for it.
+        let v4 = entry.family == unisockets_descriptors::Family::V4;
+        return Err(if v4 { fault(Error::NotSupported) } else { refused() });
     }
     let options = entry.socket.options().map_err(|error| system(&error))?;
     let whole = |time: Duration| i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
@@ -217,7 +232,11 @@ pub(super) fn get(entry: &Entry, level: i32, name: i32) -> Result<Vec<u8>, Fault
         (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP) | (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP) => {
             i32::from(options.multicast_loop)
         }
-        (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => i32::from(options.v6_only),
+        (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => {
+            // Of an address of IPv6 alone, too (Linux, inet6_bind).
+            let local = entry.socket.local_addr().map_err(|error| system(&error))?;
+            i32::from(options.v6_only || (local.is_ipv6() && !local.ip().is_unspecified()))
+        }
         _ => return kept(entry, level, name),
     };
     Ok(number.to_ne_bytes().to_vec())

@@ -169,11 +169,6 @@ impl Flow {
         self.forget_received() + self.connection.rings.send.discard()
     }
 
-    /// Whether it is, or was, connected, and has not ended.
-    pub(crate) fn stands(&self) -> bool {
-        !matches!(self.state, State::Closed | State::SynSent | State::SynReceived)
-    }
-
     /// Returns how many more bytes are committed once so many more have come.
     pub(crate) fn receive_growth(&self, len: usize) -> usize {
         self.connection.rings.receive.growth(self.receive_used.saturating_add(len))

@@ -124,8 +124,8 @@ impl SocketOption {
             | SocketOption::KeepInterval(_)
             | SocketOption::KeepCount(_)
             | SocketOption::UserTimeout(_) => kind == Kind::Tcp,
-            SocketOption::MulticastHopLimit(_) | SocketOption::MulticastLoop(_) => kind != Kind::Tcp,
-            // SOL_SOCKET has the rest for every socket, whether it means anything there or not.
+            SocketOption::MulticastHopLimit(_) => kind != Kind::Tcp,
+            // Every socket has the rest, as on Linux, whether it means anything there or not.
             _ => true,
         }
     }

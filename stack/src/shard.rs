@@ -133,6 +133,8 @@ pub struct Stack {
     pub(crate) sockets: Slab<SocketId, Socket>,
     pub(crate) flows: Slab<FlowId, Flow>,
     pub(crate) tuples: HashMap<Tuple, FlowId, KeyedHash>,
+    /// Whether connections take no more bytes, for the node leaves.
+    pub(crate) finishing: bool,
     pub(crate) time_wait: TimeWait,
     pub(crate) ports: Ports,
     pub(crate) paths: Slab<PathId, Path>,
@@ -175,6 +177,7 @@ impl Stack {
             sockets: Slab::new(),
             flows: Slab::new(),
             tuples: HashMap::with_hasher(hash),
+            finishing: false,
             time_wait: TimeWait::new(hash),
             ports: Ports::default(),
             paths,

@@ -211,7 +211,7 @@ impl Stack {
     ///
     /// # Errors
     /// [`Error::Again`] while the send buffer is full or the connection is being made, the pending error
-    /// of the connection once, [`Error::BrokenPipe`] after the end, [`Error::NotConnected`].
+    /// of the connection once, [`Error::BrokenPipe`] after the end or [`Stack::finish`], [`Error::NotConnected`].
     pub fn send(&mut self, now: Instant, socket: SocketId, data: &[u8]) -> Result<usize, Error> {
         let id = self.flow_of(socket)?;
         let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
@@ -221,7 +221,7 @@ impl Stack {
         if matches!(flow.state, State::SynSent | State::SynReceived) {
             return Err(Error::Again);
         }
-        if !flow.connection.may_send() {
+        if self.finishing || !flow.connection.may_send() {
             return Err(Error::BrokenPipe);
         }
         let was_empty = flow.connection.send_queue() == 0;
@@ -341,27 +341,20 @@ impl Stack {
     /// [`Error::NotConnected`], [`Error::NotSupported`].
     pub fn shutdown(&mut self, now: Instant, socket: SocketId, how: Shutdown) -> Result<(), Error> {
         let id = self.flow_of(socket)?;
-        let flow = self.flows.get(id).ok_or(Error::NotConnected)?;
-        if !flow.stands() {
+        let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
+        if matches!(flow.state, State::Closed | State::SynSent | State::SynReceived) {
             return Err(Error::NotConnected);
         }
         if how != Shutdown::Read {
-            self.end_writing(now, id);
+            flow.connection.close();
+            self.mark_dirty(id);
+            self.after_change(now, id);
         }
         if how != Shutdown::Write {
             self.socket_mut(socket)?.receive_shut = true;
             self.mark_ready(socket);
         }
         Ok(())
-    }
-
-    /// Ends the sending direction of a connection that stands.
-    fn end_writing(&mut self, now: Instant, id: FlowId) {
-        if let Some(flow) = self.flows.get_mut(id).filter(|flow| flow.stands()) {
-            flow.connection.close();
-            self.mark_dirty(id);
-            self.after_change(now, id);
-        }
     }
 
     /// Closes a socket of any kind (`close(2)`); its name is stale afterwards.
@@ -515,14 +508,11 @@ impl Stack {
         self.bind(socket, any).map(|_| ())
     }
 
-    /// Ends the sending direction of every connection, as the kernel does when a process ends: what was written is
-    /// delivered, and the end after it. See [`Stack::undelivered_count`].
-    pub fn finish(&mut self, now: Instant) {
-        let flows: Vec<FlowId> = self.tuples.values().copied().collect();
-        for flow in flows {
-            // What never was connected, or has ended, has nothing to deliver.
-            self.end_writing(now, flow);
-        }
+    /// Lets no connection take more bytes, before the node leaves: what was written is delivered
+    /// ([`Stack::undelivered_count`]). No end is sent for a program that has not ended its direction itself: its peer
+    /// would take what came for the whole.
+    pub fn finish(&mut self) {
+        self.finishing = true;
     }
 
     /// Returns how many connections still have something to deliver: bytes, or their end.

@@ -148,3 +148,22 @@ fn a_window_that_opens_in_last_ack_is_believed() {
     wire.run(Duration::from_millis(100));
     assert_eq!(wire.nodes[1].stack.connection_count(), 0, "and its end is acknowledged");
 }
+
+/// A node that leaves takes no more bytes, delivers what it took, and ends nothing that its program has not ended.
+#[test]
+fn what_was_written_is_delivered_before_a_node_leaves_and_nothing_is_ended_for_the_program() {
+    let mut wire = Wire::new(1_500);
+    let (client, server) = wire.pair();
+    let now = wire.now;
+    let data = pattern(100_000);
+    assert_eq!(wire.nodes[0].stack.send(now, client, &data), Ok(data.len()));
+    wire.nodes[0].stack.finish();
+    assert_eq!(wire.nodes[0].stack.undelivered_count(), 1);
+    assert_eq!(wire.nodes[0].stack.send(now, client, b"more"), Err(Error::BrokenPipe));
+    wire.settle();
+    assert_eq!(wire.nodes[0].stack.undelivered_count(), 0);
+    let mut got = vec![0; 200_000];
+    assert_eq!(wire.nodes[1].stack.recv(server, &mut got), Ok(data.len()));
+    assert!(got[..data.len()] == data);
+    assert_eq!(wire.nodes[1].stack.recv(server, &mut got), Err(Error::Again), "no end");
+}

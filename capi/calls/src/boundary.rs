@@ -285,9 +285,17 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, option: c_int, value: *mut c_v
             let Some(room) = (unsafe { len.as_mut() }) else {
                 return fail(libc::EFAULT);
             };
-            let given = (*room as usize).min(bytes.len());
-            // SAFETY: the place has room for so many bytes.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), value.cast(), given) };
+            let Ok(asked) = usize::try_from(*room as c_int) else {
+                return fail(libc::EINVAL);
+            };
+            let given = asked.min(bytes.len());
+            if value.is_null() && given > 0 {
+                return fail(libc::EFAULT);
+            }
+            if given > 0 {
+                // SAFETY: the place has room for so many bytes.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), value.cast(), given) };
+            }
             *room = given as socklen_t;
             0
         })

@@ -65,7 +65,7 @@ impl Routes {
     pub(crate) fn new(about: &About) -> Routes {
         Routes {
             prefixes: about.prefixes.clone(),
-            refuse_others: variable(OTHERS).as_deref() == Some("refuse"),
+            refuse_others: variable(OTHERS).is_some_and(|others| others != "system"),
             loopback_inside: variable(LOOPBACK).as_deref() == Some("inside"),
         }
     }

@@ -199,9 +199,7 @@ pub(crate) unsafe fn recvfrom(
         true => (0, 0),
         false => ((&raw mut place.0) as usize, (&raw mut place_len) as usize),
     };
-    if flags & libc::MSG_OOB != 0 && identify(fd).is_some() {
-        return Err(libc::EINVAL);
-    }
+    refuse_special(fd, flags)?;
     // It would wait, and take a connection for bytes.
     if descriptor::is_bound(fd) {
         return Err(libc::ENOTCONN);
@@ -219,6 +217,17 @@ pub(crate) unsafe fn recvfrom(
         unsafe { address::give(&bytes, from.0, from.1) };
     }
     Ok(received)
+}
+
+/// What AF_UNIX sockets do not have, and would take for a plain receive: urgent data, and a queue of errors, in which
+/// nothing ever is (ip(7), IP_RECVERR).
+fn refuse_special(fd: RawFd, flags: c_int) -> Result<(), Errno> {
+    let errno = match flags {
+        flags if flags & libc::MSG_ERRQUEUE != 0 => libc::EAGAIN,
+        flags if flags & libc::MSG_OOB != 0 => libc::EINVAL,
+        _ => return Ok(()),
+    };
+    if identify(fd).is_some() { Err(errno) } else { Ok(()) }
 }
 
 /// What a failed receive means on a virtual descriptor.
@@ -239,6 +248,7 @@ pub(crate) unsafe fn recvmsg(fd: RawFd, message: *mut msghdr, flags: c_int) -> R
     let Some(given) = (unsafe { message.as_mut() }) else {
         return Err(libc::EFAULT);
     };
+    refuse_special(fd, flags)?;
     let mut place = Place::new();
     let mut inner = *given;
     let wanted = !given.msg_name.is_null();

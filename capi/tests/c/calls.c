@@ -187,7 +187,8 @@ static void wrong_descriptors(void) {
     close(file);
 }
 
-static void options(void) {
+/* Of a socket that has no address yet, or of one that has. */
+static void options(int fd) {
     struct {
         const char *name;
         int level, option, value;
@@ -231,12 +232,13 @@ static void options(void) {
         {"an unknown one of IPv6", IPPROTO_IPV6, 9999, 1},
         {"an unknown level", 4242, 1, 1},
     };
-    int fd = fresh();
     for (size_t each = 0; each < sizeof all / sizeof *all; each++) {
         char step[100];
         snprintf(step, sizeof step, "%s before", all[each].name);
-        /* Defaults that a machine's administrator sets are left out. */
-        if (all[each].option != TCP_KEEPIDLE && all[each].option != TCP_KEEPINTVL && all[each].option != TCP_KEEPCNT)
+        /* Defaults that a machine's administrator sets are left out, and what IPv4 and IPv6 have in common here. */
+        int common = all[each].level == IPPROTO_IPV6 && family == AF_INET6 &&
+                     (all[each].option == IPV6_UNICAST_HOPS || all[each].option == IPV6_MULTICAST_HOPS);
+        if (!common && all[each].option != TCP_KEEPIDLE && all[each].option != TCP_KEEPINTVL && all[each].option != TCP_KEEPCNT)
             say(step, option(fd, all[each].level, all[each].option));
         snprintf(step, sizeof step, "%s set", all[each].name);
         say(step, set(fd, all[each].level, all[each].option, all[each].value));
@@ -250,6 +252,19 @@ static void options(void) {
     say("set with a short length", setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &value, 2));
     say("set from nowhere", setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, NULL, 4));
     say("get with no length", getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &len));
+    len = sizeof wide;
+    /* The kernel's own sockets answer as well, but tools that watch memory see what they are given. */
+    if (port_of(fd) > 0) {
+        len = 4;
+        say("get into nowhere", getsockopt(fd, SOL_SOCKET, SO_TYPE, NULL, &len));
+        say("SO_ERROR into nowhere", getsockopt(fd, SOL_SOCKET, SO_ERROR, NULL, &len));
+        len = -1;
+        say("get with a negative length", getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &len));
+    }
+    say("SO_KEEPALIVE of three bytes", setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &value, 3));
+    say("TCP_NODELAY of one byte", setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, 1));
+    say("IP_TTL of one byte", setsockopt(fd, IPPROTO_IP, IP_TTL, "\7", 1));
+    say("an error that is queued", recv(fd, wide, 1, MSG_ERRQUEUE));
     len = sizeof wide;
     say("get into much", getsockopt(fd, SOL_SOCKET, SO_TYPE, wide, &len));
     say("what was taken of it", len);
@@ -381,6 +396,7 @@ static void stream_states(void) {
     say("send after it", send(client, "hello", 5, 0));
     readable(server);
     int waiting = -1;
+    say("errors of a connection", recv(server, bytes, 1, MSG_ERRQUEUE));
     say("FIONREAD", ioctl(server, FIONREAD, &waiting));
     say("what it says", waiting);
     say("peek", recv(server, bytes, 3, MSG_PEEK));
@@ -633,7 +649,8 @@ int main(void) {
         for (int t = 0; t < 2; t++) {
             family = families[f], type = types[t];
             section = labels[f][t];
-            options();
+            options(fresh());
+            options(bound());
             names();
             if (type == SOCK_STREAM)
                 stream_states();

@@ -77,7 +77,7 @@ export interface Calls {
   beginCapture(): Promise<number>;
   takeCapture(capture: number): Promise<Captured>;
   endCapture(capture: number): Promise<void>;
-  /** Ends the sending direction of every connection; gives how many have something to deliver: bytes, or their end. */
+  /** Lets no connection take more bytes; gives how many have something to deliver: bytes, or their end. */
   finish(): Promise<number>;
   leave(): Promise<void>;
   /** Ends everything at once. */

@@ -1,5 +1,5 @@
 import { type Head, parseChunkLine, parseRequest, parseResponse } from "../core/core.js";
-import { failure } from "./errors.js";
+import { bytesOf, failure } from "./errors.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
 
 /** Bytes of one head, and of a chunk's line. */
@@ -10,6 +10,8 @@ const UNWANTED_MAX = 16 * 1024 * 1024;
 const UNWANTED_LIMIT = 10_000;
 /** How long one part of a request or an answer may take to come or go, in milliseconds. */
 const PROGRESS_LIMIT = 120_000;
+/** What the other end has to take within that, in bytes. */
+const PART = 256 * 1024;
 /** Connections of one server; what exceeds them is reset. */
 const CONNECTIONS_MAX = 1024;
 /** An address may have so large a part of the connections that are free: however many come, others find some. */
@@ -121,9 +123,10 @@ async function within<T>(socket: TcpSocket, work: Promise<T>): Promise<T> {
   }
 }
 
-/** Writes something that the other end has to take in time. */
-function put(socket: TcpSocket, data: Uint8Array | string): Promise<void> {
-  return within(socket, socket.write(data));
+/** Writes something of which the other end has to take each part in time. */
+async function put(socket: TcpSocket, data: Uint8Array | string): Promise<void> {
+  const bytes = bytesOf(data);
+  for (let at = 0; at < bytes.length; at += PART) await within(socket, socket.write(bytes.subarray(at, at + PART)));
 }
 
 /** The content of a request, and whether all of it has come. */

@@ -153,7 +153,7 @@ export class LocalCalls implements Calls {
   }
 
   async finish(): Promise<number> {
-    return this.#engine.call((core, now) => core.finish(now));
+    return this.#engine.call((core) => core.finish());
   }
 
   async leave(): Promise<void> {

@@ -7,7 +7,7 @@ import { type ModuleSource, compiled } from "./module.js";
 import { PacketReader, type PacketSummary } from "./packets.js";
 import { webrtc, webSocket } from "./platform.js";
 import { type Running, type Runs, start } from "./start.js";
-import { TcpListener, TcpSocket } from "./tcp.js";
+import { TcpListener, TcpSocket, written } from "./tcp.js";
 import { UdpSocket } from "./udp.js";
 
 /** How long signaling may take to let a node in, in milliseconds. */
@@ -474,10 +474,14 @@ export class Node extends EventTarget {
     return this.#capture;
   }
 
-  /** Leaves the network: what was written is delivered first, then peers and signaling are told. */
+  /**
+   * Leaves the network: what was written is delivered first, within 5 s, then peers and signaling are told. A connection that
+   * is neither shut nor closed is broken off: its peer reads what was written, then ECONNRESET.
+   */
   async leave(): Promise<void> {
     if (this.#left) return;
     const until = performance.now() + DRAIN_TIMEOUT;
+    await Promise.race([written(this.#calls), new Promise((resolve) => setTimeout(resolve, DRAIN_TIMEOUT))]);
     while (performance.now() < until && (await this.#calls.finish().catch(() => 0)) > 0) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }

@@ -8,6 +8,14 @@ const PART_MAX = 256 * 1024;
  * a peer that takes nothing of a connection without a program. */
 const CLOSE_PATIENCE = 60_000;
 
+/** The writes of each node that have not ended. */
+const unwritten = new WeakMap<Calls, Set<Promise<void>>>();
+
+/** For `Node.leave`: waits until everything that was to be written so far has been, or cannot be. */
+export async function written(calls: Calls): Promise<void> {
+  await Promise.allSettled([...(unwritten.get(calls) ?? [])]);
+}
+
 /** A TCP connection. */
 export class TcpSocket {
   readonly #calls: Calls;
@@ -75,7 +83,11 @@ export class TcpSocket {
 
   #inTurn(work: () => Promise<void>): Promise<void> {
     const done = this.#writing.then(work);
-    this.#writing = done.catch(() => undefined);
+    const tail = done.catch(() => undefined);
+    this.#writing = tail;
+    const all = unwritten.get(this.#calls) ?? new Set();
+    unwritten.set(this.#calls, all.add(tail));
+    void tail.finally(() => all.delete(tail));
     return done;
   }
 

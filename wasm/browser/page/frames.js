@@ -192,7 +192,7 @@ export class Frame {
       .finally(() => clearTimeout(late));
     const reader = response.body?.getReader();
     const kept = [...response.headers].filter(([name]) => !DROPPED.includes(name)).map(([name, value]) => [name, this.#bent(name, value)]);
-    kept.push(["content-security-policy", POLICY], ["x-dns-prefetch-control", "off"], ["referrer-policy", "same-origin"]);
+    kept.push(["content-security-policy", POLICY], ["x-dns-prefetch-control", "off"], ["referrer-policy", "same-origin"], ["origin-agent-cluster", "?1"]);
     const { status, statusText } = response;
     reply.postMessage({ status, statusText, headers: kept, empty: !reader });
     if (!reader) return stop.abort();

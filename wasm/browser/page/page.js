@@ -152,9 +152,9 @@ function show(secret) {
 
 async function serve() {
   $("content").value ||= `<h1>Hello from ${node.name}</h1>\n<p>This page is served by a browser tab.</p>`;
-  await node.serve({ port: HTTP_PORT }, async (request, { remote }) => {
+  await node.serve({ port: HTTP_PORT }, async (request, { remote, headers }) => {
     const path = new URL(request.url).pathname;
-    if (request.method === "PUT" && path.startsWith("/inbox/")) return receive(request, path, remote);
+    if (request.method === "PUT" && path.startsWith("/inbox/")) return receive(request, headers, path, remote);
     if (!["GET", "HEAD"].includes(request.method)) return new Response("only GET and HEAD\n", { status: 405 });
     if (path !== "/") return new Response("there is only /\n", { status: 404 });
     requests += 1;
@@ -171,10 +171,10 @@ async function serve() {
   })();
 }
 
-async function receive(request, path, remote) {
+async function receive(request, headers, path, remote) {
   const name = decoded(path.slice("/inbox/".length)).replace(/[/\\]/g, "_").slice(0, 200) || "file";
   const full = () => new Response("that is more than this tab can keep\n", { status: 413 });
-  if (files >= FILES_COUNT_MAX || kept + Number(request.headers.get("content-length") ?? 0) > FILES_MAX) return full();
+  if (files >= FILES_COUNT_MAX || kept + Number(headers.get("content-length") ?? 0) > FILES_MAX) return full();
   files += 1;
   // Blocks of one size are counted, for small pieces take more memory than they have bytes.
   const parts = [];

@@ -215,11 +215,9 @@ impl Core {
         self.settle(now);
     }
 
-    /// Ends the sending direction of every connection; returns how many still have something to deliver.
-    pub fn finish(&mut self, now_us: f64) -> usize {
-        let now = at(now_us);
-        self.node.stack.finish(now);
-        self.settle(now);
+    /// Lets no connection take more bytes; returns how many still have something to deliver.
+    pub fn finish(&mut self) -> usize {
+        self.node.stack.finish();
         self.node.stack.undelivered_count()
     }
 }

@@ -154,12 +154,13 @@ function probe() {
 }
 
 test("a hostile page in the frame reaches its own member, and nothing else", { timeout: 2 * LIMIT }, async () => {
-  const bystander = await lab.tab("bystander", { options: { network: "home" } });
+  const options = { network: "home", secret: "a-secret-of-the-page" };
+  const bystander = await lab.tab("bystander", { options });
   await bystander.evaluate(async () => {
     globalThis.asked = 0;
     await node.serve({ port: 80 }, () => new Response(String((asked += 1))));
   });
-  const evil = await lab.tab("evil", { options: { network: "home" } });
+  const evil = await lab.tab("evil", { options });
   await evil.evaluate(async (probe) => {
     const html = { "content-type": "text/html", "x-frame-options": "DENY", "set-cookie": "a=b", "clear-site-data": '"*"' };
     await node.serve({ port: 80 }, async (request, { headers }) => {
@@ -172,9 +173,7 @@ test("a hostile page in the frame reaches its own member, and nothing else", { t
     });
     await node.serve({ port: 8080 }, (_, { headers }) => new Response(`the other port, for ${headers.get("host")}`, { headers: html }));
   }, String(probe));
-  const page = await joined("victim", "#a-secret-of-the-page");
-  await page.context().close();
-  const victim = await joined("victim");
+  const victim = await joined("victim", "#a-secret-of-the-page");
   await victim.locator("#address").fill("evil");
   await victim.locator("#browse button").click();
   const frame = victim.frameLocator("#view").frameLocator("iframe");
@@ -217,6 +216,23 @@ test("a hostile page in the frame reaches its own member, and nothing else", { t
   }
   await frame.getByText("the second page, for evil").waitFor();
   for (const each of [victim, evil, bystander]) await each.context().close();
+});
+
+test("a member's script that never ends stops its own frame only", { timeout: LIMIT }, async () => {
+  const evil = await lab.tab("busy", { options: { network: "home" } });
+  await evil.evaluate(async () => {
+    const page = "<p>about to begin</p><script>setTimeout(() => { for (;;); }, 300)</script>";
+    await node.serve({ port: 80 }, () => new Response(page, { headers: { "content-type": "text/html" } }));
+  });
+  const victim = await joined("patient");
+  await victim.locator("#address").fill("busy");
+  await victim.locator("#browse button").click();
+  await victim.frameLocator("#view").frameLocator("iframe").getByText("about to begin").waitFor();
+  await victim.evaluate(() => new Promise((resolve) => setTimeout(resolve, 1000)));
+  // What the page serves is still served, by a page that does not answer at all if the script stops it.
+  const said = await evil.evaluate(async () => (await node.fetch("http://patient/", { signal: AbortSignal.timeout(10_000) })).status);
+  assert.equal(said, 200);
+  for (const each of [victim, evil]) await each.context().close();
 });
 
 test("without a secure context the page joins, serves and sends, and only the frame is off", { timeout: LIMIT }, async () => {
