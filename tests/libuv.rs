@@ -3,12 +3,14 @@
 
 #[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
+#[path = "support/preload.rs"]
+mod with;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use support::{Place, with_preload};
+use support::Place;
 
 /// Runs each of its tests that has to do with sockets, and prints those that fail with what they say. The programs
 /// are where an ordinary user may be: the suite refuses root.
@@ -67,7 +69,7 @@ const SKIPPED: &[&str] = &[
 
 /// Builds the suite's program.
 fn built() -> PathBuf {
-    let folder = with_preload().with_file_name("libuv");
+    let folder = with::preload().with_file_name("libuv");
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libuv/build");
     let made = Command::new(build).arg(&folder).output().expect("the script starts");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -75,7 +77,7 @@ fn built() -> PathBuf {
 }
 
 fn suite(way: &[&str], skipped: &[&str], wanted: u32) {
-    let (program, library) = (built(), with_preload().join("libunisockets_preload.so"));
+    let (program, library) = (built(), with::preload().join("libunisockets_preload.so"));
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let tool = PathBuf::from(env!("CARGO_BIN_EXE_unisockets"));

@@ -163,6 +163,10 @@ fn a_published_port_leads_to_the_program() {
     let mut page = String::new();
     stream.read_to_string(&mut page).unwrap();
     assert!(page.ends_with("published"), "{page}");
+    // Nothing runs where the port is somebody's already.
+    let taken = net.place.start(&["run", "--publish", &publish, "--", "echo", "it ran"]).end();
+    assert_eq!((taken.code, taken.out.as_str()), (Some(1), ""), "{taken:?}");
+    assert!(taken.err.contains("that port is in use"), "{taken:?}");
     drop(server);
 }
 

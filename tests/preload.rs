@@ -3,12 +3,14 @@
 
 #[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
+#[path = "support/preload.rs"]
+mod with;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{LIMIT, Place, Process, with_preload};
+use support::{LIMIT, Place, Process};
 
 /// Writes a script for Python.
 fn script(place: &Place, name: &str, text: &str) -> PathBuf {
@@ -59,7 +61,7 @@ while True:
 ";
 
 fn server(place: &Place) -> Process {
-    with_preload();
+    with::preload();
     let path = script(place, "server.py", SERVER);
     let server = place.start(&run("alpha", &[python(), path.to_str().unwrap()]));
     server.out.wait("the server", |text| text.contains("ready"));
@@ -189,7 +191,7 @@ except ConnectionRefusedError:
 /// none arrived.
 #[test]
 fn a_program_that_ends_right_after_a_write_loses_no_byte() {
-    with_preload();
+    with::preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let sink = script(
@@ -249,7 +251,7 @@ s.sendall(bytes(200000))
 /// As soon as a program has ended the next one may have its ports, whatever it left open.
 #[test]
 fn the_ports_of_a_program_that_ended_are_free_at_once() {
-    with_preload();
+    with::preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let holder = script(
@@ -275,7 +277,7 @@ os._exit(0)
 
 #[test]
 fn exit_status_signals_and_output_are_the_programs_own() {
-    with_preload();
+    with::preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let ended = place.start(&run("one", &["sh", "-c", "echo out; echo err >&2; exit 7"])).end();
@@ -307,7 +309,7 @@ fn a_control_socket_never_takes_the_place_of_a_file() {
 /// The node goes when its program has gone and nothing is left to deliver, and not before.
 #[test]
 fn a_node_ends_after_its_program() {
-    with_preload();
+    with::preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let ended = place.start(&run("short", &["sh", "-c", "echo $UNISOCKETS_NODE"])).end();
@@ -326,7 +328,7 @@ fn whoever_has_no_token_and_is_another_user_is_refused() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("not run: it takes root to become another user");
     }
-    with_preload();
+    with::preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let ask = script(
@@ -408,7 +410,7 @@ fn the_interpreters_own_suite_of_sockets_passes() {
 fn suite(name: &str, tests: &[String], skipped: &[&str]) {
     let has = Command::new(python()).args(["-c", "import test.test_socket"]).stderr(Stdio::null()).status();
     assert!(has.is_ok_and(|status| status.success()), "the interpreter's tests are missing: packaging/setup test");
-    with_preload();
+    with::preload();
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let runner = script(

@@ -3,6 +3,8 @@
 
 #[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
+#[path = "support/preload.rs"]
+mod with;
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -10,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{Ended, Place, Process, with_preload};
+use support::{Ended, Place, Process};
 
 /// How long a program may take over a bad network.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -39,7 +41,7 @@ struct Net {
 impl Net {
     fn new(way: Way, fault: Option<String>) -> Net {
         if way == Way::Preload {
-            with_preload();
+            with::preload();
         }
         let mut place = Place::new();
         let signal = place.signal(&["--listen", "127.0.0.1:0"]);

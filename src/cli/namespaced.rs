@@ -42,6 +42,14 @@ pub(super) async fn run(options: &args::Node) -> Result<(), Failure> {
     let tcp = std::net::TcpListener::from(tcp);
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
+    // Before anything runs that would be in vain.
+    let mut published = Vec::new();
+    for publish in &options.publish {
+        let listener = net::TcpListener::bind(publish.machine)
+            .await
+            .map_err(|error| Failure::failed(format!("cannot publish at {}: {}", publish.machine, sentence(&error))))?;
+        published.push((listener, publish.port));
+    }
     with_node(&options.common, |node| async move {
         let attached = node.attach(tun, None)?;
         let own = Addresses::of(&node);
@@ -50,11 +58,8 @@ pub(super) async fn run(options: &args::Node) -> Result<(), Failure> {
         channel.send(&addresses, None)?;
         let channel = Arc::new(AsyncChannel::new(channel)?);
         let asked = Asked::default();
-        for publish in &options.publish {
-            let listener = net::TcpListener::bind(publish.machine).await.map_err(|error| {
-                Failure::failed(format!("cannot publish at {}: {}", publish.machine, sentence(&error)))
-            })?;
-            tokio::spawn(lead(listener, publish.port, Arc::clone(&channel), Arc::clone(&asked)));
+        for (listener, port) in published {
+            tokio::spawn(lead(listener, port, Arc::clone(&channel), Arc::clone(&asked)));
         }
         let names = node.clone();
         let (udp, tcp) = (net::UdpSocket::from_std(udp)?, net::TcpListener::from_std(tcp)?);

@@ -95,7 +95,7 @@ fn check(program: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot run {}: {error}", program.display())))?;
     if is_static(&bytes) == Some(true) {
         return Err(Failure::failed(format!(
-            "{} is linked statically, so nothing can be preloaded; 'forward' and 'expose' carry its TCP",
+            "{} is linked statically, so nothing can be preloaded; 'unisockets run' without --preload runs it",
             program.display()
         )));
     }

@@ -1,28 +1,14 @@
 //! Programs as processes of their own: a fresh home for each test, a deadline for every wait, nothing left behind.
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long anything may take.
 pub const LIMIT: Duration = Duration::from_secs(30);
-
-/// Builds the library for preloading beside the tool that is tested, once; returns the folder of both.
-pub fn with_preload() -> &'static Path {
-    static FOLDER: OnceLock<&Path> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_BIN_EXE_unisockets")).parent().expect("the tool is in a profile's folder");
-        let target = folder.parent().expect("a profile's folder is in the target's");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--locked", "-p", "unisockets-preload"]).env("CARGO_TARGET_DIR", target);
-        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(status.expect("cargo runs").success(), "the preloaded library is built");
-        folder
-    })
-}
 
 /// A home of its own for some programs, removed at the end.
 pub struct Place {
