@@ -8,7 +8,6 @@ mod with;
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
