@@ -249,7 +249,8 @@ fn open_key(path: &Path) -> Result<([u8; 32], File), KeyError> {
     if !is_locked(&file) {
         let path = path.display();
         return Err(KeyError(format!(
-            "the key {path} is in use by another program; give this one another --name or --key"
+            "the key {path} is in use by another program, or by the node of an ended one that still delivers what was \
+             written; wait for it to end, or give this one another --name or --key"
         )));
     }
     let mut text = String::new();

@@ -19,7 +19,8 @@ use unisockets_signaling::protocol::{Code, Query, Welcome};
 use unisockets_stack::{Instant, Readiness, SocketId};
 
 use crate::config::save_pins;
-use crate::node::{Lookup, LookupError, NodeCore, Output};
+use crate::lookup::{Lookup, LookupError};
+use crate::node::{NodeCore, Output};
 use crate::peers::LinkId;
 
 /// STUN and TURN servers that signaling may name.
@@ -236,7 +237,7 @@ impl Driver {
                 }
                 Output::Resolve { id, query } => {
                     if !self.send(Command::Resolve(id, query)) {
-                        self.resolved(id, Err(LookupError("too much waits for the signaling server".to_owned())));
+                        self.resolved(id, Err(LookupError::unanswered("too much waits for the signaling server")));
                     }
                 }
                 Output::Signal { to, payload } => {
@@ -275,7 +276,7 @@ impl Driver {
             id
         });
         match tokio::time::timeout(LOOKUP_TIMEOUT, answer).await {
-            Ok(answer) => answer.unwrap_or_else(|_| Err(LookupError("the node has left the network".to_owned()))),
+            Ok(answer) => answer.unwrap_or_else(|_| Err(LookupError::unanswered("the node has left the network"))),
             Err(_) => {
                 self.with(|state, _, _| {
                     state.lookups.remove(&id);
@@ -283,7 +284,7 @@ impl Driver {
                     state.core.abandon_lookup(id);
                 });
                 let text = "the signaling server does not answer; try again when it can be reached";
-                Err(LookupError(text.to_owned()))
+                Err(LookupError::unanswered(text))
             }
         }
     }
@@ -337,7 +338,7 @@ impl Driver {
                 });
             }
             MemberEvent::Resolved(id, answer) => {
-                self.resolved(id, answer.map_err(|failure| LookupError(failure.to_string())));
+                self.resolved(id, answer.map_err(LookupError::from));
             }
             MemberEvent::Signal(from, payload) => {
                 self.with(|state, now, _| state.core.handle_signal(now, from, &payload))

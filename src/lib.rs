@@ -58,6 +58,7 @@ mod handle;
 mod hello;
 #[cfg(all(feature = "descriptors", target_os = "linux"))]
 mod host;
+mod lookup;
 mod node;
 mod peers;
 #[cfg(not(target_family = "wasm"))]
@@ -73,7 +74,8 @@ mod udp;
 
 /// The node without I/O, for shells other than the native one and for simulations.
 pub mod core {
-    pub use crate::node::{Config, Lookup, LookupError, NodeCore, Output};
+    pub use crate::lookup::{Lookup, LookupError, LookupFailure};
+    pub use crate::node::{Config, NodeCore, Output};
     pub use crate::peers::LinkId;
     pub use crate::tap::{Direction, Tap};
 }

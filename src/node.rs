@@ -16,6 +16,7 @@ use unisockets_signaling::protocol::{Member, Query, SignedLease, Welcome};
 use unisockets_stack::{Class, DropReason, Event, Instant, PathEnd, PathId, Prefix, Room, SocketId, Stack};
 
 use crate::device::Device;
+use crate::lookup::{Lookup, LookupError};
 use crate::peers::{LinkEntry, LinkId, Peer};
 use crate::tap::{Direction, Tap};
 
@@ -52,13 +53,6 @@ pub enum Output {
         payload: String,
     },
 }
-
-/// A lookup that a program asked for has ended.
-pub type Lookup = Result<Member, LookupError>;
-
-/// Why a lookup failed; the text says what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LookupError(pub String);
 
 /// The settings of a node.
 pub struct Config {
@@ -337,7 +331,7 @@ impl NodeCore {
             let text =
                 format!("the signaling server gives {} to another member than the one that holds it", member.ipv4);
             self.incident(now, "answer_contradicts", text.clone());
-            return Err(LookupError(text));
+            return Err(LookupError::untrusted(text));
         }
         // Whatever was asked, the answer also says who has an address. A refused answer leaves no pin.
         let subject = match query {
@@ -353,7 +347,7 @@ impl NodeCore {
         }
         if let Err(changed) = pinned {
             self.incident(now, "pin_changed", changed.to_string());
-            return Err(LookupError(changed.to_string()));
+            return Err(LookupError::untrusted(changed.to_string()));
         }
         Ok(member)
     }

@@ -7,6 +7,7 @@ use unisockets_signaling::identity::PublicKey;
 use unisockets_signaling::protocol::Query;
 
 use crate::handle::Node;
+use crate::lookup::LookupFailure;
 
 /// A member that was looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +28,19 @@ impl Node {
     /// Finds out who has a name, an address or a key.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if nobody has it, or if its key is another than before; the text says
-    /// what to do.
+    /// [`io::ErrorKind::NotFound`] if nobody has it, [`io::ErrorKind::PermissionDenied`] if its key is another than
+    /// before, [`io::ErrorKind::TimedOut`] if the signaling server has not answered within 15 s; the text says what to
+    /// do.
     pub async fn resolve(&self, host: &str) -> io::Result<Resolved> {
         let member = self.driver().lookup(Query::parse(host, self.network())).await;
-        let member = member.map_err(|error| io::Error::new(io::ErrorKind::NotFound, format!("{host}: {}", error.0)))?;
+        let member = member.map_err(|error| {
+            let kind = match error.failure {
+                LookupFailure::NotFound => io::ErrorKind::NotFound,
+                LookupFailure::Untrusted => io::ErrorKind::PermissionDenied,
+                LookupFailure::Unanswered => io::ErrorKind::TimedOut,
+            };
+            io::Error::new(kind, format!("{host}: {}", error.text))
+        })?;
         Ok(Resolved {
             key: member.key,
             name: member.name,

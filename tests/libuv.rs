@@ -46,6 +46,9 @@ const SKIPPED: &[&str] = &[
     // They connect to addresses outside of the network: the machine answers, not the stack.
     "tcp_close_while_connecting",
     "tcp_connect_timeout",
+    // It writes until a reset comes, which on the kernel's loopback is there before any buffer is full. Here it is on its
+    // way, as on a network: three of four times it comes first.
+    "tcp_try_write_error",
     // libuv sends datagrams by a system call of its own (sendmmsg), past the C library.
     "getsockname_udp",
     "udp_alloc_cb_fail",
@@ -65,6 +68,7 @@ const SKIPPED: &[&str] = &[
     "udp_send_hang_loop",
     "udp_send_immediate",
     "udp_send_unreachable",
+    "udp_sendmmsg_error",
 ];
 
 /// Builds the suite's program.

@@ -129,6 +129,39 @@ print(s.recv(12, socket.MSG_WAITALL))
 }
 
 #[test]
+fn a_name_that_nobody_has_is_told_from_one_that_nobody_can_say() {
+    let mut place = Place::new();
+    let mut signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    with::preload();
+    let text = "
+import ctypes, socket, sys
+def ask(name):
+    try:
+        socket.getaddrinfo(name, 80)
+        return 'somebody'
+    except socket.gaierror as error:
+        return {socket.EAI_NONAME: 'nobody', socket.EAI_AGAIN: 'again'}.get(error.errno, str(error))
+def classic(name):
+    try:
+        return socket.gethostbyname_ex(name)
+    except socket.herror as error:
+        return {1: 'nobody', 2: 'again'}.get(error.errno, str(error))
+    except socket.gaierror as error:
+        return {socket.EAI_NONAME: 'nobody', socket.EAI_AGAIN: 'again'}.get(error.errno, str(error))
+print(ask('asker'), ask('phantom'), classic('phantom'), flush=True)
+input()
+print(ask('phantom'), classic('localhost')[0], flush=True)
+";
+    let path = script(&place, "names.py", text);
+    let mut asker = place.start(&run("asker", &[python(), path.to_str().unwrap()]));
+    asker.out.wait("the first answers", |text| text.ends_with("somebody nobody nobody\n"));
+    signal.kill();
+    asker.write(b"on\n");
+    let ended = asker.end();
+    assert!(ended.out.ends_with("again localhost\n"), "{ended:?}");
+}
+
+#[test]
 fn datagrams_arrive_whole_with_their_true_source() {
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);

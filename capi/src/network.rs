@@ -31,7 +31,7 @@ fn text(pointer: *const c_char) -> Option<String> {
 /// the end of this process until its last descriptor has drained. A null pointer means the environment alone. Without
 /// this call the first call that needs a network does the same, if the environment names one.
 ///
-/// Errors: -1 and ENETDOWN; unisockets_errmsg() says why.
+/// Errors: -1 and ENETDOWN, or EISCONN, the program is on a network with other settings; unisockets_errmsg() says why.
 ///
 /// # Safety
 /// `config` must be null or valid, and its strings null or C strings.

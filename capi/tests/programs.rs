@@ -36,6 +36,7 @@ fn built() -> PathBuf {
 struct Place {
     folder: PathBuf,
     signal: Option<Running>,
+    url: String,
     nodes: Vec<Running>,
 }
 
@@ -72,7 +73,7 @@ impl Place {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("unisockets-c-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        Place { folder, signal: None, nodes: Vec::new() }
+        Place { folder, signal: None, url: String::new(), nodes: Vec::new() }
     }
 
     /// Starts a network of two members.
@@ -81,6 +82,7 @@ impl Place {
         let mut signal = Running::start(Command::new(&tool).args(["signal", "serve", "--listen", "127.0.0.1:0"]));
         let url = signal.line();
         self.signal = Some(signal);
+        self.url.clone_from(&url);
         ["alpha", "beta"].map(|name| {
             let control = self.folder.join(name).to_str().unwrap().to_owned();
             let mut node = Command::new(&tool);
@@ -237,6 +239,42 @@ fn a_node_that_is_not_there_is_network_down() {
     let output = command(&place.compile("echo_server", true), Some(&nowhere), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Network is down"), "{output:?}");
+}
+
+/// A program's own settings: each call is true to them, or says what is in the way.
+#[test]
+fn a_program_enters_and_leaves_networks() {
+    let mut place = Place::new();
+    place.network();
+    let signal = place.url.clone();
+    let capture = place.folder.join("network.pcapng");
+    let program = place.compile_from("capi/tests/c", "network", true);
+    let mut ours = command(&program, None, &[&signal, capture.to_str().unwrap()]);
+    ours.env("UNISOCKETS_PROGRAM", built().join("unisockets"));
+    ours.env("XDG_DATA_HOME", &place.folder).env("XDG_RUNTIME_DIR", &place.folder);
+    let said = String::from_utf8(filter(&mut ours, Vec::new())).unwrap();
+    let wanted = "gamma: yes
+\"gamma\" is in the status: yes
+again: yes
+as it is: yes
+delta meanwhile: Transport endpoint is already connected
+this program is on a network already, with another network; unisockets_down leaves it
+capture: yes
+bind: yes
+listen: yes
+down: yes
+delta: yes
+\"delta\" is in the status: yes
+\"elsewhere\" is in the status: yes
+the same node: no
+down: yes
+a node is left to others: no
+down again: Network is down
+a bad server: Network is down
+and why
+";
+    assert_eq!(said, wanted);
+    assert!(std::fs::metadata(&capture).unwrap().len() > 0);
 }
 
 /// What the script of socket calls says otherwise with our sockets, by the words behind the kind of socket, and why.

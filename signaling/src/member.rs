@@ -438,6 +438,11 @@ impl Membership {
         self.request(|id| FromMember::List { id, after, limit })
     }
 
+    /// Withdraws a question: its answer is not waited for any more, and it is not asked again.
+    pub fn withdraw(&mut self, id: u64) {
+        self.requests.remove(&id);
+    }
+
     /// Sends a payload to a member, over this connection or not at all.
     pub fn signal(&mut self, to: PublicKey, payload: String) -> u64 {
         self.request(|id| FromMember::Signal { id, to, payload })

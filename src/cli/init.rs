@@ -15,8 +15,10 @@ use super::exit::Failure;
 use super::interface::Addresses;
 use super::{args, isolate};
 
-/// How long what programs have sent may take to reach its destination after the last of them has ended.
-const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+/// How long what programs have sent may take to reach its destination after the last of them has ended: in all, and
+/// with nobody taking any of it. A destination that has vanished must not keep the name from the next program.
+const DRAIN_LIMIT: Duration = Duration::from_secs(600);
+const DRAIN_STALL: Duration = Duration::from_secs(20);
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// States of connections that still send (net/tcp_states.h): FIN_WAIT1, LAST_ACK and CLOSING.
 const SENDING: [&str; 3] = ["04", "09", "0B"];
@@ -129,14 +131,49 @@ fn reap(front: &Channel, program: Pid) {
 /// Waits until the kernel has sent what programs wrote before they ended.
 fn drain() {
     let end = Instant::now() + DRAIN_LIMIT;
-    while is_sending() && Instant::now() < end {
+    let (mut least, mut moved) = (usize::MAX, Instant::now());
+    loop {
+        let now = Instant::now();
+        let left = unsent();
+        if left < least {
+            (least, moved) = (left, now);
+        }
+        if left == 0 || now >= end || now - moved >= DRAIN_STALL {
+            return;
+        }
         std::thread::sleep(DRAIN_LOOK);
     }
 }
 
-fn is_sending() -> bool {
-    ["/proc/self/net/tcp", "/proc/self/net/tcp6"].iter().any(|table| {
-        let text = std::fs::read_to_string(table).unwrap_or_default();
-        text.lines().skip(1).any(|line| line.split_whitespace().nth(3).is_some_and(|state| SENDING.contains(&state)))
-    })
+/// Returns what connections that still send have not delivered: bytes, and one for each end of a stream.
+fn unsent() -> usize {
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    tables.iter().map(|table| unsent_of(&std::fs::read_to_string(table).unwrap_or_default())).sum()
+}
+
+/// Reads a table of connections (proc_pid_net(5)): the state is the fourth field, the fifth begins with the bytes to send.
+fn unsent_of(table: &str) -> usize {
+    let of = |line: &str| {
+        let mut fields = line.split_whitespace().skip(3);
+        let state = fields.next()?;
+        let (bytes, _) = fields.next()?.split_once(':')?;
+        SENDING.contains(&state).then_some(1 + usize::from_str_radix(bytes, 16).ok()?)
+    };
+    table.lines().skip(1).filter_map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_still_sends_is_counted() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 1
+   1: 0A50000A:9C40 0B50000A:0007 04 00000100:00000000 01:00000014 00000003 0 0 2
+   2: 0A50000A:9C41 0B50000A:0007 01 00000200:00000000 01:00000014 00000003 0 0 3
+   3: 0A50000A:9C42 0B50000A:0007 09 00000000:00000000 01:00000014 00000003 0 0 4\n";
+        assert_eq!(unsent_of(table), 0x100 + 1 + 1);
+        assert_eq!(unsent_of(""), 0);
+    }
 }

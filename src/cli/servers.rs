@@ -15,7 +15,8 @@ pub(super) fn members_server(url: &str) -> Result<IceServer, Failure> {
     };
     let (scheme, rest) = url.split_once(':').ok_or_else(bad)?;
     match (scheme, rest.rsplit_once('@')) {
-        ("stun" | "stuns", None) if !rest.is_empty() => {
+        // These have no options (RFC 7064, section 3.1); browsers refuse them.
+        ("stun" | "stuns", None) if !rest.is_empty() && !rest.contains('?') => {
             Ok(IceServer { url: url.to_owned(), username: String::new(), credential: String::new() })
         }
         ("turn" | "turns", Some((user, host))) if !host.is_empty() => {
@@ -61,7 +62,14 @@ mod tests {
         for url in ["turns:me:pw@relay.example", "turn:me:pw@relay.example?transport=tcp"] {
             assert!(members_server(url).is_ok() && own_server(url).is_err(), "{url}");
         }
-        for url in ["turn:relay.example", "turn:me@relay.example", "turn:me:pw@", "stun:", "relay.example"] {
+        for url in [
+            "turn:relay.example",
+            "turn:me@relay.example",
+            "turn:me:pw@",
+            "stun:",
+            "stun:relay.example?transport=udp",
+            "relay.example",
+        ] {
             assert!(members_server(url).is_err(), "{url}");
         }
     }

@@ -12,7 +12,6 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::driver::Membership;
 use crate::handle::Node;
 
 /// Questions that are looked up at one time; more are dropped, and asked again by who wants to know.
@@ -119,20 +118,11 @@ impl Node {
         reply.build_bytes_vec().ok()
     }
 
-    /// Why nobody was found: nobody is there, or the server that knows cannot be reached and may be asked again.
-    fn absent(&self) -> RCODE {
-        if matches!(*self.driver().membership.borrow(), Membership::Joined(_)) {
-            RCODE::NameError
-        } else {
-            RCODE::ServerFailure
-        }
-    }
-
     async fn records<'a>(&self, question: &Question<'a>) -> Result<Vec<ResourceRecord<'a>>, RCODE> {
         let name = question.qname.to_string();
         let record = |data: RData<'a>| ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data);
         if let Some(address) = reverse(&name) {
-            let member = self.resolve(&address.to_string()).await.map_err(|_| self.absent())?;
+            let member = self.resolve(&address.to_string()).await.map_err(|error| absent(&error))?;
             let name = member.name.ok_or(RCODE::NameError)?;
             let name = Name::new(&name).map_err(|_| RCODE::ServerFailure)?.into_owned();
             return Ok(vec![record(RData::PTR(PTR(name)))]);
@@ -140,7 +130,7 @@ impl Node {
         if name.is_empty() {
             return Err(RCODE::NameError);
         }
-        let member = self.resolve(&name).await.map_err(|_| self.absent())?;
+        let member = self.resolve(&name).await.map_err(|error| absent(&error))?;
         let v4 = || record(RData::A(A { address: u32::from(member.ipv4) }));
         let v6 = || record(RData::AAAA(AAAA { address: u128::from(member.ipv6) }));
         Ok(match question.qtype {
@@ -150,6 +140,11 @@ impl Node {
             _ => Vec::new(),
         })
     }
+}
+
+/// Why nobody was found: nobody is there, or the server that knows cannot be reached and may be asked again.
+fn absent(error: &io::Error) -> RCODE {
+    if error.kind() == io::ErrorKind::NotFound { RCODE::NameError } else { RCODE::ServerFailure }
 }
 
 /// What cannot be had now, such as a descriptor, may be had soon.

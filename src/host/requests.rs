@@ -294,7 +294,9 @@ impl Inner {
     async fn resolve(&self, name: &str) -> Outcome {
         let addresses = match self.node.resolve(name).await {
             Ok(member) => vec![IpAddr::V4(member.ipv4), IpAddr::V6(member.ipv6)],
-            Err(_) => Vec::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            // No answer, or none that can be believed: that nobody is there has not been said.
+            Err(error) => return Err(Fault { errno: libc::EAGAIN, text: error.to_string() }),
         };
         Ok((Reply::Addresses { addresses }, None))
     }

@@ -268,7 +268,7 @@ impl Life {
             Event::Resolved(number, answer) => {
                 if let Some(id) = self.numbers.remove(&number) {
                     let query = self.queries.remove(&id);
-                    let answer = answer.map_err(|failure| LookupError(failure.to_string()));
+                    let answer = answer.map_err(LookupError::from);
                     self.core.resolved(at, id, answer, query.as_ref());
                 }
             }

@@ -32,6 +32,20 @@ pub struct Config {
     pub node: Option<String>,
 }
 
+impl Config {
+    /// Returns the settings with what they leave to the environment.
+    pub(crate) fn or_variables(&self) -> Config {
+        let or = |value: &Option<String>, name| value.clone().or_else(|| variable(name));
+        Config {
+            signal: or(&self.signal, SIGNAL),
+            network: or(&self.network, NETWORK),
+            secret: or(&self.secret, SECRET),
+            name: or(&self.name, NAME),
+            node: None,
+        }
+    }
+}
+
 /// Reads a variable; an empty one counts as none.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

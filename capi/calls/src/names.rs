@@ -45,14 +45,40 @@ fn may_be_members(name: &str) -> bool {
     (is_label || name.ends_with(".internal")) && !name.is_empty() && name.parse::<IpAddr>().is_err()
 }
 
-/// Finds the addresses of a member's name; none if it is not a member's, or no network is there.
-pub(crate) fn member(name: &str) -> Vec<IpAddr> {
-    if !may_be_members(name) || !matches!(node::node(), Ok(Some(_))) {
-        return Vec::new();
+unsafe extern "C" {
+    /// The C library's `h_errno` of this thread (netdb.h).
+    fn __h_errno_location() -> *mut c_int;
+}
+
+/// Values of `h_errno` (netdb.h).
+const HOST_NOT_FOUND: c_int = 1;
+const TRY_AGAIN: c_int = 2;
+const NO_RECOVERY: c_int = 3;
+
+/// Who has a name.
+enum Asked {
+    /// The member with these addresses.
+    Member(Vec<IpAddr>),
+    /// No member has it, or it cannot be a member's, or no network is there.
+    Nobody,
+    /// Signaling does not answer: a member may have it.
+    Unanswered,
+}
+
+/// Asks the node who has a name.
+fn ask(name: &str) -> Asked {
+    if !may_be_members(name) {
+        return Asked::Nobody;
+    }
+    match node::node() {
+        Ok(Some(_)) => {}
+        Ok(None) => return Asked::Nobody,
+        Err(_) => return Asked::Unanswered,
     }
     match node::ask(&Request::Resolve { name: name.to_owned() }) {
-        Ok((Reply::Addresses { addresses }, _)) => addresses,
-        _ => Vec::new(),
+        Ok((Reply::Addresses { addresses }, _)) if !addresses.is_empty() => Asked::Member(addresses),
+        Err(libc::EAGAIN) => Asked::Unanswered,
+        _ => Asked::Nobody,
     }
 }
 
@@ -111,9 +137,14 @@ pub(crate) unsafe fn getaddrinfo(
     // SAFETY: the hints are null or valid.
     let wanted = unsafe { hints.as_ref() };
     let numeric = wanted.is_some_and(|hints| hints.ai_flags & libc::AI_NUMERICHOST != 0);
-    let addresses = match name.and_then(|name| name.to_str().ok()) {
-        Some(name) if !numeric => member(name),
-        _ => Vec::new(),
+    let asked = match name.and_then(|name| name.to_str().ok()) {
+        Some(name) if !numeric => ask(name),
+        _ => Asked::Nobody,
+    };
+    let (addresses, may_come) = match asked {
+        Asked::Member(addresses) => (addresses, false),
+        Asked::Nobody => (Vec::new(), false),
+        Asked::Unanswered => (Vec::new(), true),
     };
     let mut head: *mut addrinfo = std::ptr::null_mut();
     let mut end: *mut *mut addrinfo = &raw mut head;
@@ -121,8 +152,10 @@ pub(crate) unsafe fn getaddrinfo(
         let mut list = std::ptr::null_mut();
         // SAFETY: the arguments are the program's.
         let code = unsafe { (system.getaddrinfo)(node, service, hints, &raw mut list) };
-        if code != 0 {
-            return code;
+        match code {
+            0 => {}
+            libc::EAI_NONAME if may_come => return libc::EAI_AGAIN,
+            code => return code,
         }
         // SAFETY: the list is the C library's.
         unsafe { copy(list, None, &mut end) };
@@ -234,8 +267,19 @@ pub(crate) unsafe fn gethostbyname(name: *const c_char) -> *mut hostent {
     hints.ai_family = libc::AF_INET;
     hints.ai_socktype = libc::SOCK_STREAM;
     let mut list = std::ptr::null_mut();
-    // SAFETY: the name is the program's; the rest is made here.
-    if name.is_null() || unsafe { getaddrinfo(name, std::ptr::null(), &raw const hints, &raw mut list) } != 0 {
+    let code = match name.is_null() {
+        true => libc::EAI_NONAME,
+        // SAFETY: the name is the program's; the rest is made here.
+        false => unsafe { getaddrinfo(name, std::ptr::null(), &raw const hints, &raw mut list) },
+    };
+    if code != 0 {
+        let error = match code {
+            libc::EAI_AGAIN => TRY_AGAIN,
+            libc::EAI_FAIL => NO_RECOVERY,
+            _ => HOST_NOT_FOUND,
+        };
+        // SAFETY: the place is this thread's.
+        unsafe { *__h_errno_location() = error };
         return std::ptr::null_mut();
     }
     let mut addresses = Vec::new();

@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use unisockets_descriptors::passing::{self, Place};
-use unisockets_descriptors::{Answer, Reply, Request};
+use unisockets_descriptors::{About, Answer, Reply, Request};
 
 use crate::config::{self, Config, Routes};
 use crate::system::{self, Errno};
@@ -23,6 +23,48 @@ use crate::system::{self, Errno};
 pub(crate) struct Node {
     pub(crate) place: Place,
     pub(crate) routes: Routes,
+    /// What programs that this one starts find it by, if this one has started it.
+    started: Option<String>,
+    /// What it was found or started with, as far as that is known: completed by what it says of itself.
+    settings: Config,
+}
+
+impl Node {
+    fn new(place: Place, started: Option<String>, found: Config, about: About) -> Node {
+        let routes = Routes::new(&about);
+        let network = about.network.split('~').next().map(str::to_owned);
+        Node { place, routes, started, settings: Config { network, name: about.name, ..found } }
+    }
+
+    /// Checks that settings, as far as they say anything, are those of this node.
+    ///
+    /// # Errors
+    /// EISCONN; the text of [`last`] says what differs.
+    fn check(&self, wanted: &Config) -> Result<(), Errno> {
+        let own = &self.settings;
+        let pairs = [
+            ("signaling server", &own.signal, &wanted.signal),
+            ("network", &own.network, &wanted.network),
+            ("secret", &own.secret, &wanted.secret),
+            ("name", &own.name, &wanted.name),
+            ("node", &own.node, &wanted.node),
+        ];
+        // A member without a name is another one than that which is wanted.
+        let differs = |what: &str, own: &Option<String>, wanted: &Option<String>| match (own, wanted) {
+            (_, None) => false,
+            (None, Some(_)) => what == "name",
+            (Some(own), Some(wanted)) if ["network", "name"].contains(&what) => !own.eq_ignore_ascii_case(wanted),
+            (Some(own), Some(wanted)) => own != wanted,
+        };
+        match pairs.into_iter().find(|(what, own, wanted)| differs(what, own, wanted)) {
+            None => Ok(()),
+            Some((what, ..)) => {
+                let text =
+                    format!("this program is on a network already, with another {what}; unisockets_down leaves it");
+                Err(failed(&text, libc::EISCONN))
+            }
+        }
+    }
 }
 
 /// What is known of this program's node.
@@ -131,17 +173,22 @@ pub fn report_failures() {
 pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
     let _only = Starter::wait();
     if let Known::There(node) = &*KNOWN.read().unwrap_or_else(PoisonError::into_inner) {
-        return Ok(Arc::clone(node));
+        return node.check(config).map(|()| Arc::clone(node));
     }
-    let place = match config.node.clone().or_else(|| config::variable(config::NODE)) {
-        Some(text) => Place::new(&text),
-        None => start(config)?,
+    let (invitation, started, found) = match config.node.clone().or_else(|| config::variable(config::NODE)) {
+        Some(text) => (text.clone(), None, Config { node: Some(text), ..Config::default() }),
+        None => {
+            let text = start(config)?;
+            (text.clone(), Some(text), config.or_variables())
+        }
     };
+    let place = Place::new(&invitation);
     let about = match ask_at(&place, &Request::About)?.0 {
         Reply::About(about) => about,
         _ => return Err(failed("the node is of another version", libc::EPROTO)),
     };
-    let node = Arc::new(Node { place, routes: Routes::new(&about) });
+    let node = Arc::new(Node::new(place, started, found, about));
+    node.check(config)?;
     *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = Known::There(Arc::clone(&node));
     Ok(node)
 }
@@ -150,7 +197,13 @@ pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
 pub(crate) fn down() -> Result<(), Errno> {
     let before = std::mem::replace(&mut *KNOWN.write().unwrap_or_else(PoisonError::into_inner), Known::Nothing);
     match before {
-        Known::There(node) => ask_at(&node.place, &Request::Leave).map(|_| ()),
+        Known::There(node) => {
+            // It drains, and is nobody's any more: what follows does not find it.
+            if node.started.is_some() && config::variable(config::NODE) == node.started {
+                system::unset_variable(config::NODE);
+            }
+            ask_at(&node.place, &Request::Leave).map(|_| ())
+        }
         Known::Nothing | Known::None => Err(failed("no node was up", libc::ENETDOWN)),
     }
 }
@@ -192,14 +245,14 @@ fn program() -> PathBuf {
 }
 
 /// Starts a node that follows this process, and returns where it answers.
-fn start(config: &Config) -> Result<Place, Errno> {
+fn start(config: &Config) -> Result<String, Errno> {
     let program = program();
     let said = launch(&program, config)?;
     match said.lines().find_map(|line| line.strip_prefix("invitation ")) {
         Some(invitation) => {
             // Programs that this one starts share its node.
             system::set_variable(config::NODE, invitation);
-            Ok(Place::new(invitation))
+            Ok(invitation.to_owned())
         }
         None => {
             let reason = if said.trim().is_empty() {

@@ -300,6 +300,14 @@ pub(crate) fn set_variable(name: &str, value: &str) {
     unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) };
 }
 
+/// Takes a variable out of the environment.
+pub(crate) fn unset_variable(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // SAFETY: it is a C string; the C library's lock guards its environment.
+        unsafe { libc::unsetenv(name.as_ptr()) };
+    }
+}
+
 /// Starts a program without a trace in its parent: no SIGCHLD comes of it, and no `wait` of the program's finds it.
 /// Returns the process, whose end [`wait`] waits for.
 pub(crate) fn spawn_unseen(

@@ -37,6 +37,23 @@ export type MembershipEvent =
   | { kind: "pins"; pins: Record<string, string> }
   | { kind: "unreachable" };
 
+/** What signaling has answered. */
+export interface Answer {
+  member?: Member;
+  members?: Member[];
+  error?: { code: string; text: string };
+}
+
+/** A member of the network. */
+export interface Member {
+  key: string;
+  name: string | null;
+  ipv4: string;
+  ipv6: string;
+  /** Whether it is connected to signaling now. */
+  present: boolean;
+}
+
 /** What a node is made of. */
 export interface Settings {
   network: string;
@@ -72,8 +89,8 @@ export interface Calls {
   receiveFrom(socket: number): Promise<Message>;
   /** The status, in JSON. */
   status(): Promise<string>;
-  resolve(host: string): Promise<unknown>;
-  listMembers(after: string | undefined): Promise<unknown>;
+  resolve(host: string): Promise<Answer>;
+  listMembers(after: string | undefined): Promise<Answer>;
   beginCapture(): Promise<number>;
   takeCapture(capture: number): Promise<Captured>;
   endCapture(capture: number): Promise<void>;

@@ -4,7 +4,8 @@ import type { Connections, Reports } from "./calls.js";
 const LANES = ["control", "interactive", "bulk", "datagram"] as const;
 const DATAGRAM = 3;
 
-interface IceServer {
+/** A STUN or TURN server. */
+export interface IceServer {
   url: string;
   username?: string;
   credential?: string;
@@ -17,6 +18,35 @@ type Signal =
 
 /** Makes a peer connection: that of the browser, or of a library for Node.js. */
 export type ConnectionClass = new (settings?: RTCConfiguration) => RTCPeerConnection;
+
+/** As the standard has it. */
+function settingsWith(servers: IceServer[]): RTCConfiguration {
+  const iceServers = servers.map(({ url, username, credential }) => ({
+    urls: url,
+    ...(username ? { username } : {}),
+    ...(credential ? { credential } : {}),
+  }));
+  return { iceServers };
+}
+
+/** Returns why a server cannot be used here, if it cannot. */
+export function refusal(connectionClass: ConnectionClass, server: IceServer): string | undefined {
+  try {
+    new connectionClass(settingsWith([server])).close();
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+/** Makes a connection that uses those of the servers that can be used here: signaling may name others, too. */
+function connect(connectionClass: ConnectionClass, servers: IceServer[]): RTCPeerConnection {
+  try {
+    return new connectionClass(settingsWith(servers));
+  } catch {
+    return new connectionClass(settingsWith(servers.filter((server) => refusal(connectionClass, server) === undefined)));
+  }
+}
 
 /** The peer connections of a page's node. */
 export class PageConnections implements Connections {
@@ -32,7 +62,7 @@ export class PageConnections implements Connections {
     try {
       this.#open.set(link, new PeerConnection(this.#class, this.reports, link, offers, JSON.parse(servers)));
     } catch {
-      // A server whose URL this browser refuses, or no connections at all: the node must hear of it, but not now.
+      // No connections at all: the node must hear of it, but not now.
       queueMicrotask(() => this.reports.lost(link));
     }
   }
@@ -70,13 +100,7 @@ class PeerConnection {
   constructor(connectionClass: ConnectionClass, reports: Reports, link: number, offers: boolean, servers: IceServer[]) {
     this.#reports = reports;
     this.#link = link;
-    this.#connection = new connectionClass({
-      iceServers: servers.map(({ url, username, credential }) => ({
-        urls: url,
-        ...(username ? { username } : {}),
-        ...(credential ? { credential } : {}),
-      })),
-    });
+    this.#connection = connect(connectionClass, servers);
     this.#connection.onicecandidate = ({ candidate }) => {
       if (candidate && candidate.candidate !== "") {
         this.#tell({ kind: "candidate", candidate: candidate.candidate, mid: candidate.sdpMid });

@@ -1,9 +1,11 @@
 import init, { Core } from "../core/core.js";
-import type { Connections, MembershipEvent, Reports, Settings } from "./calls.js";
+import type { Answer, Connections, MembershipEvent, Reports, Settings } from "./calls.js";
 import { Channels } from "./channels.js";
 import { failure } from "./errors.js";
 import type { SocketClass } from "./platform.js";
 
+/** How long signaling may take to answer, in milliseconds. */
+const ANSWER_TIMEOUT = 15_000;
 /** The state of an open WebSocket. */
 const OPEN = 1;
 
@@ -20,6 +22,11 @@ interface Waiting {
   /** News that came while nobody waited: whoever waits next looks again at once. */
   readNews: boolean;
   writeNews: boolean;
+}
+
+/** The answer that there is none. */
+function failed(code: string, text: string): string {
+  return JSON.stringify({ error: { code, text } } satisfies Answer);
 }
 
 let loaded: Promise<unknown> | undefined;
@@ -120,13 +127,28 @@ export class Engine implements Reports {
     waiting?.write.forEach((wake) => wake());
   }
 
-  /** Asks something whose answer comes later; it is JSON. */
-  ask(question: (core: Core, now: number) => number): Promise<unknown> {
+  /** Asks something whose answer comes later; it is JSON. None within {@link ANSWER_TIMEOUT} is one, too. */
+  async ask(question: (core: Core, now: number) => number): Promise<Answer> {
     const id = this.call(question);
     const answered = this.#answers.get(id);
     this.#answers.delete(id);
-    const answer = answered === undefined ? new Promise<string>((resolve) => this.#questions.set(id, resolve)) : answered;
-    return Promise.resolve(answer).then((text) => JSON.parse(text) as unknown);
+    return JSON.parse(answered ?? (await this.#answer(id))) as Answer;
+  }
+
+  async #answer(id: number): Promise<string> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    try {
+      return await new Promise<string>((resolve) => {
+        this.#questions.set(id, resolve);
+        timer = setTimeout(() => {
+          this.#questions.delete(id);
+          this.call((core) => core.withdraw(id));
+          resolve(failed("EAI_AGAIN", "the signaling server does not answer; try again when it can be reached"));
+        }, ANSWER_TIMEOUT);
+      });
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Ends everything at once. */
@@ -141,7 +163,7 @@ export class Engine implements Reports {
       waiting.write.forEach((wake) => wake());
     }
     this.#waiting.clear();
-    for (const answer of this.#questions.values()) answer(JSON.stringify({ error: "the node has left the network" }));
+    for (const answer of this.#questions.values()) answer(failed("ENETDOWN", "the node has left the network"));
     this.#questions.clear();
     this.#core.free();
   }

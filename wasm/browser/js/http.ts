@@ -1,5 +1,5 @@
 import { type Head, parseChunkLine, parseRequest, parseResponse } from "../core/core.js";
-import { bytesOf, failure } from "./errors.js";
+import { bytesOf, failure, made, shown } from "./errors.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
 
 /** Bytes of one head, and of a chunk's line. */
@@ -238,27 +238,31 @@ function headersOf(head: Head): Headers {
   return headers;
 }
 
+/** Calls `done` for streams that nobody has any more: what they came from ends. */
+const forgotten = new FinalizationRegistry<() => void>((done) => done());
+
 function stream(parts: AsyncGenerator<Uint8Array, void>, done: () => void): ReadableStream<Uint8Array> {
-  return new ReadableStream<Uint8Array>(
-    {
-      async pull(controller) {
-        const { value, done: ended } = await parts.next().catch((error: unknown) => {
-          done();
-          throw error;
-        });
-        if (value) controller.enqueue(value);
-        if (ended) {
-          done();
-          controller.close();
-        }
-      },
-      async cancel() {
-        await parts.return();
+  const source: UnderlyingDefaultSource<Uint8Array> = {
+    async pull(controller) {
+      const { value, done: ended } = await parts.next().catch((error: unknown) => {
         done();
-      },
+        throw error;
+      });
+      if (value) controller.enqueue(value);
+      if (ended) {
+        done();
+        controller.close();
+      }
     },
-    { highWaterMark: 0 },
-  );
+    async cancel() {
+      await parts.return();
+      done();
+    },
+  };
+  // It lives as long as something can still read the stream. The stream's own object may be gone before: a response
+  // that is being read holds no more than what is behind it.
+  forgotten.register(source, done);
+  return new ReadableStream<Uint8Array>(source, { highWaterMark: 0 });
 }
 
 /** Writes content of so many bytes, or in chunks, or to the end of the connection. */
@@ -450,10 +454,12 @@ export async function fetchOver(
   init?: FetchInit,
 ): Promise<Response> {
   if (!(input instanceof Request) && !URL.canParse(String(input))) {
-    throw failure("EINVAL", `'${String(input)}' is no address of a page; write http://MEMBER/`);
+    throw failure("EINVAL", `'${shown(input)}' is no address of a page; write http://MEMBER/`);
   }
-  let request = new Request(input instanceof Request ? input : new URL(String(input)), init);
-  const fields = new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined));
+  let request = made(() => new Request(input instanceof Request ? input : new URL(String(input)), init));
+  // A field that none can be is found before anybody is asked.
+  made(() => new Headers({ host: init?.host ?? "" }));
+  const fields = made(() => new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined)));
   let body = request.body ? new Uint8Array(await request.arrayBuffer()) : undefined;
   for (let turn = 0; ; turn += 1) {
     const response = await exchange(connect, request, { fields, body, host: turn === 0 ? init?.host : undefined });
@@ -479,6 +485,16 @@ export async function fetchOver(
 }
 
 type RequestInfo_ = Request;
+
+/** What comes, until it is aborted: with the reason that was given for that. */
+async function* heeding(parts: AsyncGenerator<Uint8Array, void>, signal: AbortSignal): AsyncGenerator<Uint8Array, void> {
+  try {
+    yield* parts;
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
+  }
+}
 
 async function exchange(
   connect: (host: string, port: number, signal: AbortSignal) => Promise<TcpSocket>,
@@ -523,8 +539,8 @@ async function exchange(
       const empty = NULL_BODY.includes(status) || request.method === "HEAD";
       const how = empty ? ({ kind: "none" } as const) : framing(received, "close");
       if (how.kind === "none") done();
-      const content_ = how.kind === "none" ? null : stream(content(reader, how), done);
-      const response = new Response(empty ? null : content_, { status, statusText, headers: received });
+      const unread = how.kind === "none" ? null : stream(heeding(content(reader, how), signal), done);
+      const response = new Response(empty ? null : unread, { status, statusText, headers: received });
       Object.defineProperty(response, "url", { value: request.url });
       return response;
     }

@@ -4,14 +4,13 @@ export {
   Capture,
   type Echo,
   type JoinOptions,
-  type Member,
   Node,
   type PeerStatus,
   type SocketStatus,
   type Status,
   join,
 } from "./node.js";
-export { type Address, type Message } from "./calls.js";
+export { type Address, type Member, type Message } from "./calls.js";
 export { TcpListener, TcpSocket } from "./tcp.js";
 export { UdpSocket } from "./udp.js";
 export { type PacketSummary } from "./packets.js";

@@ -47,8 +47,19 @@ function lock(slot: number, wait: boolean): Promise<(() => void) | undefined> {
   });
 }
 
-async function claim(): Promise<{ slot: number; release: () => void } | undefined> {
-  const remembered = sessionStorage.getItem(DATABASE);
+/** Which of this page's nodes have a key: after a reload the first has the first one's again, and so on. */
+const positions = new Set<number>();
+
+function takePosition(): number {
+  let position = 0;
+  while (positions.has(position)) position += 1;
+  positions.add(position);
+  return position;
+}
+
+async function claim(position: number): Promise<{ slot: number; release: () => void } | undefined> {
+  const place = `${DATABASE}-${position}`;
+  const remembered = sessionStorage.getItem(place);
   const former = remembered === null ? undefined : Number(remembered);
   if (former !== undefined && Number.isInteger(former)) {
     const release = await lock(former, true);
@@ -57,11 +68,37 @@ async function claim(): Promise<{ slot: number; release: () => void } | undefine
   for (let slot = 0; slot < SLOTS; slot += 1) {
     const release = await lock(slot, false);
     if (release) {
-      sessionStorage.setItem(DATABASE, String(slot));
+      sessionStorage.setItem(place, String(slot));
       return { slot, release };
     }
   }
   return undefined;
+}
+
+/** Reads bytes that were written as hexadecimal digits. */
+function bytesOfHex(text: string | null): Uint8Array<ArrayBuffer> | undefined {
+  if (text === null || !/^[0-9a-f]{64}$/.test(text)) return undefined;
+  return Uint8Array.from(text.match(/../g) ?? [], (digits) => parseInt(digits, 16));
+}
+
+/**
+ * Returns the identity of a tab without locks (no secure context), where two tabs could not tell whose key it is: it outlives
+ * reloads. The tab's storage has the key only while no page uses it, so that a copy of the tab gets one of its own.
+ */
+function ofSession(position: number): Identity {
+  const place = `${DATABASE}-key-${position}`;
+  const key = bytesOfHex(sessionStorage.getItem(place)) ?? crypto.getRandomValues(new Uint8Array(32));
+  sessionStorage.removeItem(place);
+  const put = (): void => {
+    sessionStorage.setItem(place, Array.from(key, (byte) => byte.toString(16).padStart(2, "0")).join(""));
+  };
+  addEventListener("pagehide", put);
+  const release = (): void => {
+    removeEventListener("pagehide", put);
+    put();
+    positions.delete(position);
+  };
+  return { ...ephemeral(key), release };
 }
 
 /** Returns an identity that nobody keeps. */
@@ -71,12 +108,14 @@ export function ephemeral(key = crypto.getRandomValues(new Uint8Array(32))): Ide
 
 /** Returns this tab's identity: that of its slot, where the browser keeps keys. */
 export async function identity(): Promise<Identity> {
-  // Without locks (no secure context) two tabs could not tell whose key it is.
-  if (globalThis.navigator?.locks === undefined || !("indexedDB" in globalThis)) return ephemeral();
+  if (!("indexedDB" in globalThis)) return ephemeral();
+  const position = takePosition();
+  const release = (): void => void positions.delete(position);
   try {
-    const claimed = await claim();
-    if (!claimed) return ephemeral();
-    const { slot, release } = claimed;
+    if (globalThis.navigator?.locks === undefined) return ofSession(position);
+    const claimed = await claim(position);
+    if (!claimed) return { ...ephemeral(), release };
+    const { slot } = claimed;
     const database = await open();
     const store = (mode: IDBTransactionMode) => database.transaction(STORE, mode).objectStore(STORE);
     let kept = (await promised(store("readonly").get(slot))) as Kept | undefined;
@@ -90,10 +129,13 @@ export async function identity(): Promise<Identity> {
       pins: kept.pins,
       kept: true,
       keepPins: (pins) => void promised(store("readwrite").put({ key, pins }, slot)).catch(() => undefined),
-      release,
+      release: () => {
+        claimed.release();
+        release();
+      },
     };
   } catch {
     // Storage is forbidden here.
-    return ephemeral();
+    return { ...ephemeral(), release };
   }
 }

@@ -1,5 +1,5 @@
-import type { Capture, Core } from "../core/core.js";
-import type { Address, Bound, Calls, Captured, Connected, Message } from "./calls.js";
+import type { Capture } from "../core/core.js";
+import type { Address, Answer, Bound, Calls, Captured, Connected, Message } from "./calls.js";
 import type { Engine } from "./engine.js";
 import { failure } from "./errors.js";
 
@@ -119,16 +119,12 @@ export class LocalCalls implements Calls {
     return this.#engine.call((core, now) => core.status(now));
   }
 
-  resolve(host: string): Promise<unknown> {
-    return this.#ask((core, now) => core.resolve(now, host));
+  resolve(host: string): Promise<Answer> {
+    return this.#engine.ask((core, now) => core.resolve(now, host));
   }
 
-  listMembers(after: string | undefined): Promise<unknown> {
-    return this.#ask((core, now) => core.listMembers(now, after));
-  }
-
-  async #ask(question: (core: Core, now: number) => number): Promise<unknown> {
-    return this.#engine.ask(question);
+  listMembers(after: string | undefined): Promise<Answer> {
+    return this.#engine.ask((core, now) => core.listMembers(now, after));
   }
 
   async beginCapture(): Promise<number> {

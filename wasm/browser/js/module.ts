@@ -1,4 +1,4 @@
-import { failure } from "./errors.js";
+import { failure, shown } from "./errors.js";
 
 /** Where the WebAssembly module may come from. */
 export type ModuleSource = BufferSource | WebAssembly.Module | URL | string;
@@ -16,13 +16,22 @@ export function compiled(source?: ModuleSource): Promise<WebAssembly.Module> {
 }
 
 async function compile(source: ModuleSource): Promise<WebAssembly.Module> {
+  try {
+    return await loaded(source);
+  } catch (error) {
+    const where = typeof source === "string" || source instanceof URL ? ` from ${shown(source)}` : "";
+    throw failure("ENOENT", `the WebAssembly module cannot be loaded${where}: ${(error as Error).message}`);
+  }
+}
+
+async function loaded(source: ModuleSource): Promise<WebAssembly.Module> {
   if (source instanceof WebAssembly.Module) return source;
   if (typeof source !== "string" && !(source instanceof URL)) return WebAssembly.compile(source);
   const url = new URL(source, globalThis.location?.href);
   // Node.js fetches no files.
   if (url.protocol === "file:") return WebAssembly.compile(await read(url));
   const response = await fetch(url);
-  if (!response.ok) throw failure("ENOENT", `the module cannot be loaded: ${url.href}: ${response.status} ${response.statusText}`);
+  if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
   // Some servers do not know the type of WebAssembly; compiling as it comes insists on it.
   const typed = response.headers.get("content-type")?.startsWith("application/wasm") ?? false;
   return typed ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());

@@ -199,7 +199,8 @@ export class Socket extends Duplex {
   /** Destroys the socket when all is written. */
   destroySoon(): void {
     if (!this.writableEnded) this.end();
-    this.once("finish", () => this.destroy());
+    if (this.writableFinished) this.destroy();
+    else this.once("finish", () => this.destroy());
   }
 
   #active(): void {

@@ -1,6 +1,6 @@
-import type { Calls, MembershipEvent } from "./calls.js";
-import type { ConnectionClass } from "./connections.js";
-import { failure, hostOf, numberOf, portOf } from "./errors.js";
+import type { Calls, Member, MembershipEvent } from "./calls.js";
+import { type ConnectionClass, type IceServer, refusal } from "./connections.js";
+import { failure, hostOf, numberOf, optionsOf, portOf, shown } from "./errors.js";
 import { type FetchInit, type Handler, HttpServer, fetchOver } from "./http.js";
 import { type Identity, ephemeral, identity } from "./keys.js";
 import { type ModuleSource, compiled } from "./module.js";
@@ -21,8 +21,12 @@ const BACKLOG = 128;
 const ECHO_MAX = 65_000;
 /** Bytes of a capture. */
 const CAPTURE_MAX = 256 * 1024 * 1024;
+/** How often a capture is taken from the stack, in milliseconds. */
+const TAKE_INTERVAL = 500;
 /** Packets that wait for somebody to look at them. */
 const UNREAD_MAX = 1_000;
+/** STUN and TURN servers of a node's own. */
+const SERVERS_MAX = 16;
 
 /** What `join` takes. */
 export interface JoinOptions {
@@ -37,8 +41,8 @@ export interface JoinOptions {
   /** A secret key of 32 bytes, or `ephemeral` for one that nobody keeps. Without it, this tab's own is kept. */
   key?: Uint8Array | "ephemeral";
   /** STUN and TURN servers besides those that signaling names. */
-  iceServers?: { url: string; username?: string; credential?: string }[];
-  /** How long joining may take, in milliseconds. */
+  iceServers?: IceServer[];
+  /** How long joining may take, in milliseconds; 20,000 without it. */
   timeout?: number;
   /** Where the stack runs: in a worker if this browser can, unless `page` is given; `worker` insists. */
   stack?: Runs;
@@ -46,16 +50,6 @@ export interface JoinOptions {
   webrtc?: ConnectionClass;
   /** Where the WebAssembly module is, if not beside this one. */
   module?: ModuleSource;
-}
-
-/** A member of the network. */
-export interface Member {
-  key: string;
-  name: string | null;
-  ipv4: string;
-  ipv6: string;
-  /** Whether it is connected to signaling now. */
-  present: boolean;
 }
 
 /** A peer of a node. */
@@ -114,6 +108,8 @@ export class Capture {
   readonly #parts: Uint8Array<ArrayBuffer>[] = [];
   readonly #reader = new PacketReader();
   readonly #unread: PacketSummary[] = [];
+  /** What comes while nobody looks is taken, too: the stack holds no more than the newest second or so. */
+  readonly #timer = setInterval(() => void this.#take().catch(() => undefined), TAKE_INTERVAL);
   #limit: number;
   #length = 0;
   #unkept = 0;
@@ -130,18 +126,18 @@ export class Capture {
   async #take(): Promise<void> {
     if (this.#stopped) return;
     const { data, lost } = await this.#calls.takeCapture(this.#capture);
-    const before = this.#unread.length;
-    for (const packet of this.#reader.read(data)) this.#unread.push(packet);
+    const { count, last } = this.#reader.read(data, UNREAD_MAX);
+    this.#unread.push(...last);
     if (this.#length + data.length <= this.#limit) {
       this.#length += data.length;
       this.#parts.push(data as Uint8Array<ArrayBuffer>);
     } else {
       // What is in the file stays whole: nothing more comes in.
       this.#limit = 0;
-      this.#unkept += this.#unread.length - before;
+      this.#unkept += count;
     }
     this.#lost = lost + this.#unkept;
-    this.#unread.splice(0, this.#unread.length - UNREAD_MAX);
+    this.#unread.splice(0, Math.max(this.#unread.length - UNREAD_MAX, 0));
   }
 
   /** Returns the packets since the last time, the newest 1,000 at most, for those who look on. */
@@ -156,7 +152,7 @@ export class Capture {
     return new Blob(this.#parts, { type: "application/x-pcapng" });
   }
 
-  /** Packets that are missing because there were too many for the limit, or at one time; as of the last `blob`. */
+  /** Packets that are missing because there were too many for the limit, or at one time. */
   get lost(): number {
     return this.#lost;
   }
@@ -166,6 +162,7 @@ export class Capture {
     if (this.#stopped) return;
     await this.#take().catch(() => undefined);
     this.#stopped = true;
+    clearInterval(this.#timer);
     await this.#calls.endCapture(this.#capture).catch(() => undefined);
   }
 }
@@ -175,11 +172,11 @@ function signalingUrl(given: string | URL | undefined): URL {
   try {
     url = new URL(given ?? globalThis.location.origin);
   } catch {
-    throw failure("EINVAL", `'${String(given)}' is no signaling URL; it looks like ws://HOST:PORT or wss://HOST`);
+    throw failure("EINVAL", `'${shown(given)}' is no signaling URL; it looks like ws://HOST:PORT or wss://HOST`);
   }
   const schemes: Record<string, string> = { "http:": "ws:", "https:": "wss:", "ws:": "ws:", "wss:": "wss:" };
   const scheme = schemes[url.protocol];
-  if (!scheme) throw failure("EINVAL", `'${url.href}' is no signaling URL; it looks like ws://HOST:PORT or wss://HOST`);
+  if (!scheme) throw failure("EINVAL", `'${shown(url.href)}' is no signaling URL; it looks like ws://HOST:PORT or wss://HOST`);
   // A URL's scheme can be changed between these two kinds only as a text.
   const path = given === undefined ? "" : url.pathname.replace(/\/+$/, "").replace(/\/v1$/, "");
   return new URL(`${scheme}//${url.host}${path}/v1`);
@@ -197,8 +194,23 @@ function checked(options: JoinOptions): void {
   if (options.stack !== undefined && options.stack !== "worker" && options.stack !== "page") {
     throw failure("EINVAL", "the stack runs in a 'worker' or on the 'page'");
   }
+  if (options.webrtc !== undefined && typeof options.webrtc !== "function") {
+    throw failure("EINVAL", "'webrtc' is the class of peer connections, RTCPeerConnection");
+  }
   if (key !== undefined && key !== "ephemeral" && !(key instanceof Uint8Array && key.length === 32)) {
     throw failure("EINVAL", "the key is 32 bytes, or 'ephemeral'");
+  }
+}
+
+/** Checks the servers that links are made with: one that the browser refuses would fail every link. */
+function checkServers(connectionClass: ConnectionClass, servers: unknown): void {
+  const isServer = (server: unknown): boolean => typeof (server as IceServer | null)?.url === "string";
+  if (!Array.isArray(servers) || servers.length > SERVERS_MAX || !servers.every(isServer)) {
+    throw failure("EINVAL", `'iceServers' is an array of at most ${SERVERS_MAX} servers such as { url: "stun:HOST:PORT" }`);
+  }
+  for (const server of servers as IceServer[]) {
+    const why = refusal(connectionClass, server);
+    if (why !== undefined) throw failure("EINVAL", `the server '${shown(server.url)}' cannot be used here: ${why}`);
   }
 }
 
@@ -219,13 +231,25 @@ async function aborting<T>(work: Promise<T>, signal: AbortSignal | undefined): P
   }
 }
 
+/** Waits for a step of joining, but no longer than so many milliseconds. */
+async function inTime<T>(work: Promise<T>, limit: number, what: string): Promise<T> {
+  const late = AbortSignal.timeout(limit);
+  return aborting(work, late).catch((error: unknown) => {
+    throw late.aborted ? failure("ETIMEDOUT", `${what} took longer than the time limit of ${limit} ms`) : error;
+  });
+}
+
 /** Joins a network. Rejects with a sentence that says what to do. */
-export async function join(options: JoinOptions = {}): Promise<Node> {
+export async function join(given?: JoinOptions): Promise<Node> {
+  const options = optionsOf(given);
   checked(options);
   const url = signalingUrl(options.signal);
+  const limit = numberOf(options.timeout ?? JOIN_TIMEOUT, "the time limit in milliseconds", 1, 2 ** 31 - 1);
   const connectionClass = options.webrtc ?? (await webrtc());
+  checkServers(connectionClass, options.iceServers ?? []);
   const socketClass = await webSocket();
-  const module = await compiled(options.module);
+  const until = performance.now() + limit;
+  const module = await inTime(compiled(options.module), limit, "loading the module");
   const { key } = options;
   const own = key === undefined ? await identity() : key === "ephemeral" ? ephemeral() : ephemeral(key as Uint8Array<ArrayBuffer>);
   const settings = {
@@ -248,7 +272,7 @@ export async function join(options: JoinOptions = {}): Promise<Node> {
     throw error;
   }
   node = new Node(url, running, own);
-  const joined = node.joined(options.timeout ?? JOIN_TIMEOUT);
+  const joined = node.joined(Math.max(until - performance.now(), 1));
   early.forEach((event) => node?.learn(event));
   try {
     await joined;
@@ -268,7 +292,11 @@ export class Node extends EventTarget {
   readonly #calls: Calls;
   readonly #identity: Identity;
   readonly #url: URL;
-  readonly #goodbye = (): void => void this.#calls.leave().catch(() => undefined);
+  readonly #goodbye = ({ persisted }: Event & { persisted?: boolean }): void => {
+    void this.#calls.leave().catch(() => undefined);
+    // A page that the browser puts aside, and shows again, has left.
+    if (persisted) globalThis.addEventListener("pageshow", () => this.end(), { once: true });
+  };
   #lease: Extract<MembershipEvent, { kind: "joined" }> | undefined;
   #settle: ((error?: Error) => void) | undefined;
   #capture: Capture | undefined;
@@ -367,12 +395,12 @@ export class Node extends EventTarget {
     return { ...status, runs: this.#running.runs };
   }
 
-  /** Finds out who has a name, an address or a key. */
+  /** Finds out who has a name, an address or a key: ENOTFOUND if nobody has it, EAI_AGAIN if signaling does not say so within 15 s. */
   async resolve(host: string): Promise<Member> {
     const name = hostOf(host);
-    const answer = (await this.#calls.resolve(name)) as { member?: Member; error?: string };
-    if (!answer.member) throw failure("ENOTFOUND", `${name}: ${answer.error ?? "nobody has that name"}`);
-    return answer.member;
+    const { member, error } = await this.#calls.resolve(name);
+    if (!member) throw failure(error?.code ?? "EIO", `${name}: ${error?.text ?? "the answer is none"}`);
+    return member;
   }
 
   /** Lists the members of the network that are connected now. */
@@ -380,11 +408,11 @@ export class Node extends EventTarget {
     const all: Member[] = [];
     let after: string | undefined;
     for (;;) {
-      const page = (await this.#calls.listMembers(after)) as { members?: Member[]; error?: string };
-      if (!page.members) throw failure("EAGAIN", page.error ?? "the signaling server does not say who is there");
-      const last = page.members.at(-1);
+      const { members, error } = await this.#calls.listMembers(after);
+      if (!members) throw failure(error?.code ?? "EIO", error?.text ?? "the answer is none");
+      const last = members.at(-1);
       if (!last) return all;
-      all.push(...page.members);
+      all.push(...members);
       after = last.key;
     }
   }
@@ -403,21 +431,23 @@ export class Node extends EventTarget {
   }
 
   /** Connects over TCP to a member's name or an address. */
-  async connect(host: string, port: number, options: { signal?: AbortSignal } = {}): Promise<TcpSocket> {
-    const target = await aborting(this.#address(host, portOf(port, "port", 1)), options.signal);
-    return TcpSocket.connect(this.#calls, target, options.signal);
+  async connect(host: string, port: number, options?: { signal?: AbortSignal }): Promise<TcpSocket> {
+    const { signal } = optionsOf(options);
+    const target = await aborting(this.#address(host, portOf(port, "port", 1)), signal);
+    return TcpSocket.connect(this.#calls, target, signal);
   }
 
   /** Listens for TCP connections, over IPv4 and IPv6 unless `host` is one address. Port 0 takes a free one. */
-  async listen(port: number, options: { host?: string; backlog?: number } = {}): Promise<TcpListener> {
-    const local = this.#local(options.host, portOf(port));
-    const backlog = numberOf(options.backlog ?? BACKLOG, "the backlog", 0, 2 ** 31 - 1);
+  async listen(port: number, options?: { host?: string; backlog?: number }): Promise<TcpListener> {
+    const wanted = optionsOf(options);
+    const local = this.#local(wanted.host, portOf(port));
+    const backlog = numberOf(wanted.backlog ?? BACKLOG, "the backlog", 0, 2 ** 31 - 1);
     return new TcpListener(this.#calls, await this.#calls.tcpListen(local, backlog, false));
   }
 
   /** Binds a UDP socket, over IPv4 and IPv6 unless `host` is one address. Port 0 takes a free one. */
-  async bind(port = 0, options: { host?: string } = {}): Promise<UdpSocket> {
-    return new UdpSocket(this.#calls, await this.#calls.udpBind(this.#local(options.host, portOf(port))));
+  async bind(port = 0, options?: { host?: string }): Promise<UdpSocket> {
+    return new UdpSocket(this.#calls, await this.#calls.udpBind(this.#local(optionsOf(options).host, portOf(port))));
   }
 
   #local(host: string | undefined, port: number): string {
@@ -426,9 +456,10 @@ export class Node extends EventTarget {
   }
 
   /** Sends an echo request (ICMP) to a member's name or an address, and waits for the echo. */
-  async ping(host: string, options: { len?: number; timeout?: number } = {}): Promise<Echo> {
-    const limit = AbortSignal.timeout(numberOf(options.timeout ?? 5_000, "the time limit in milliseconds", 1, 2 ** 31 - 1));
-    const len = numberOf(options.len ?? 56, "the length of an echo request", 0, ECHO_MAX);
+  async ping(host: string, options?: { len?: number; timeout?: number }): Promise<Echo> {
+    const wanted = optionsOf(options);
+    const limit = AbortSignal.timeout(numberOf(wanted.timeout ?? 5_000, "the time limit in milliseconds", 1, 2 ** 31 - 1));
+    const len = numberOf(wanted.len ?? 56, "the length of an echo request", 0, ECHO_MAX);
     try {
       return await this.#ping(host, len, limit);
     } catch (error) {
@@ -458,7 +489,7 @@ export class Node extends EventTarget {
   /** Serves HTTP/1.1: `await node.serve({ port: 80 }, (request) => new Response("hello"))`. */
   async serve(options: { port: number; host?: string }, handler: Handler): Promise<HttpServer> {
     if (typeof handler !== "function") throw failure("EINVAL", "a server needs a function that answers requests");
-    return new HttpServer(await this.listen(options.port, options), handler);
+    return new HttpServer(await this.listen(optionsOf(options).port, options), handler);
   }
 
   /** Fetches from a member: `await node.fetch("http://alpha/")`. */
@@ -467,8 +498,8 @@ export class Node extends EventTarget {
   }
 
   /** Captures every packet from now on, up to so many bytes (256 MiB without `limit`); what ran before ends. */
-  async capture(options: { limit?: number } = {}): Promise<Capture> {
-    const limit = numberOf(options.limit ?? CAPTURE_MAX, "the limit in bytes", 0, Number.MAX_SAFE_INTEGER);
+  async capture(options?: { limit?: number }): Promise<Capture> {
+    const limit = numberOf(optionsOf(options).limit ?? CAPTURE_MAX, "the limit in bytes", 0, Number.MAX_SAFE_INTEGER);
     await this.#capture?.stop();
     this.#capture = new Capture(this.#calls, await this.#calls.beginCapture(), limit);
     return this.#capture;
@@ -487,6 +518,7 @@ export class Node extends EventTarget {
     }
     await this.#calls.leave().catch(() => undefined);
     await new Promise((resolve) => setTimeout(resolve, GOODBYE));
+    await this.#capture?.stop();
     this.end();
   }
 
@@ -495,6 +527,7 @@ export class Node extends EventTarget {
     if (this.#left) return;
     this.#left = true;
     globalThis.removeEventListener?.("pagehide", this.#goodbye);
+    void this.#capture?.stop();
     this.#running.end();
     this.#identity.release();
     this.dispatchEvent(new Event("left"));

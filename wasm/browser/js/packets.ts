@@ -30,17 +30,24 @@ const text = new TextDecoder();
 export class PacketReader {
   readonly #links: string[] = [];
 
-  /** Summarises the packets of what comes next. */
-  *read(bytes: Uint8Array): Generator<PacketSummary> {
+  /** Counts the packets of what comes next, and summarises the last ones. */
+  read(bytes: Uint8Array, most: number): { count: number; last: PacketSummary[] } {
+    const packets = this.#packets(bytes);
+    return { count: packets.length, last: packets.slice(-most).map((body) => this.#packet(body)) };
+  }
+
+  #packets(bytes: Uint8Array): Uint8Array[] {
+    const packets: Uint8Array[] = [];
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     for (let at = 0; at + 12 <= bytes.length; ) {
       const [kind, length] = [view.getUint32(at, true), view.getUint32(at + 4, true)];
-      if (length < 12 || at + length > bytes.length) return;
+      if (length < 12 || at + length > bytes.length) break;
       const body = bytes.subarray(at + 8, at + length - 4);
       if (kind === INTERFACE) this.#links.push(text.decode(options(body.subarray(8)).get(NAME)));
-      if (kind === PACKET) yield this.#packet(body);
+      if (kind === PACKET) packets.push(body);
       at += length;
     }
+    return packets;
   }
 
   #packet(body: Uint8Array): PacketSummary {

@@ -24,6 +24,7 @@ declare module "readable-stream" {
     constructor(options?: DuplexOptions);
     readonly destroyed: boolean;
     readonly writableEnded: boolean;
+    readonly writableFinished: boolean;
     readonly readableEnded: boolean;
     push(chunk: Uint8Array | null): boolean;
     read(size?: number): Uint8Array | string | null;

@@ -66,6 +66,7 @@ export class Frame {
   /** What ends the requests that run. */
   #stops = new Set();
   #tell;
+  opened;
 
   /** `tell` hears of what is shown, and of links that lead elsewhere. */
   constructor(node, member, host, element, tell) {
@@ -85,11 +86,17 @@ export class Frame {
     return this.#member.key;
   }
 
-  /** Loads the member's origin. */
-  async open(pattern) {
+  /** Loads the member's origin; `opened` says when it is there, or why not. */
+  open(pattern) {
+    this.opened = this.#load(pattern);
+    // Whoever wants another page meanwhile does not wait for it.
+    this.opened.catch(() => undefined);
+  }
+
+  async #load(pattern) {
     const origin = pattern.replace("*", await labelOf(this.#node.network, this.#node.key, this.#member.key, this.#portNumber));
     this.#element.removeAttribute("srcdoc");
-    this.#element.setAttribute("sandbox", "allow-scripts allow-same-origin allow-forms");
+    this.#element.setAttribute("sandbox", "allow-scripts allow-same-origin allow-forms allow-downloads");
     await new Promise((resolve, reject) => {
       const limit = setTimeout(() => reject(new Error(`the frame at ${origin} does not come up`)), READY_LIMIT);
       // A frame that loads again asks again.

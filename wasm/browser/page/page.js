@@ -17,6 +17,12 @@ const BLOCK = 256 * 1024;
 const ANSWER_MAX = 10_000;
 /** Packets that are shown. */
 const PACKETS_MAX = 200;
+/** Most bytes of packets that are kept for Wireshark. */
+const CAPTURE_MAX = 64 * 1024 * 1024;
+/** How long whoever is sent a file may take none of it, or not say that it came, in milliseconds. */
+const DELIVERY_LIMIT = 60_000;
+/** How long the rest of a file goes on being sent after an answer, in milliseconds. */
+const UNWANTED_LIMIT = 1_000;
 /** Most bytes of a page that is shown. */
 const PAGE_MAX = 2 * 1024 * 1024;
 const VIEW_NOTE = "At an origin of its own, which reaches that member and nothing else.";
@@ -26,6 +32,8 @@ const HTTP_PORT = 80;
 const $ = (id) => document.getElementById(id);
 let node;
 let capture;
+/** Whether signaling can be asked. */
+let reachable = true;
 let requests = 0;
 /** Bytes of files that are kept, or are coming. */
 let kept = 0;
@@ -94,15 +102,21 @@ async function enter({ network, name, secret }) {
     say("This tab is not on a network.");
     throw error;
   }
-  node.addEventListener("joined", () => say(`On ${node.network}.`));
-  node.addEventListener("disconnected", () => say("Signaling cannot be reached; links go on, and it is tried again."));
+  node.addEventListener("joined", () => {
+    reachable = true;
+    say(`On ${node.network}.`);
+  });
+  node.addEventListener("disconnected", () => {
+    reachable = false;
+    say("Signaling cannot be reached; links go on, and it is tried again.");
+  });
   node.addEventListener("left", () => location.replace(location.pathname));
   // The page begins anew when the node has left; what was wrong is said then.
   node.addEventListener("rejected", ({ detail }) => sessionStorage.setItem("unisockets-problem", `${detail.message ?? detail}`));
   // A reload joins again. The secret stays with this entry of the tab's history, and out of the address bar.
   const again = new URLSearchParams({ network, name: node.name });
   history.replaceState(secret ? { secret } : null, "", `${location.pathname}?${again}`);
-  capture = await node.capture();
+  capture = await node.capture({ limit: CAPTURE_MAX });
   await serve();
   show(secret);
 }
@@ -258,8 +272,9 @@ async function look() {
   );
 }
 
-/** Shows the newest packets, the newest first; the capture has all of them. */
+/** Shows the newest packets, the newest first; the capture has all of them, up to its limit. */
 async function watch() {
+  if (capture.lost > 0) $("capture-note").textContent = `${size(CAPTURE_MAX)} are kept; ${capture.lost} later packets are not.`;
   if (!$("watch").checked || document.hidden) return;
   const packets = await capture.packets().catch(() => []);
   const rows = packets.slice(-PACKETS_MAX).reverse().map(({ time, link, direction, source, destination, protocol, length, info, dropped }) => {
@@ -274,7 +289,14 @@ async function watch() {
   while (list.children.length > PACKETS_MAX) list.lastChild.remove();
 }
 
+/** The members that are there, and their lines. */
 const lines = new Map();
+
+/** Finds a member: as it was known last while signaling cannot be asked. */
+async function find(host) {
+  const known = [...lines.values()].find(({ member }) => [member.name, member.ipv4, member.ipv6].includes(host));
+  return !reachable && known ? known.member : node.resolve(host);
+}
 
 let asking = false;
 
@@ -294,9 +316,11 @@ async function members() {
   for (const key of lines.keys()) {
     if (!present.some((member) => member.key === key)) lines.delete(key);
   }
-  for (const member of present) if (!lines.has(member.key)) lines.set(member.key, line(member));
-  const alone = element("li", {}, "Nobody else is here yet: send somebody an invitation.");
-  const wanted = present.length > 0 ? present.map((member) => lines.get(member.key)) : [alone];
+  for (const member of present) if (!lines.has(member.key)) lines.set(member.key, { member, shown: line(member) });
+  // Whoever has another secret is on another network: that looks like nobody.
+  const secretly = node.network.includes("~") ? " If somebody should be, compare the network's name and the secret." : "";
+  const alone = element("li", {}, `Nobody else is here yet: send somebody an invitation.${secretly}`);
+  const wanted = present.length > 0 ? present.map((member) => lines.get(member.key).shown) : [alone];
   const list = $("members");
   // Lines that stay are not touched: somebody may be on one of their buttons.
   const same = wanted.length === list.children.length && wanted.every((each, at) => list.children[at] === each);
@@ -312,11 +336,11 @@ function line(member) {
     return made;
   };
   const ping = button("Ping", async () => {
-    const echo = await node.ping(host);
+    const echo = await node.ping(member.ipv4);
     about.textContent = `${member.ipv4}: ${echo.roundTrip.toFixed(1)} ms`;
   });
   const browse = button("Browse", () => visit(`http://${host}/`));
-  const send = button("Send a file", () => choose(host, about));
+  const send = button("Send a file", () => choose(member, host, about));
   return element("li", {}, element("strong", { textContent: host }), about, ping, browse, send);
 }
 
@@ -330,7 +354,7 @@ async function visit(address) {
   if (!URL.canParse(text)) throw new Error(`'${address}' is no address of a page; write http://MEMBER/`);
   const url = new URL(text);
   if (url.protocol !== "http:") throw new Error(`'${url.protocol}' is not spoken here: write http://${url.host}/`);
-  const member = await node.resolve(url.hostname.replace(/^\[|\]$/g, ""));
+  const member = await find(url.hostname.replace(/^\[|\]$/g, ""));
   const { pattern, why } = await frameOrigins();
   if (own !== visits) return;
   const bare = (why) => {
@@ -351,18 +375,19 @@ async function visit(address) {
         if ([document.body, $("view")].includes(document.activeElement)) $("address").focus();
       }
     });
-    const opening = frame;
-    try {
-      await frame.open(pattern);
-    } catch (error) {
-      if (frame === opening) frame = undefined;
-      if (own !== visits) return;
-      if (error instanceof Unusable) return bare(error.message);
-      throw error;
-    }
-    if (own !== visits) return;
+    frame.open(pattern);
   }
-  frame.show(url.pathname + url.search + url.hash);
+  const current = frame;
+  try {
+    await current.opened;
+  } catch (error) {
+    if (frame === current) frame = undefined;
+    if (own !== visits) return;
+    if (error instanceof Unusable) return bare(error.message);
+    throw error;
+  }
+  if (own !== visits) return;
+  current.show(url.pathname + url.search + url.hash);
 }
 
 /** Shows a page where members have no origins of their own. */
@@ -387,13 +412,13 @@ async function peek(url, wanted) {
   $("view").srcdoc = /^text\/html/i.test(type) ? text : `<pre>${escaped(text)}</pre>`;
 }
 
-function choose(host, about) {
+function choose(member, host, about) {
   return new Promise((resolve, reject) => {
     const input = element("input", { type: "file" });
     input.oncancel = () => resolve();
     input.onchange = () => {
       const [file] = input.files;
-      if (file) deliver(host, file, about).then(resolve, reject);
+      if (file) deliver(member, host, file, about).then(resolve, reject);
       else resolve();
     };
     input.click();
@@ -401,44 +426,77 @@ function choose(host, about) {
 }
 
 /** Sends a file with PUT, and shows how far it is. */
-async function deliver(host, file, about) {
+async function deliver(member, host, file, about) {
   const before = about.textContent;
   const progress = element("progress", { max: Math.max(file.size, 1), value: 0, ariaLabel: `${file.name} to ${host}` });
-  about.replaceChildren(progress);
-  let socket;
-  let answer = "";
+  const cancel = element("button", { type: "button", textContent: "Cancel", ariaLabel: `Cancel ${file.name} to ${host}` });
+  const stop = new AbortController();
+  cancel.onclick = () => stop.abort(new Error("it was cancelled here"));
+  about.replaceChildren(progress, " ", cancel);
   const began = performance.now();
   try {
-    socket = await node.connect(host, HTTP_PORT);
-    // Whoever does not take the file may say so before it has come.
-    const answered = (async () => {
-      const decoder = new TextDecoder();
-      for (let part; answer.length < ANSWER_MAX && (part = await socket.read()); ) answer += decoder.decode(part, { stream: true });
-    })();
-    const sent = (async () => {
-      const target = `/inbox/${encodeURIComponent(file.name)}`;
-      await socket.write(`PUT ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\nContent-Length: ${file.size}\r\n\r\n`);
-      for (const reader = file.stream().getReader(); answer === ""; ) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        await socket.write(value);
-        progress.value += value.length;
-      }
-    })();
-    const ends = await Promise.allSettled([answered, sent]);
-    const failed = ends.find(({ status }) => status === "rejected");
-    if (answer === "" && failed) throw failed.reason;
+    const answer = await put(member.ipv4, host, file, stop, (sent) => (progress.value = sent));
     const [head, ...said] = answer.split("\r\n\r\n");
     if (!/^HTTP\/1\.1 2/.test(head)) {
-      throw new Error(said.join("").replace(/^[0-9a-f]+\r\n|\r\n0$/g, "").trim().slice(0, 200) || head.split("\r\n")[0] || "no answer");
+      throw new Error(said.join("").replace(/^[0-9a-f]+\r\n|\r\n0$/g, "").trim().slice(0, 200) || head.split("\r\n")[0].slice(0, 200) || "no answer");
     }
+    if (progress.value < file.size) throw new Error("it wanted no more than the beginning");
     const seconds = Math.max(performance.now() - began, 1) / 1000;
     about.textContent = `${file.name}: ${size(file.size)} at ${size(file.size / seconds)}/s`;
   } catch (error) {
     about.textContent = before;
     throw new Error(`${host} did not take ${file.name}: ${error.message ?? error}`);
+  }
+}
+
+/** Sends a PUT request with a file, and returns the answer: whoever does not take the file may say so before it has come. */
+async function put(address, host, file, stop, tell) {
+  let limit;
+  const alive = () => {
+    clearTimeout(limit);
+    limit = setTimeout(() => stop.abort(new Error("it does not answer, or takes no more of it")), DELIVERY_LIMIT);
+  };
+  alive();
+  let socket;
+  let answer = "";
+  let whole = false;
+  const end = () => socket?.reset();
+  stop.signal.addEventListener("abort", end);
+  try {
+    socket = await node.connect(address, HTTP_PORT, { signal: stop.signal });
+    const answered = (async () => {
+      const decoder = new TextDecoder();
+      for (let part; answer.length < ANSWER_MAX && (part = await socket.read()); ) answer += decoder.decode(part, { stream: true });
+    })();
+    const target = `/inbox/${encodeURIComponent(file.name)}`;
+    const sent = (async () => {
+      await socket.write(`PUT ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\nContent-Length: ${file.size}\r\n\r\n`);
+      let passed = 0;
+      for (const reader = file.stream().getReader(); answer === ""; ) {
+        const { value, done } = await reader.read().catch((error) => {
+          stop.abort(new Error(`the file cannot be read: ${error.message}`));
+          throw error;
+        });
+        if (done) break;
+        await socket.write(value);
+        tell((passed += value.length));
+        alive();
+      }
+      whole = passed === file.size;
+    })();
+    sent.catch(() => undefined);
+    // Who has answered, and ended, may take the rest of it, or not.
+    const unwanted = answered.then(() => new Promise((resolve) => setTimeout(resolve, UNWANTED_LIMIT)));
+    const ends = await Promise.allSettled([answered, Promise.race([sent, unwanted])]);
+    stop.signal.throwIfAborted();
+    const failed = ends.find(({ status }) => status === "rejected");
+    if (answer === "" && failed) throw failed.reason;
+    return answer;
   } finally {
-    socket?.close();
+    clearTimeout(limit);
+    stop.signal.removeEventListener("abort", end);
+    if (whole) socket.close();
+    else socket?.reset();
   }
 }
 
@@ -460,7 +518,7 @@ $("join").onsubmit = (event) => {
   const [network, name, secret] = [$("network").value.trim(), $("name").value.trim(), $("secret").value];
   sessionStorage.setItem("unisockets-name", name);
   sessionStorage.setItem("unisockets-network", network);
-  void perform(event.submitter, () => enter({ network, name, secret }));
+  void perform(event.submitter ?? $("enter"), () => enter({ network, name, secret }));
 };
 
 const asked = new URLSearchParams(location.search);

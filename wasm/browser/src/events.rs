@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
+use unisockets::core::{LookupError, LookupFailure};
 use unisockets_signaling::identity::PublicKey;
 use unisockets_signaling::pins::Pins;
 use unisockets_signaling::protocol::{Code, Member};
@@ -35,7 +36,18 @@ pub(crate) enum Event<'a> {
 pub(crate) enum Answer {
     Member(Member),
     Members(Vec<Member>),
-    Error(String),
+    Error { code: &'static str, text: String },
+}
+
+impl From<LookupError> for Answer {
+    fn from(error: LookupError) -> Self {
+        let code = match error.failure {
+            LookupFailure::NotFound => "ENOTFOUND",
+            LookupFailure::Untrusted => "EACCES",
+            LookupFailure::Unanswered => "EAI_AGAIN",
+        };
+        Answer::Error { code, text: error.text }
+    }
 }
 
 pub(crate) fn text(said: &impl Serialize) -> String {

@@ -10,7 +10,7 @@ mod links;
 mod membership;
 mod sockets;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -98,9 +98,8 @@ pub struct Core {
     socket: Socket,
     links: BTreeMap<LinkId, Link>,
     sockets: Sockets,
-    /// Questions to signaling: their number there, and that of the node.
-    questions: HashMap<u64, u64>,
-    queries: HashMap<u64, Query>,
+    /// What signaling was asked: its number there, that of the node, and who is wanted. There are few at one time.
+    questions: Vec<(u64, u64, Query)>,
     /// Servers of the page's own settings, and those with signaling's.
     own_servers: Vec<IceServer>,
     servers: Vec<IceServer>,
@@ -165,8 +164,7 @@ impl Core {
             socket: Socket::default(),
             links: BTreeMap::new(),
             sockets: Sockets::default(),
-            questions: HashMap::new(),
-            queries: HashMap::new(),
+            questions: Vec::new(),
             servers: settings.ice_servers.clone(),
             own_servers: settings.ice_servers,
             seed: digest("unisockets-page-v1", &[&seed]),
@@ -200,6 +198,19 @@ impl Core {
         let question = self.node.lookup(query);
         self.settle(at(now_us));
         question as f64
+    }
+
+    /// Withdraws a question whose answer nobody waits for any more.
+    pub fn withdraw(&mut self, number: f64) {
+        if number < 0.0 {
+            return self.membership.withdraw(-number as u64);
+        }
+        let id = number as u64;
+        self.node.abandon_lookup(id);
+        if let Some(place) = self.questions.iter().position(|(_, asks, _)| *asks == id) {
+            let (question, ..) = self.questions.swap_remove(place);
+            self.membership.withdraw(question);
+        }
     }
 
     /// Describes the node, its peers and its sockets, as a text in JSON.
@@ -264,8 +275,7 @@ impl Core {
                 }
                 Output::Resolve { id, query } => {
                     let question = self.membership.resolve(query.clone());
-                    self.questions.insert(question, id);
-                    self.queries.insert(id, query);
+                    self.questions.push((question, id, query));
                 }
                 Output::Signal { to, payload } => {
                     self.membership.signal(to, payload);
@@ -276,7 +286,7 @@ impl Core {
         while let Some((id, answer)) = self.node.poll_answer() {
             let answer = match answer {
                 Ok(member) => Answer::Member(member),
-                Err(error) => Answer::Error(error.0),
+                Err(error) => error.into(),
             };
             self.host.answered(id as f64, &text(&answer));
         }

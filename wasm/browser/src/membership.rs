@@ -129,17 +129,17 @@ impl Core {
                 self.host.event(&text(&events::Event::Disconnected));
             }
             Event::Resolved(question, answer) => {
-                let Some(id) = self.questions.remove(&question) else {
+                let Some(place) = self.questions.iter().position(|(asked, ..)| *asked == question) else {
                     return;
                 };
-                let query = self.queries.remove(&id);
-                let answer = answer.map_err(|failure| LookupError(failure.to_string()));
-                self.node.resolved(now, id, answer, query.as_ref());
+                let (_, id, query) = self.questions.swap_remove(place);
+                let answer = answer.map_err(LookupError::from);
+                self.node.resolved(now, id, answer, Some(&query));
             }
             Event::Members(question, answer) => {
                 let answer = match answer {
                     Ok(members) => Answer::Members(members),
-                    Err(failure) => Answer::Error(failure.to_string()),
+                    Err(failure) => LookupError::from(failure).into(),
                 };
                 self.host.answered(-(question as f64), &text(&answer));
             }

@@ -90,6 +90,34 @@ test("a file goes from one tab to another", { timeout: LIMIT }, async () => {
   }
 });
 
+test("a file that is not taken whole was not taken, and one that is not answered for can be cancelled", { timeout: LIMIT }, async () => {
+  const page = await joined("postman");
+  const other = await lab.tab("picky", { options: { network: "home" } });
+  const give = async (size) => {
+    const choosing = page.waitForEvent("filechooser");
+    await page.getByRole("button", { name: "Send a file picky" }).click();
+    await (await choosing).setFiles({ name: "gift.bin", mimeType: "application/octet-stream", buffer: Buffer.alloc(size, 7) });
+  };
+  // It says yes before it has seen anything, then nothing at all.
+  await other.evaluate(async () => {
+    const listener = await node.listen(80);
+    void (async () => {
+      const hasty = await listener.accept();
+      await hasty.read();
+      await hasty.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+      await hasty.shutdown();
+      globalThis.sleepy = await listener.accept();
+    })();
+  });
+  await give(30_000_000);
+  await page.locator("#problem").filter({ hasText: "picky did not take gift.bin: it wanted no more than the beginning" }).waitFor();
+  await give(100);
+  await page.getByRole("button", { name: "Cancel gift.bin to picky" }).click();
+  await page.locator("#problem").filter({ hasText: "picky did not take gift.bin: it was cancelled here" }).waitFor();
+  assert.deepEqual(page.problems, []);
+  for (const each of [page, other]) await each.context().close();
+});
+
 test("what is wrong is said: a taken name, a bad one, an address that nobody has", { timeout: LIMIT }, async () => {
   const first = await joined("only");
   const second = await open("/?network=home&name=only");
@@ -218,6 +246,34 @@ test("a hostile page in the frame reaches its own member, and nothing else", { t
   for (const each of [victim, evil, bystander]) await each.context().close();
 });
 
+test("who changes their mind while a frame opens gets what they wanted last", { timeout: LIMIT }, async () => {
+  const other = await lab.tab("atlas", { options: { network: "home" } });
+  await other.evaluate(async () => {
+    const html = { "content-type": "text/html" };
+    await node.serve({ port: 80 }, (request) => {
+      const { pathname } = new URL(request.url);
+      if (pathname === "/map.bin") return new Response(new Uint8Array(1000), { headers: { "content-type": "application/octet-stream" } });
+      return new Response(`<p>this is ${pathname}</p><a href="/map.bin">a file</a>`, { headers: html });
+    });
+  });
+  const page = await joined("restless");
+  // Both are asked for before the origin is there.
+  await page.evaluate(async () => {
+    for (const path of ["one", "two"]) {
+      document.getElementById("address").value = `http://atlas/${path}`;
+      document.getElementById("browse").requestSubmit();
+      await new Promise((resolve) => setTimeout(resolve, 30));
+    }
+  });
+  const frame = page.frameLocator("#view").frameLocator("iframe");
+  await frame.getByText("this is /two").waitFor();
+  assert.equal(await page.locator("#problem").isVisible(), false);
+  const waiting = page.waitForEvent("download");
+  await frame.getByText("a file").click();
+  assert.equal((await waiting).suggestedFilename(), "map.bin");
+  for (const each of [page, other]) await each.context().close();
+});
+
 test("a member's script that never ends stops its own frame only", { timeout: LIMIT }, async () => {
   const evil = await lab.tab("busy", { options: { network: "home" } });
   await evil.evaluate(async () => {
@@ -250,6 +306,10 @@ test("without a secure context the page joins, serves and sends, and only the fr
   await page.getByRole("button", { name: "Send a file rich" }).click();
   await (await choosing).setFiles({ name: "plain.bin", mimeType: "application/octet-stream", buffer: Buffer.alloc(100_000, 7) });
   await other.locator("#files").getByText("100.0 kB").waitFor();
+  // A reload has the same key again: its name and its address are still its own.
+  const address = await page.locator("#self-ipv6").textContent();
+  await page.reload();
+  await page.locator("#self-ipv6").filter({ hasText: address }).waitFor();
   for (const each of [page, other]) await each.context().close();
 });
 

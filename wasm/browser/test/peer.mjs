@@ -1,4 +1,4 @@
-// A member in a process of Node.js, on the WebRTC of a package: 'node peer.mjs PACKAGE SIGNAL NAME [altered]'.
+// A member in a process of Node.js, on the WebRTC of a package: 'node peer.mjs PACKAGE SIGNAL NAME [altered|unaltered]'.
 //
 // It serves checksums, and asks whom it is told to on its standard input: a line is a host, and a line is the answer.
 
@@ -16,9 +16,10 @@ const { RTCPeerConnection } = await {
 // Node.js 22 has a WebSocket of its own, which not all of these get along with the same way: take one everywhere.
 globalThis.WebSocket = WebSocket;
 
-/** Says that its certificate is another one than it has. */
+/** Says that its certificate is another one than it has; or does all the same, and says the truth. */
 class Liar extends RTCPeerConnection {
   #alter(description) {
+    if (altered === "unaltered") return description;
     const sdp = description.sdp.replace(/(a=fingerprint:sha-256 )(..)/g, (_, field, byte) => field + (byte === "00" ? "01" : "00"));
     return { type: description.type, sdp };
   }
@@ -38,7 +39,9 @@ class Liar extends RTCPeerConnection {
   }
 }
 
-const node = await join({ signal, name, webrtc: altered ? Liar : RTCPeerConnection });
+// The first of the packages is found without being named.
+const found = kind === "node-datachannel" && !altered;
+const node = await join({ signal, name, ...(found ? {} : { webrtc: altered ? Liar : RTCPeerConnection }) });
 const sha256 = (bytes) => createHash("sha256").update(new Uint8Array(bytes)).digest("hex");
 await node.serve({ port: 80 }, async (request) => new Response(sha256(await request.arrayBuffer())));
 const body = Uint8Array.from({ length: 1024 * 1024 }, (_, at) => Math.imul(at, 2654435761) >>> 24);

@@ -82,6 +82,9 @@ test("members on every stack reach those on every other one", { timeout: 3 * LIM
 test("a member whose fingerprint was altered is refused", { timeout: 2 * LIMIT }, async () => {
   const native = lab.run("serve", "--name", "careful", "80", folder);
   await native.line(/careful/);
+  const honest = await start("node-datachannel", "honest", "unaltered");
+  assert.equal(await ask(honest, `http://careful/${sha256(data)}`), "right");
+  await honest.kill();
   const liar = await start("node-datachannel", "liar", "altered");
   assert.match(await ask(liar, `http://careful/${sha256(data)}`), /^failed: (EHOSTUNREACH|ETIMEDOUT) /);
   await liar.kill();

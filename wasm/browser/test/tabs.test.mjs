@@ -58,6 +58,30 @@ test("a native program asks a server in a tab", { timeout: LIMIT }, async () => 
   const answer = (await nc.output()).toString();
   assert.match(answer, /^HTTP\/1\.1 200 /);
   assert.match(answer, /\/apples for 10\.80\./);
+  const curl = lab.run("run", "--name", "curler", "--", "curl", "-s", "http://shop/pears");
+  assert.match((await curl.output()).toString(), /^\/pears for (10\.80\.|fd75:6e69:)/);
+  // UDP, from a program to the tab and back, and from the tab to a program.
+  await page.evaluate(async () => {
+    const udp = await node.bind(9);
+    void (async () => {
+      for await (const { data, remote } of udp) {
+        const host = remote.address.includes(":") ? `[${remote.address}]` : remote.address;
+        await udp.send(data, `${host}:${remote.port}`);
+      }
+    })();
+  });
+  const asking = lab.run("nc", "-u", "--name", "udp-asker", "shop", "9");
+  asking.process.stdin.end("over UDP");
+  assert.equal((await asking.output()).toString(), "over UDP");
+  const hearing = lab.run("nc", "-u", "-l", "--name", "udp-hearer", "9");
+  await hearing.line(/udp-hearer/);
+  await page.evaluate(async () => {
+    const { ipv4, ipv6 } = await node.resolve("udp-hearer");
+    const udp = await node.bind();
+    for (const target of [`${ipv4}:9`, `[${ipv6}]:9`]) await udp.send(`to ${target}\n`, target);
+  });
+  for (const family of [/^to 10\.80\./, /^to \[fd/]) await hearing.line(family);
+  await hearing.kill();
   await page.context().close();
 });
 
@@ -132,9 +156,9 @@ for (const kind of ["contexts", "one context"]) {
         }
       })();
     });
-    const found = await b.evaluate(async (name) => {
+    const found = await b.evaluate(async ([name, long]) => {
       const socket = await node.connect(name, 7);
-      const sent = pattern(8 * 1024 * 1024);
+      const sent = pattern(long);
       const writing = socket.write(sent).then(() => socket.shutdown());
       const received = await readAll(socket);
       await writing;
@@ -153,7 +177,7 @@ for (const kind of ["contexts", "one context"]) {
       udp.close();
       const echo = await node.ping(name);
       return { same: (await hex(sent)) === (await hex(received)), reset, refused, echoes, hops: echo.hopLimit };
-    }, left);
+    }, [left, LONG]);
     assert.deepEqual(found, { same: true, reset: "ECONNRESET", refused: "ECONNREFUSED", echoes: ["ping", "ping"], hops: 64 });
     await a.context().close();
     await b.context().close();
@@ -177,6 +201,21 @@ test("a reload keeps the tab's address, and its server can be reached again", { 
   await neighbour.context().close();
 });
 
+test("each node of a page has its own key, and has it again after a reload", { timeout: LIMIT }, async () => {
+  const page = await tab("twin-one");
+  const keys = async () => {
+    const first = await page.evaluate(() => node.key);
+    const { key } = await lab.join(page, "twin-two");
+    return [first, key];
+  };
+  const before = await keys();
+  assert.notEqual(before[0], before[1]);
+  await page.reload();
+  await lab.join(page, "twin-one");
+  assert.deepEqual(await keys(), before);
+  await page.context().close();
+});
+
 const ENDS = {
   closed: (page) => page.context().close(),
   // Its renderer dies without another word, like one that runs out of memory.
@@ -191,11 +230,20 @@ for (const [how, end] of Object.entries(ENDS)) {
       void listener.accept().then((socket) => (globalThis.socket = socket));
     });
     await neighbour.evaluate(async (name) => (globalThis.socket = await node.connect(name, 7)), `${how}-tab`);
+    await page.evaluate(async () => {
+      const greeter = await node.listen(8);
+      void (async () => {
+        for await (const socket of greeter) await socket.write("welcome\n");
+      })();
+    });
+    const native = lab.run("nc", "--name", `native-mourner-of-${how}`, `${how}-tab`, "8");
+    await native.line(/^welcome/);
     const waiting = neighbour.evaluate(() => socket.read().then((data) => data ?? "end", (error) => error.code));
     const began = performance.now();
     await end(page);
     const seen = await waiting;
     assert.ok(["ECONNRESET", "EHOSTUNREACH"].includes(seen), String(seen));
+    assert.notEqual(await native.ended, 0, native.errors);
     assert.ok(performance.now() - began < GONE, `${performance.now() - began} ms`);
     await page.context().close();
     await neighbour.context().close();
@@ -241,12 +289,36 @@ test("signaling is killed and restarted: connections go on, and new ones can be 
       return new TextDecoder().decode(await socket.read());
     });
   assert.equal(await echo(), "still there?");
+  // A transfer runs through all of it.
+  await neighbour.evaluate(async () => {
+    const running = await node.connect("steady", 7);
+    globalThis.over = false;
+    const part = pattern(256 * 1024);
+    let sent = 0;
+    void (async () => {
+      for (; !over; sent += part.length) await running.write(part);
+      await running.shutdown();
+    })();
+    globalThis.transfer = (async () => {
+      const received = await readAll(running);
+      const right = received.every((byte, at) => byte === part[at % part.length]);
+      return right && received.length === sent && sent > 0;
+    })();
+  });
   await lab.signaling.kill();
   await page.waitForFunction(() => events.includes("disconnected"));
   assert.equal(await echo(), "still there?");
+  const began = performance.now();
+  const unanswered = await neighbour.evaluate(() => {
+    const code = (promise) => promise.then(() => "none", (error) => error.code);
+    return Promise.all([code(node.connect("somebody", 80)), code(node.members()), code(node.fetch("http://somebody/"))]);
+  });
+  assert.deepEqual(unanswered, ["EAI_AGAIN", "EAI_AGAIN", "EAI_AGAIN"]);
+  assert.ok(performance.now() - began < 2 * GONE, `${performance.now() - began} ms`);
   await lab.startSignaling();
   await page.waitForFunction(() => events.includes("joined"));
   assert.equal(await echo(), "still there?");
+  assert.equal(await neighbour.evaluate(() => ((globalThis.over = true), transfer)), true);
   const late = await tab("late");
   assert.equal(await late.evaluate(async () => (await node.connect("steady", 7)).remote.port), 7);
   for (const each of [page, neighbour, late]) await each.context().close();
@@ -348,8 +420,21 @@ test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }
       await code(() => join({ signal, name: "not a name!" })),
       await code(() => join({ signal, network: "" })),
       await code(() => join({ signal, key: new Uint8Array(3) })),
+      await code(() => join(5)),
+      await code(() => join({ signal, timeout: -1 })),
+      await code(() => join({ signal, webrtc: 5 })),
+      await code(() => join({ signal, iceServers: 5 })),
+      await code(() => join({ signal, iceServers: [{}] })),
+      await code(() => join({ signal, iceServers: [{ url: "http://x" }] })),
       await code(() => node.listen(70000)),
       await code(() => node.listen(1.5)),
+      await code(() => node.listen(10n)),
+      await code(() => node.listen(0, 5)),
+      await code(() => node.serve(null, () => undefined)),
+      await code(() => node.connect({ toString: null }, 80)),
+      await code(() => node.fetch("http://clumsy/", { method: "TRACE" })),
+      await code(() => node.fetch("http://clumsy/", { headers: { a: "b\r\nc: d" } })),
+      await code(() => node.fetch("http://clumsy/", { host: "a\r\nb: c" })),
       await code(() => node.listen("80")),
       await code(() => node.connect("", 80)),
       await code(() => node.connect("a b", 80)),
@@ -374,11 +459,22 @@ test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }
     ];
   });
   assert.deepEqual(codes, [
-    ...Array(26).fill("EINVAL"),
+    ...Array(39).fill("EINVAL"),
     "EADDRNOTAVAIL",
     "EADDRINUSE",
   ]);
   assert.equal(await page.evaluate(() => echoed), "abcde");
+  const messages = await page.evaluate(async () => {
+    const message = (promise) => promise.then(() => "none", (error) => `${error.code}: ${error.message}`);
+    return [
+      await message(unisockets.join({ module: "/nowhere.wasm" })),
+      await message(node.connect("x".repeat(1e6), 80)),
+      await message(unisockets.join({ signal: `${location.origin.replace("http", "ws")}`, timeout: 100 })),
+    ];
+  });
+  assert.match(messages[0], /^ENOENT: the WebAssembly module cannot be loaded from .*nowhere\.wasm: 404/);
+  assert.match(messages[1], /^EINVAL: .{1,150}$/);
+  assert.match(messages[2], /^ETIMEDOUT: /);
   const late = await page.evaluate(async () => {
     const socket = await node.listen(5000);
     const waiting = socket.accept();
@@ -412,6 +508,33 @@ test("a capture is a file that begins as pcapng does, with the packets in it", {
     ["loopback", 4, "TCP", " 99 [SYN] 0 bytes, "],
     ["loopback", 4, "TCP", "99  [RST ACK] 0 bytes, "],
   ]);
+  await page.context().close();
+});
+
+test("a capture keeps what comes while nobody looks, up to its limit", { timeout: LIMIT }, async () => {
+  const page = await tab("recorder");
+  const found = await page.evaluate(async () => {
+    const listener = await node.listen(7);
+    void (async () => {
+      for await (const socket of listener) void readAll(socket);
+    })();
+    const pass = async (bytes) => {
+      const socket = await node.connect("recorder", 7);
+      for (let sent = 0; sent < bytes; sent += 1 << 20) {
+        await socket.write(new Uint8Array(1 << 20));
+        await new Promise((resolve) => setTimeout(resolve, 40));
+      }
+      socket.close();
+    };
+    const whole = await node.capture();
+    await pass(40 << 20);
+    const [size, lost] = [(await whole.blob()).size, whole.lost];
+    const small = await node.capture({ limit: 1 << 20 });
+    await pass(3 << 20);
+    await small.blob();
+    return [size > 40 << 20, lost, (await small.blob()).size <= 1 << 20, small.lost > 0];
+  });
+  assert.deepEqual(found, [true, 0, true, true]);
   await page.context().close();
 });
 
@@ -698,6 +821,12 @@ test("http: answers arrive whatever becomes of the request, and the next request
     parts.forEach((part) => void echo.write(part));
     void echo.shutdown();
     const ordered = (await hex(await readAll(echo))) === (await hex(await new Blob(parts).arrayBuffer()));
+    const stop = new AbortController();
+    const stopped = await node.fetch("http://web/endless", { signal: stop.signal });
+    // What a stream says; 'text()' of Chromium says of every error that it is one.
+    const reading = stopped.body.pipeTo(new WritableStream()).catch((error) => error.message);
+    stop.abort(new Error("that is enough"));
+    const reason = await reading;
     const endless = await node.fetch("http://web/endless");
     await endless.body.cancel();
     return {
@@ -711,6 +840,7 @@ test("http: answers arrive whatever becomes of the request, and the next request
       strict,
       wrong,
       lengths,
+      reason,
     };
   });
   assert.deepEqual(found, {
@@ -724,7 +854,19 @@ test("http: answers arrive whatever becomes of the request, and the next request
     strict: ["HTTP/1.1 400", "HTTP/1.1 400", "HTTP/1.1 400", "HTTP/1.1 400", false, true, true],
     wrong: [500, 500],
     lengths: ["broken", "broken"],
+    reason: "that is enough",
   });
+  // Bodies that nobody reads, and nobody can read any more, let their connections go.
+  const open = () => client.evaluate(async () => (await node.status()).sockets.filter(({ remote }) => remote?.endsWith(":80")).length);
+  const before = await open();
+  await client.evaluate(async () => {
+    for (let turn = 0; turn < 5; turn += 1) await node.fetch("http://web/endless");
+  });
+  const collector = await client.context().newCDPSession(client);
+  while ((await open()) > before) {
+    await collector.send("HeapProfiler.collectGarbage");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
   assert.equal(await page.evaluate(() => cancelled), "cancelled");
   // Who holds many connections is refused more, and others are not.
   const greedy = await client.evaluate(async () => {

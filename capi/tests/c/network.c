@@ -1,0 +1,53 @@
+// Enters networks and leaves them, with settings of its own: 'network SIGNAL CAPTURE'.
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <unisockets.h>
+
+static void say(const char *what, int result) {
+    printf("%s: %s\n", what, result == 0 ? "yes" : strerror(errno));
+}
+
+static void says(const char *what) {
+    const char *status = unisockets_status();
+    printf("%s is in the status: %s\n", what, status && strstr(status, what) ? "yes" : "no");
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3)
+        return 2;
+    struct unisockets_config config = {.signal = argv[1], .name = "gamma"};
+    say("gamma", unisockets_up(&config));
+    says("\"gamma\"");
+    char first[256], second[256];
+    snprintf(first, sizeof first, "%s", getenv("UNISOCKETS_NODE"));
+    say("again", unisockets_up(&config));
+    say("as it is", unisockets_up(NULL));
+    struct unisockets_config other = {.signal = argv[1], .name = "delta", .network = "elsewhere"};
+    say("delta meanwhile", unisockets_up(&other));
+    puts(unisockets_errmsg());
+    say("capture", unisockets_capture(argv[2]));
+    int fd = unisockets_socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(7)};
+    say("bind", unisockets_bind(fd, (struct sockaddr *)&any, sizeof any));
+    say("listen", unisockets_listen(fd, 5));
+    // What is open drains; the next node is another one.
+    say("down", unisockets_down());
+    say("delta", unisockets_up(&other));
+    says("\"delta\"");
+    says("\"elsewhere\"");
+    snprintf(second, sizeof second, "%s", getenv("UNISOCKETS_NODE"));
+    printf("the same node: %s\n", strcmp(first, second) ? "no" : "yes");
+    close(fd);
+    say("down", unisockets_down());
+    printf("a node is left to others: %s\n", getenv("UNISOCKETS_NODE") ? "yes" : "no");
+    say("down again", unisockets_down());
+    struct unisockets_config bad = {.signal = "ftp://x", .name = "epsilon"};
+    say("a bad server", unisockets_up(&bad));
+    puts(*unisockets_errmsg() ? "and why" : "and nothing of why");
+    return 0;
+}
