@@ -71,7 +71,28 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     if !entry.is_dir() || std::os::unix::fs::MetadataExt::uid(&entry) != nix_uid() {
         return Err(io::Error::other("the folder belongs to somebody else"));
     }
+    sweep(folder);
     Ok(())
+}
+
+/// Removes what killed nodes have left: sockets named by processes that are no more.
+fn sweep(folder: &Path) {
+    for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let process = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists()) {
+            remove_dead(&path);
+        }
+    }
+}
+
+/// Removes a control socket that nobody serves any more; anything else stays, and is in the way.
+pub(super) fn remove_dead(path: &Path) {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|entry| entry.file_type().is_socket());
+    let refused = || std::os::unix::net::UnixStream::connect(path).err().map(|error| error.kind());
+    if is_socket && refused() == Some(io::ErrorKind::ConnectionRefused) {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -78,10 +79,14 @@ pub(super) async fn run(options: &args::Run, program: &Path) -> Result<(), Failu
     let status = wait(&front, signals, &mut words)?;
     let Some(status) = status else {
         // What init could not start it has said itself.
-        let code = first.wait()?.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code > 1);
-        return Err(match code {
-            Some(code) => Failure::silent(code),
-            None => Failure::failed("the program's node has ended, and the program with it"),
+        let ended = first.wait()?;
+        let code = ended.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code > 1);
+        return Err(match (code, ended.signal()) {
+            (Some(code), _) => Failure::silent(code),
+            (None, Some(signal)) => Failure::failed(format!(
+                "signal {signal} has ended the first process of the program's namespace, and the program with it"
+            )),
+            (None, None) => Failure::failed("the program's node has ended, and the program with it"),
         });
     };
     let _ = front.send(&[0], None);
@@ -186,7 +191,6 @@ fn relay(words: &mut Option<OwnedFd>) -> bool {
 
 /// Ends as the program did.
 fn end_like(status: i32) -> Result<(), Failure> {
-    use std::os::unix::process::ExitStatusExt;
     let status = std::process::ExitStatus::from_raw(status);
     if let Some(signal) = status.signal() {
         let _ = signal_hook::low_level::emulate_default_handler(signal);

@@ -48,7 +48,7 @@ pub(super) async fn run(options: args::Node) -> Result<(), Failure> {
     }
     with_node(&options.common, |node| async move {
         let unusable = |error| Failure::failed(format!("cannot serve programs at {}: {error}", path.display()));
-        remove_dead(&path);
+        control::remove_dead(&path);
         let host = Host::serve(&node, &path).map_err(unusable)?;
         let _served = Served(path.clone());
         for publish in &options.publish {
@@ -70,16 +70,6 @@ pub(super) async fn run(options: args::Node) -> Result<(), Failure> {
         Ok(())
     })
     .await
-}
-
-/// Removes a control socket that nobody serves any more; anything else stays, and is in the way.
-fn remove_dead(path: &std::path::Path) {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|entry| entry.file_type().is_socket());
-    let refused = || std::os::unix::net::UnixStream::connect(path).err().map(|error| error.kind());
-    if is_socket && refused() == Some(std::io::ErrorKind::ConnectionRefused) {
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 /// Removes the control socket when the node ends.

@@ -18,7 +18,6 @@ const KEPT: &[(i32, i32, i32)] = &[
     (libc::SOL_SOCKET, libc::SO_NO_CHECK, 0),
     (libc::SOL_SOCKET, libc::SO_INCOMING_CPU, -1),
     (libc::SOL_SOCKET, libc::SO_BUSY_POLL, 0),
-    (libc::SOL_SOCKET, libc::SO_ZEROCOPY, 0),
     (libc::IPPROTO_TCP, libc::TCP_CORK, 0),
     (libc::IPPROTO_TCP, libc::TCP_SYNCNT, 6),
     (libc::IPPROTO_TCP, libc::TCP_LINGER2, 60),

@@ -51,6 +51,17 @@ pub(crate) fn way(fd: RawFd, destination: SocketAddr) -> Result<Option<Way>, Err
     Ok(Some(Way { ingress: name.ingress(), destination: datagram::emit_destination(destination) }))
 }
 
+/// Says what Linux says of an address of a family that a virtual datagram socket cannot send to (`ip(7)`, `ipv6(7)`).
+pub(crate) fn check_family(fd: RawFd, len: libc::socklen_t) -> Result<(), Errno> {
+    match identify(fd) {
+        Some(name) if name.state == State::Datagram => {
+            let whole = len as usize >= std::mem::size_of::<libc::sockaddr_in>();
+            Err(if name.family == Family::V4 && whole { libc::EAFNOSUPPORT } else { libc::EINVAL })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn make_virtual(fd: RawFd, destination: SocketAddr) -> Result<Option<Name>, Errno> {
     let Some(inet) = inet(fd).filter(|inet| inet.kind == Kind::Udp) else {
         return Ok(None);

@@ -278,8 +278,10 @@ pub(crate) unsafe fn gethostbyname(name: *const c_char) -> *mut hostent {
             libc::EAI_FAIL => NO_RECOVERY,
             _ => HOST_NOT_FOUND,
         };
+        // SAFETY: the C library always has a place for it.
+        let place = unsafe { __h_errno_location() };
         // SAFETY: the place is this thread's.
-        unsafe { *__h_errno_location() = error };
+        unsafe { place.write(error) };
         return std::ptr::null_mut();
     }
     let mut addresses = Vec::new();

@@ -20,6 +20,11 @@ fn int(number: c_int) -> usize {
     number as isize as usize
 }
 
+/// Whether a family is none that an internet socket could send to.
+fn is_strange(family: c_int) -> bool {
+    ![libc::AF_INET, libc::AF_INET6, libc::AF_UNSPEC].contains(&family)
+}
+
 /// Sends a message.
 ///
 /// # Safety
@@ -36,6 +41,11 @@ pub(crate) unsafe fn sendmsg(fd: RawFd, message: *const msghdr, flags: c_int) ->
     }
     let way = match destination {
         Some(destination) => datagrams::way(fd, destination)?,
+        // SAFETY: the message's name is as long as it says.
+        None if unsafe { address::family(given.msg_name.cast(), given.msg_namelen) }.is_some_and(is_strange) => {
+            datagrams::check_family(fd, given.msg_namelen)?;
+            None
+        }
         None if descriptor::is_bound(fd) => return Err(libc::EPIPE),
         None => None,
     };

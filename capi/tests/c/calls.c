@@ -552,6 +552,10 @@ static void datagrams(void) {
     say("sendto of nothing", sendto(client, "", 0, 0, (struct sockaddr *)&address, len));
     say("sendto of too much", sendto(client, bytes, sizeof bytes, 0, (struct sockaddr *)&address, len));
     say("sendto with a short address", sendto(client, "x", 1, 0, (struct sockaddr *)&address, 5));
+    struct sockaddr_storage strange = address;
+    strange.ss_family = 77;
+    say("sendto of another family", sendto(client, "x", 1, 0, (struct sockaddr *)&strange, len));
+    say("sendto of another family, short", sendto(client, "x", 1, 0, (struct sockaddr *)&strange, 5));
     readable(server);
     int waiting = -1;
     say("FIONREAD", ioctl(server, FIONREAD, &waiting));

@@ -38,7 +38,12 @@ fn parse_publish(text: &str) -> Result<Publish, String> {
     let (machine, port) = text.rsplit_once(':').unwrap_or((text, text));
     let port = port.parse().map_err(|_| wrong())?;
     let machine = if machine.contains(':') { machine.to_owned() } else { format!("127.0.0.1:{machine}") };
-    Ok(Publish { machine: machine.parse().map_err(|_| wrong())?, port })
+    let machine: SocketAddr = machine.parse().map_err(|_| wrong())?;
+    // Nobody would know which port the machine has taken for it.
+    if port == 0 || machine.port() == 0 {
+        return Err(format!("'{text}' names port 0, which nobody can connect to; it looks like 8080:80"));
+    }
+    Ok(Publish { machine, port })
 }
 
 #[derive(Debug, Args)]
