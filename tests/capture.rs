@@ -1,5 +1,6 @@
 //! Captures, read by Wireshark's own dissectors: nothing malformed, nothing wrong, everything named.
 
+#[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
 
 use std::path::Path;

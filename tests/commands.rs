@@ -1,5 +1,6 @@
 //! The commands, as people and scripts run them: processes, pipes, exit codes, signals.
 
+#[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
 
 use std::fs;

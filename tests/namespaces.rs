@@ -257,13 +257,6 @@ fn an_ordinary_user_needs_no_right_but_an_open_device() {
         return;
     }
     let mut net = net();
-    let open = |mode: &str| {
-        let script = format!(
-            "mount -t tmpfs none /dev/net && mknod -m {mode} /dev/net/tun c 10 200 && \
-             chown -R 65534:65534 . && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\""
-        );
-        ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
-    };
     // The tool may be where only root can go.
     let tool = net.place.path("unisockets");
     std::fs::copy(env!("CARGO_BIN_EXE_unisockets"), &tool).unwrap();
@@ -271,11 +264,11 @@ fn an_ordinary_user_needs_no_right_but_an_open_device() {
     let started = |net: &Net, options: &[&str], program: &[&str]| {
         net.place.start_other(&[&[tool.as_str(), "run"], options, &["--"], program].concat())
     };
-    net.place.prefix = open("0600");
+    net.place.prefix = support::as_ordinary_user("0600");
     let refused = started(&net, &[], &["true"]).end();
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.err.contains("chmod 0666 /dev/net/tun") && refused.err.contains("--preload"), "{refused:?}");
-    net.place.prefix = open("0666");
+    net.place.prefix = support::as_ordinary_user("0666");
     let _server = started(&net, &["--name", "web"], &["python3", "-m", "http.server", "80"]);
     let deadline = Instant::now() + LIMIT;
     loop {

@@ -1,5 +1,6 @@
 //! Two members, each behind a router of its own that translates addresses: signaling alone brings them together.
 
+#[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
 
 use std::process::Command;

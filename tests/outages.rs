@@ -5,6 +5,7 @@
 //! `UNISOCKETS_CUT_S` cuts it for as many seconds as it says, and `make prove` does so for 90.
 #![cfg(target_os = "linux")]
 
+#[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
 
 use std::process::Command;

@@ -1,5 +1,6 @@
 //! Programs that are killed and started again: who is connected learns it, who comes back is the same member.
 
+#[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
 
 use std::io::Write;

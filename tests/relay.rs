@@ -1,5 +1,6 @@
 //! Members that see each other through a TURN server only, a real one: everything works, and nobody's address is told.
 
+#[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
 
 use std::fs;

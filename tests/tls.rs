@@ -1,5 +1,6 @@
 //! Signaling over TLS, with certificates that no authority has signed: who trusts them, and what is said if not.
 
+#[allow(dead_code, reason = "it serves every test of the tool")]
 mod support;
 
 use std::fs;

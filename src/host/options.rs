@@ -36,7 +36,9 @@ const KEPT: &[(i32, i32, i32)] = &[
     (libc::IPPROTO_IP, libc::IP_RECVTTL, 0),
     (libc::IPPROTO_IP, libc::IP_FREEBIND, 0),
     (libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 1),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_IF, 0),
     (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 0),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, 0),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 0),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 0),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 0),
@@ -138,6 +140,42 @@ fn group_option(entry: &Entry, option: &Setting) -> Option<Result<(), Fault>> {
     }))
 }
 
+/// The number of the network's interface, as IP_PKTINFO says it.
+const INTERFACE: i32 = 1;
+
+/// Chooses the interface of multicast, of which there is one, and returns what is kept of it; nothing if the option is
+/// another one.
+fn interface_option(entry: &Entry, option: &Setting) -> Option<Result<Vec<u8>, Fault>> {
+    let absent =
+        |errno| Err(Fault { errno, text: "the network is one interface: choose none, or that one".to_owned() });
+    match (option.level, option.name) {
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_IF) => {
+            // An address; or a group, an address, and perhaps the number of an interface (ip(7)).
+            let (address, number) = match option.value.len() {
+                4 => (option.value.first_chunk::<4>(), None),
+                8 | 12 => (option.value[4..].first_chunk::<4>(), option.value[8..].first_chunk::<4>()),
+                _ => return Some(Err(invalid())),
+            };
+            let (Some(address), number) = (address, number.map_or(0, |number| i32::from_ne_bytes(*number))) else {
+                return Some(Err(invalid()));
+            };
+            let ip = std::net::IpAddr::from(*address);
+            let is_own = || entry.socket.driver.look(|state| state.core.stack.addresses().contains(&ip));
+            Some(match number {
+                INTERFACE => Ok(address.to_vec()),
+                0 if ip.is_unspecified() || ip.is_loopback() || is_own() => Ok(address.to_vec()),
+                _ => absent(libc::EADDRNOTAVAIL),
+            })
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF) => Some(match int(&option.value) {
+            Ok(0 | INTERFACE) => Ok(option.value.clone()),
+            Ok(_) => absent(libc::ENODEV),
+            Err(error) => Err(error),
+        }),
+        _ => None,
+    }
+}
+
 /// Sets an option.
 ///
 /// # Errors
@@ -151,8 +189,12 @@ pub(super) fn set(entry: &Entry, option: &Setting) -> Result<(), Fault> {
     if of_tcp || of_v6 {
         return Err(refused());
     }
-    if entry.kind == Kind::Tcp && (option.level, option.name) == (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL) {
-        return Err(invalid());
+    match (option.level, option.name) {
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL | libc::IP_MULTICAST_IF) if entry.kind == Kind::Tcp => {
+            return Err(invalid());
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF) if entry.kind == Kind::Tcp => return Err(refused()),
+        _ => {}
     }
     // Options of IP alone take a single byte (ip(7)).
     if option.level != libc::IPPROTO_IP && option.value.len() < size_of::<i32>() {
@@ -164,12 +206,16 @@ pub(super) fn set(entry: &Entry, option: &Setting) -> Result<(), Fault> {
     if let Some(outcome) = group_option(entry, option) {
         return outcome;
     }
-    if !KEPT.iter().any(|(level, name, _)| (*level, *name) == (option.level, option.name)) {
-        return Err(refused());
-    }
-    int(&option.value)?;
+    let value = match interface_option(entry, option) {
+        Some(interface) => interface?,
+        None if KEPT.iter().any(|(level, name, _)| (*level, *name) == (option.level, option.name)) => {
+            int(&option.value)?;
+            option.value.clone()
+        }
+        None => return Err(refused()),
+    };
     let mut kept = entry.kept.lock().unwrap_or_else(PoisonError::into_inner);
-    kept.insert((option.level, option.name), option.value.clone());
+    kept.insert((option.level, option.name), value);
     Ok(())
 }
 

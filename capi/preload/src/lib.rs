@@ -2,6 +2,9 @@
 
 #![cfg(target_os = "linux")]
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod syscall;
+
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use libc::{addrinfo, epoll_event, hostent, mmsghdr, msghdr, sockaddr, socklen_t, timespec};
