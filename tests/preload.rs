@@ -128,6 +128,30 @@ print(s.recv(12, socket.MSG_WAITALL))
     assert_eq!(said, wanted);
 }
 
+/// libuv of Debian 12 sends and receives datagrams by the numbers of the calls (syscall(2)).
+#[test]
+fn datagrams_of_node_go_to_the_network() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let _server = server(&place);
+    let text = "
+const socket = require('dgram').createSocket('udp4');
+let left = 100;
+socket.on('message', (data, from) => {
+    if (String(data) !== `datagram ${100 - left}` || from.port !== 7) throw new Error(`${data} from ${from.port}`);
+    left -= 1;
+    if (left > 0) return next();
+    console.log('all came back');
+    socket.close();
+});
+const next = () => socket.send(`datagram ${100 - left}`, 7, 'alpha');
+next();
+";
+    let path = script(&place, "datagrams.js", text);
+    let ended = place.start(&run("beta", &["node", path.to_str().unwrap()])).end();
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "all came back\n"), "{ended:?}");
+}
+
 #[test]
 fn a_name_that_nobody_has_is_told_from_one_that_nobody_can_say() {
     let mut place = Place::new();
