@@ -32,6 +32,38 @@ fn addresses(status: &Value) -> (String, String) {
     (status["ipv4"].to_string(), status["ipv6"].to_string())
 }
 
+/// A node in the background stays there until it is ended, whoever has started it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_in_the_background_stays() {
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let control = place.path("control").to_str().unwrap().to_owned();
+    let started = place.start(&["node", "--background", "--name", "stayer", "--control", &control]).end();
+    assert_eq!(started.code, Some(0), "{started:?}");
+    assert!(started.out.starts_with(&format!("ready {control}\n")), "{started:?}");
+    // It looked twice a second whether anybody is left who may want it.
+    std::thread::park_timeout(std::time::Duration::from_millis(1_500));
+    place.status("stayer", |_| true);
+    let marked = |entry: &std::fs::DirEntry| {
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(&control)
+    };
+    let nodes: Vec<String> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(marked)
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
+    assert!(std::process::Command::new("kill").arg(&nodes[0]).status().unwrap().success());
+    let deadline = Instant::now() + LIMIT;
+    while std::path::Path::new(&control).exists() {
+        assert!(Instant::now() < deadline, "the node does not end");
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+}
+
 /// A killed peer once left its clients waiting for ever: nobody told them.
 #[test]
 fn a_client_of_a_killed_server_ends_with_an_error_and_the_server_comes_back_as_the_same_member() {

@@ -48,7 +48,8 @@ pub unsafe extern "C" fn unisockets_up(config: *const unisockets_config) -> c_in
     calls::up(&settings.unwrap_or_default())
 }
 
-/// Leaves the network: the node ends once every socket has drained.
+/// Leaves the network: a node that this program has started ends once every socket has drained, any other goes on for the
+/// programs that share it.
 ///
 /// Errors: -1 and ENETDOWN, it was not up.
 #[unsafe(no_mangle)]

@@ -259,6 +259,7 @@ again: yes
 as it is: yes
 delta meanwhile: Transport endpoint is already connected
 this program is on a network already, with another network; unisockets_down leaves it
+a secret meanwhile: Transport endpoint is already connected
 capture: yes
 bind: yes
 listen: yes
@@ -275,6 +276,23 @@ and why
 ";
     assert_eq!(said, wanted);
     assert!(std::fs::metadata(&capture).unwrap().len() > 0);
+    let wanted = "another name: Transport endpoint is already connected
+as it is: yes
+bind: yes
+capture: Permission denied
+down: yes
+a node is left to others: no
+";
+    let mut node = Command::new(built().join("unisockets"));
+    node.args(["node", "--invites", "--name", "shared", "--signal", &signal]);
+    node.env("XDG_DATA_HOME", &place.folder).env("XDG_RUNTIME_DIR", &place.folder);
+    let mut node = Running::start(&mut node);
+    assert!(node.line().starts_with("ready "));
+    let invitation = node.line().strip_prefix("invitation ").expect("the node invites").to_owned();
+    for _ in 0..2 {
+        let said = filter(&mut command(&program, Some(&invitation), &[]), Vec::new());
+        assert_eq!(String::from_utf8(said).unwrap(), wanted);
+    }
 }
 
 /// What the script of socket calls says otherwise with our sockets, by the words behind the kind of socket, and why.
@@ -317,7 +335,7 @@ fn many_descriptors_and_too_few() {
     let mut preloaded = command(&plain, Some(&alpha), &[]);
     preloaded.env("UNISOCKETS_LOOPBACK", "inside").env("LD_PRELOAD", built().join("libunisockets_preload.so"));
     let linux = filter(&mut command(&plain, None, &[]), Vec::new());
-    let lines = "sockets\nthen Too many open files\nand on\n";
+    let lines = "sockets\nthen Too many open files\nand on\naccepted late\n";
     assert!(String::from_utf8_lossy(&linux).ends_with(lines));
     for mut ours in [recompiled, preloaded] {
         assert_eq!(filter(&mut ours, Vec::new()), linux);

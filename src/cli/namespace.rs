@@ -68,6 +68,8 @@ pub(super) async fn run(options: &args::Run, program: &Path) -> Result<(), Failu
     if let Ok(services) = std::fs::read_to_string("/etc/nsswitch.conf") {
         isolate::replace_file("/etc/nsswitch.conf", &with_names_by_dns(&services))?;
     }
+    // A cache of names would answer for the machine. What cannot be connected to is passed by (nscd(8)).
+    let _ = isolate::replace_file("/run/nscd/socket", "");
     let (front, init) = Channel::pair()?;
     let signals = signals()?;
     let mut first = Command::new(std::env::current_exe()?);

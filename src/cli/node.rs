@@ -30,11 +30,11 @@ pub(super) async fn run(options: args::Node) -> Result<(), Failure> {
         return super::namespaced::run(&options).await;
     }
     if options.background {
-        return background(&options).await;
+        return background().await;
     }
     // Every socket of a program takes a descriptor or two here.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    if options.follow.is_some() {
+    if options.invites {
         // A terminal that is closed must not end what daemons of it still use.
         let _ = setsid();
     }
@@ -60,12 +60,12 @@ pub(super) async fn run(options: args::Node) -> Result<(), Failure> {
             tokio::spawn(super::forward::lead(node.clone(), listener, target));
         }
         print(format_args!("{READY}{}", path.display()))?;
-        if options.follow.is_some() {
+        if options.invites {
             print(format_args!("{INVITATION}{}", host.invitation()))?;
         }
         tokio::select! {
             () = outlive(&host, followed, if options.linger { LINGER } else { Duration::ZERO }) => {}
-            () = async { host.asked_to_leave().await; host.drained().await } => {}
+            () = async { host.asked_to_leave().await; host.drained().await; host.delivered().await } => {}
         }
         Ok(())
     })
@@ -112,7 +112,10 @@ async fn outlive(host: &Host, followed: Option<OwnedFd>, linger: Duration) {
         let invitation = host.invitation().to_owned();
         let heirs = tokio::task::spawn_blocking(move || has_heirs(&invitation)).await.unwrap_or(false);
         if !heirs && idle_since.elapsed() >= linger && host.socket_count() == 0 {
-            return;
+            host.delivered().await;
+            if host.socket_count() == 0 {
+                return;
+            }
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
@@ -139,15 +142,22 @@ fn has_heirs(invitation: &str) -> bool {
 }
 
 /// Starts a node that outlives this command, and waits until it is there.
-async fn background(options: &args::Node) -> Result<(), Failure> {
+async fn background() -> Result<(), Failure> {
     let itself = std::env::current_exe()?;
     let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--background");
     let mut command = tokio::process::Command::new(itself);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    if options.follow.is_none() {
-        command.arg("--follow").arg(std::process::id().to_string());
-    }
+    command.args(arguments).arg("--invites");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut node = command.spawn()?;
+    // However much it has to say, it must not wait for somebody to read it.
+    let words = node.stderr.take();
+    let words = tokio::spawn(async move {
+        let mut reason = String::new();
+        if let Some(mut words) = words {
+            let _ = words.read_to_string(&mut reason).await;
+        }
+        reason
+    });
     let mut said = String::new();
     let mut stdout = node.stdout.take().expect("it was asked for");
     let mut line = [0; 4096];
@@ -161,10 +171,7 @@ async fn background(options: &args::Node) -> Result<(), Failure> {
     if said.starts_with(READY) {
         return print(said.trim_end());
     }
-    let mut reason = String::new();
-    if let Some(mut stderr) = node.stderr.take() {
-        let _ = stderr.read_to_string(&mut reason).await;
-    }
+    let reason = words.await.unwrap_or_default();
     let status = node.wait().await?;
     super::output::note(reason.trim_end());
     Err(Failure::silent(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))

@@ -19,14 +19,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use unisockets_descriptors::{Answer, Call, Family, Fault, Kind, REQUEST_LEN_MAX, Reply, passing};
+use unisockets_descriptors::{Answer, Call, Family, Fault, Kind, REQUEST_LEN_MAX, Reply, Request, passing};
 
 use crate::config::hex;
 use crate::handle::Node;
@@ -41,6 +41,11 @@ const REQUESTS_MAX: usize = 256;
 const SOCKETS_MAX: usize = 65_536;
 /// How often datagram sockets are looked after: the kernel does not say when the last copy of one is closed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long what was written may take to be delivered when a node ends: in all, with nobody taking any of it, and how
+/// often that is looked at.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(600);
+const DELIVERY_STALL: Duration = Duration::from_secs(20);
+const DELIVERY_LOOK: Duration = Duration::from_millis(20);
 
 /// What an answer brings along.
 type Outcome = Result<(Reply, Option<OwnedFd>), Fault>;
@@ -146,6 +151,25 @@ impl Host {
             let _ = timeout(SWEEP_INTERVAL, changed).await;
         }
     }
+
+    /// Waits until what programs have written has been delivered: for 10 minutes at most, and no longer than 20 s in which
+    /// nobody takes any of it.
+    pub async fn delivered(&self) {
+        let driver = self.inner.node.driver();
+        let end = Instant::now() + DELIVERY_LIMIT;
+        let (mut least, mut moved) = (usize::MAX, Instant::now());
+        loop {
+            let now = Instant::now();
+            let left = driver.look(|state| state.core.stack.undelivered_bytes());
+            if left < least {
+                (least, moved) = (left, now);
+            }
+            if left == 0 || now >= end || now - moved >= DELIVERY_STALL {
+                return;
+            }
+            tokio::time::sleep(DELIVERY_LOOK).await;
+        }
+    }
 }
 
 impl Drop for Host {
@@ -233,6 +257,11 @@ async fn answer(inner: Arc<Inner>, mut stream: UnixStream) {
     }
     let call = serde_json::from_slice::<Call>(&text);
     let outcome = match call {
+        // What the token opens is sockets: to whoever a program has become, not files and the life of the node's user.
+        Ok(Call { request: Request::Capture { .. } | Request::Leave, .. }) if !known => Err(Fault {
+            errno: libc::EACCES,
+            text: "only the user who has started this node ends it, or has it write a capture".to_owned(),
+        }),
         Ok(call) if known || call.token.as_ref().is_some_and(|token| same(token, &inner.token)) => {
             inner.handle(call.request).await
         }

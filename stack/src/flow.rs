@@ -226,6 +226,12 @@ impl Flow {
         (1..=self.connection.send_queue() + 1).contains(&behind)
     }
 
+    /// What is still to be delivered: bytes, and one for the end.
+    pub(crate) fn owed(&self) -> usize {
+        let fin = matches!(self.state, State::FinWait1 | State::Closing | State::LastAck);
+        self.connection.send_queue() + usize::from(fin)
+    }
+
     /// Bytes received and not yet read.
     pub(crate) fn unread(&self) -> usize {
         self.peeked.len() + self.connection.recv_queue()

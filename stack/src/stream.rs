@@ -517,11 +517,12 @@ impl Stack {
 
     /// Returns how many connections still have something to deliver: bytes, or their end.
     pub fn undelivered_count(&self) -> usize {
-        let owes = |flow: &Flow| {
-            let fin = matches!(flow.state, State::FinWait1 | State::Closing | State::LastAck);
-            fin || flow.connection.send_queue() > 0
-        };
-        self.flows.iter().filter(|(_, flow)| owes(flow)).count()
+        self.flows.iter().filter(|(_, flow)| flow.owed() > 0).count()
+    }
+
+    /// Returns what connections still have to deliver: bytes, and one for each end.
+    pub fn undelivered_bytes(&self) -> usize {
+        self.flows.iter().map(|(_, flow)| flow.owed()).sum()
     }
 
     /// Returns how many connections are in TIME-WAIT.

@@ -9,16 +9,22 @@ use unisockets_descriptors::{Reply, Request};
 
 use crate::config::Config;
 use crate::sockets::Handled;
-use crate::system::{call, set_errno};
+use crate::system::{call, errno, set_errno};
 use crate::{address, epoll, names, node, options, sockets, transfer};
 
-/// Runs a call; a panic of ours is EIO for the program (it is a bug, and `errmsg` says so).
-fn guard<R>(failed: R, f: impl FnOnce() -> R) -> R {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
+/// Runs a call; a panic of ours is EIO for the program (it is a bug, and `errmsg` says so). A call that does not fail
+/// leaves `errno` as it was, whatever the kernel was asked meanwhile.
+fn guard<R: PartialEq + Copy>(failed: R, f: impl FnOnce() -> R) -> R {
+    let before = errno();
+    let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
         node::remember("a bug in unisockets ended the call; please report it");
         set_errno(libc::EIO);
         failed
-    })
+    });
+    if result != failed {
+        set_errno(before);
+    }
+    result
 }
 
 fn number(value: c_int) -> usize {
@@ -391,8 +397,11 @@ pub unsafe fn getaddrinfo(
 /// # Safety
 /// `list` must be null or come from [`getaddrinfo`].
 pub unsafe fn freeaddrinfo(list: *mut addrinfo) {
-    // SAFETY: the caller has promised it.
-    guard((), || unsafe { names::free(list) });
+    guard(false, || {
+        // SAFETY: the caller has promised it.
+        unsafe { names::free(list) };
+        true
+    });
 }
 
 /// `getnameinfo(3)`.

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use unisockets_descriptors::{About, Prefix};
 
+use crate::system;
+
 /// The variables, which are those of the command-line tool where it has the same.
 pub(crate) const SIGNAL: &str = "UNISOCKETS_SIGNAL";
 pub(crate) const NETWORK: &str = "UNISOCKETS_NETWORK";
@@ -46,8 +48,12 @@ impl Config {
     }
 }
 
-/// Reads a variable; an empty one counts as none.
+/// Reads a variable; an empty one counts as none, and so does each one in a program that has more rights than who
+/// started it (secure_getenv(3)).
 pub(crate) fn variable(name: &str) -> Option<String> {
+    if system::is_privileged() {
+        return None;
+    }
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

@@ -54,6 +54,17 @@ pub(crate) struct Inet {
     pub(crate) family: Family,
 }
 
+/// Tells a socket from every other one: another thread may close a descriptor's number, and a third have it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cookie(Option<[u8; 8]>);
+
+/// Returns what a socket is known by (SO_COOKIE, socket(7)).
+pub(crate) fn cookie(fd: RawFd) -> Cookie {
+    let mut value = [0; 8];
+    let known = kernel_option(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut value).is_ok_and(|len| len == value.len());
+    Cookie(known.then_some(value))
+}
+
 /// Finds out whether a descriptor is a TCP or UDP socket of the operating system.
 pub(crate) fn inet(fd: RawFd) -> Option<Inet> {
     let family = match kernel_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN).ok()? {
@@ -89,6 +100,9 @@ const CARRIED: &[(c_int, c_int)] = &[
     (libc::IPPROTO_IP, libc::IP_TTL),
     (libc::IPPROTO_IP, libc::IP_TOS),
     (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IP, libc::IP_RECVERR),
+    (libc::IPPROTO_IP, libc::IP_RECVTOS),
+    (libc::IPPROTO_IP, libc::IP_RECVTTL),
     (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
     (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
     (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
@@ -96,6 +110,9 @@ const CARRIED: &[(c_int, c_int)] = &[
     (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
     (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
 ];
 
@@ -149,18 +166,24 @@ impl Drop for Fresh {
 
 /// Puts a virtual descriptor into the place of the one that a program has, with what only the kernel knows of that:
 /// whether it waits, for how long, whether it is closed on exec, which epolls watch it.
-pub(crate) fn swap(fd: RawFd, new: &OwnedFd) -> Result<(), Errno> {
+///
+/// # Errors
+/// EBADF if the number is not that of the socket `before` any more.
+pub(crate) fn swap(fd: RawFd, before: Cookie, new: &OwnedFd) -> Result<(), Errno> {
     let raw = std::os::fd::AsRawFd::as_raw_fd(new);
     let status = system::fcntl_int(fd, libc::F_GETFL, 0)?;
     let kept = status & (libc::O_NONBLOCK | libc::O_ASYNC);
     system::fcntl_int(raw, libc::F_SETFL, kept)?;
-    for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+    for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_TIMESTAMP, libc::SO_TIMESTAMPNS] {
         let mut value = [0; 16];
         if let Ok(len) = kernel_option(fd, libc::SOL_SOCKET, name, &mut value) {
             let _ = set_kernel_option(raw, libc::SOL_SOCKET, name, &value[..len]);
         }
     }
     let close_on_exec = system::fcntl_int(fd, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
+    if cookie(fd) != before {
+        return Err(libc::EBADF);
+    }
     system::replace(new, fd, if close_on_exec { libc::O_CLOEXEC } else { 0 })?;
     epoll::replay(fd);
     Ok(())

@@ -54,6 +54,10 @@ unsafe extern "C" {
 const HOST_NOT_FOUND: c_int = 1;
 const TRY_AGAIN: c_int = 2;
 const NO_RECOVERY: c_int = 3;
+const NO_DATA: c_int = 4;
+const NETDB_INTERNAL: c_int = -1;
+/// A name without an address of that family (netdb.h of the GNU C library).
+const EAI_NODATA: c_int = -5;
 
 /// Who has a name.
 enum Asked {
@@ -77,8 +81,8 @@ fn ask(name: &str) -> Asked {
     }
     match node::ask(&Request::Resolve { name: name.to_owned() }) {
         Ok((Reply::Addresses { addresses }, _)) if !addresses.is_empty() => Asked::Member(addresses),
-        Err(libc::EAGAIN) => Asked::Unanswered,
-        _ => Asked::Nobody,
+        Ok(_) => Asked::Nobody,
+        Err(_) => Asked::Unanswered,
     }
 }
 
@@ -276,6 +280,8 @@ pub(crate) unsafe fn gethostbyname(name: *const c_char) -> *mut hostent {
         let error = match code {
             libc::EAI_AGAIN => TRY_AGAIN,
             libc::EAI_FAIL => NO_RECOVERY,
+            EAI_NODATA => NO_DATA,
+            libc::EAI_SYSTEM | libc::EAI_MEMORY => NETDB_INTERNAL,
             _ => HOST_NOT_FOUND,
         };
         // SAFETY: the C library always has a place for it.

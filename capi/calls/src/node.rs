@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CString, OsString};
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -23,17 +23,17 @@ use crate::system::{self, Errno};
 pub(crate) struct Node {
     pub(crate) place: Place,
     pub(crate) routes: Routes,
-    /// What programs that this one starts find it by, if this one has started it.
-    started: Option<String>,
+    /// Whether this program has started it.
+    is_own: bool,
     /// What it was found or started with, as far as that is known: completed by what it says of itself.
     settings: Config,
 }
 
 impl Node {
-    fn new(place: Place, started: Option<String>, found: Config, about: About) -> Node {
+    fn new(place: Place, is_own: bool, found: Config, about: About) -> Node {
         let routes = Routes::new(&about);
         let network = about.network.split('~').next().map(str::to_owned);
-        Node { place, routes, started, settings: Config { network, name: about.name, ..found } }
+        Node { place, routes, is_own, settings: Config { network, name: about.name, ..found } }
     }
 
     /// Checks that settings, as far as they say anything, are those of this node.
@@ -49,10 +49,11 @@ impl Node {
             ("name", &own.name, &wanted.name),
             ("node", &own.node, &wanted.node),
         ];
-        // A member without a name is another one than that which is wanted.
         let differs = |what: &str, own: &Option<String>, wanted: &Option<String>| match (own, wanted) {
             (_, None) => false,
-            (None, Some(_)) => what == "name",
+            // Of another program's node the server and the secret are not known. A member without a name is another one
+            // than that which is wanted.
+            (None, Some(_)) => self.is_own || what == "name",
             (Some(own), Some(wanted)) if ["network", "name"].contains(&what) => !own.eq_ignore_ascii_case(wanted),
             (Some(own), Some(wanted)) => own != wanted,
         };
@@ -175,34 +176,32 @@ pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
     if let Known::There(node) = &*KNOWN.read().unwrap_or_else(PoisonError::into_inner) {
         return node.check(config).map(|()| Arc::clone(node));
     }
-    let (invitation, started, found) = match config.node.clone().or_else(|| config::variable(config::NODE)) {
-        Some(text) => (text.clone(), None, Config { node: Some(text), ..Config::default() }),
-        None => {
-            let text = start(config)?;
-            (text.clone(), Some(text), config.or_variables())
-        }
+    let (is_own, found) = match config.node.clone().or_else(|| config::variable(config::NODE)) {
+        Some(node) => (false, Config { node: Some(node), ..Config::default() }),
+        None => (true, Config { node: Some(start(config)?), ..config.or_variables() }),
     };
-    let place = Place::new(&invitation);
+    let place = Place::new(found.node.as_deref().unwrap_or_default());
     let about = match ask_at(&place, &Request::About)?.0 {
         Reply::About(about) => about,
         _ => return Err(failed("the node is of another version", libc::EPROTO)),
     };
-    let node = Arc::new(Node::new(place, started, found, about));
-    node.check(config)?;
+    let node = Arc::new(Node::new(place, is_own, found, about));
     *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = Known::There(Arc::clone(&node));
-    Ok(node)
+    // What differs can be left, for it is known now.
+    node.check(config).map(|()| node)
 }
 
-/// Ends the node of this program once its sockets have drained; the next call finds or starts another.
+/// Leaves the node of this program; the next call finds or starts another. One that this program has started ends once
+/// its sockets have drained, another one goes on for its other programs.
 pub(crate) fn down() -> Result<(), Errno> {
     let before = std::mem::replace(&mut *KNOWN.write().unwrap_or_else(PoisonError::into_inner), Known::Nothing);
     match before {
         Known::There(node) => {
             // It drains, and is nobody's any more: what follows does not find it.
-            if node.started.is_some() && config::variable(config::NODE) == node.started {
+            if config::variable(config::NODE) == node.settings.node {
                 system::unset_variable(config::NODE);
             }
-            ask_at(&node.place, &Request::Leave).map(|_| ())
+            if node.is_own { ask_at(&node.place, &Request::Leave).map(|_| ()) } else { Ok(()) }
         }
         Known::Nothing | Known::None => Err(failed("no node was up", libc::ENETDOWN)),
     }
@@ -234,12 +233,15 @@ fn ask_at(place: &Place, request: &Request) -> Result<(Reply, Option<OwnedFd>), 
     }
 }
 
+/// How the line begins that says what goes into UNISOCKETS_NODE.
+const INVITATION: &str = "invitation ";
+
 /// Finds the program that nodes are started with.
 fn program() -> PathBuf {
     if let Some(program) = config::variable(config::PROGRAM) {
         return PathBuf::from(program);
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::var_os("PATH").filter(|_| !system::is_privileged()).unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join("unisockets")).find(|file| file.is_file());
     found.unwrap_or_else(|| PathBuf::from("/usr/local/bin/unisockets"))
 }
@@ -248,7 +250,7 @@ fn program() -> PathBuf {
 fn start(config: &Config) -> Result<String, Errno> {
     let program = program();
     let said = launch(&program, config)?;
-    match said.lines().find_map(|line| line.strip_prefix("invitation ")) {
+    match said.lines().find_map(|line| line.strip_prefix(INVITATION)) {
         Some(invitation) => {
             // Programs that this one starts share its node.
             system::set_variable(config::NODE, invitation);
@@ -267,7 +269,7 @@ fn start(config: &Config) -> Result<String, Errno> {
 
 /// Runs the program and returns what it said; it leaves a node in the background.
 fn launch(program: &Path, config: &Config) -> Result<String, Errno> {
-    let (mut reader, writer) = std::io::pipe().map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE))?;
+    let (reader, writer) = std::io::pipe().map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE))?;
     let strings = |items: Vec<OsString>| -> Vec<CString> {
         items.into_iter().filter_map(|item| CString::new(item.into_vec()).ok()).collect()
     };
@@ -282,7 +284,8 @@ fn launch(program: &Path, config: &Config) -> Result<String, Errno> {
     ];
     let is_set = |name: &OsString| set.iter().any(|(known, value)| name == known && value.is_some());
     // What is preloaded into this program is not for the node.
-    let inherited = std::env::vars_os().filter(|(name, _)| name != "LD_PRELOAD" && !is_set(name));
+    let privileged = system::is_privileged();
+    let inherited = std::env::vars_os().filter(|(name, _)| !privileged && name != "LD_PRELOAD" && !is_set(name));
     let given = set.iter().filter_map(|(name, value)| Some((OsString::from(name), OsString::from(value.as_ref()?))));
     let environment = inherited.chain(given).map(|(mut name, value)| {
         name.push("=");
@@ -295,7 +298,13 @@ fn launch(program: &Path, config: &Config) -> Result<String, Errno> {
     let child = system::spawn_unseen(path, &arguments, &environment, writer.as_raw_fd())?;
     drop(writer);
     let mut said = String::new();
-    let _ = reader.read_to_string(&mut said);
+    let mut reader = BufReader::new(reader);
+    // A child of another thread may hold the other end of this: the last line is the end, too.
+    while reader.read_line(&mut said).is_ok_and(|len| len > 0) {
+        if said.lines().last().is_some_and(|line| line.starts_with(INVITATION)) {
+            break;
+        }
+    }
     system::wait(child);
     Ok(said)
 }

@@ -52,8 +52,9 @@ pub(crate) fn bind(fd: RawFd, address: SocketAddr) -> Result<Handled<()>, Errno>
 /// Makes a bound virtual socket in the place of an ordinary one.
 fn make(fd: RawFd, inet: Inet, address: SocketAddr) -> Result<(), Errno> {
     let Inet { kind, family } = inet;
+    let before = descriptor::cookie(fd);
     let request = Request::Bind { kind, family, address, options: carried(fd, inet) };
-    swap(fd, &brought(ask(&request)?)?)?;
+    swap(fd, before, &brought(ask(&request)?)?)?;
     if kind == Kind::Tcp {
         descriptor::note_bound(fd);
     }
@@ -108,21 +109,17 @@ pub(crate) fn accept(fd: RawFd, flags: c_int) -> Result<Handled<(RawFd, Option<N
         return Err(libc::EINVAL);
     }
     let passed = if flags & libc::SOCK_CLOEXEC != 0 { libc::MSG_CMSG_CLOEXEC } else { 0 };
-    let descriptor = match system::recv_descriptor(fd, passed | libc::MSG_DONTWAIT) {
-        Err(libc::EAGAIN) if !system::is_nonblocking(fd) => {
-            if !listens(&name)? {
-                return Err(libc::EINVAL);
+    let descriptor = loop {
+        match take(fd, passed) {
+            Err(libc::EAGAIN) if !system::is_nonblocking(fd) => {
+                if !listens(&name)? {
+                    return Err(libc::EINVAL);
+                }
+                system::await_message(fd)?;
             }
-            system::recv_descriptor(fd, passed)
+            result => break result?,
         }
-        result => result,
-    }
-    .inspect_err(|errno| {
-        // It was taken, though there was no number for it.
-        if *errno == libc::EMFILE {
-            system::send_byte(fd, b'a');
-        }
-    })?;
+    };
     // The end of the way means that it was shut (accept(2): EINVAL), or that the node has ended.
     let descriptor = descriptor.ok_or(libc::EINVAL)?;
     system::send_byte(fd, b'a');
@@ -131,6 +128,18 @@ pub(crate) fn accept(fd: RawFd, flags: c_int) -> Result<Handled<(RawFd, Option<N
     }
     let peer = descriptor::peer(descriptor.as_raw_fd());
     Ok(Here((descriptor.into_raw_fd(), peer)))
+}
+
+/// Takes the next connection that waits. It stays in its queue where there is no number for it, as on Linux.
+fn take(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>, Errno> {
+    let number = system::fcntl_int(fd, libc::F_DUPFD_CLOEXEC, 0)?;
+    system::close(number);
+    system::recv_descriptor(fd, flags | libc::MSG_DONTWAIT).inspect_err(|errno| {
+        // Another thread had the number: the connection was taken, and is lost.
+        if *errno == libc::EMFILE {
+            system::send_byte(fd, b'a');
+        }
+    })
 }
 
 fn listens(name: &Name) -> Result<bool, Errno> {
@@ -230,7 +239,8 @@ pub(crate) fn pending_error(name: &Name) -> Result<Errno, Errno> {
 
 /// Starts a connection, and waits for it where the descriptor is one that waits.
 fn start(fd: RawFd, request: &Request) -> Result<(), Errno> {
-    swap(fd, &brought(ask(request)?)?)?;
+    let before = descriptor::cookie(fd);
+    swap(fd, before, &brought(ask(request)?)?)?;
     if system::is_nonblocking(fd) {
         return Err(libc::EINPROGRESS);
     }

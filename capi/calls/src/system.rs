@@ -210,6 +210,18 @@ pub(crate) fn send_timeout(fd: RawFd) -> Option<std::time::Duration> {
     (len == 16 && !time.is_zero()).then_some(time)
 }
 
+/// Waits until something can be received, as long as the descriptor waits (SO_RCVTIMEO), and over signals whose actions
+/// say so (SA_RESTART); it stays where it is.
+///
+/// # Errors
+/// EAGAIN when the time is over, EINTR.
+pub(crate) fn await_message(fd: RawFd) -> Result<(), Errno> {
+    let mut byte = 0u8;
+    let place = (&raw mut byte) as usize;
+    // SAFETY: the place has room for the one byte that is asked for.
+    checked(unsafe { call(libc::SYS_recvfrom, [int(fd), place, 1, int(libc::MSG_PEEK), 0, 0]) }).map(|_| ())
+}
+
 /// Makes a socket of the operating system.
 pub(crate) fn socket(domain: c_int, kind: c_int) -> Result<RawFd, Errno> {
     // SAFETY: only numbers are passed.
@@ -291,6 +303,12 @@ pub(crate) fn recv_descriptor(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>
     Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
+/// Whether this program has more rights than who started it (getauxval(3), AT_SECURE): nothing that they say is believed.
+pub(crate) fn is_privileged() -> bool {
+    // SAFETY: it only reads what the kernel has given this process.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Sets a variable of the environment, for programs that this one starts.
 pub(crate) fn set_variable(name: &str, value: &str) {
     let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
@@ -308,6 +326,34 @@ pub(crate) fn unset_variable(name: &str) {
     }
 }
 
+/// The last signal (signal(7)), and the bytes of a set of them as the kernel has it.
+const SIGNAL_MAX: c_int = 64;
+const MASK_LEN: usize = 8;
+
+/// Changes the signals that this thread holds back; returns those that it held back before.
+fn change_mask(how: c_int, mask: u64) -> u64 {
+    let mut before = 0u64;
+    let places = [(&raw const mask) as usize, (&raw mut before) as usize];
+    // SAFETY: both sets are as long as the kernel is told.
+    unsafe { call(libc::SYS_rt_sigprocmask, [int(how), places[0], places[1], MASK_LEN, 0, 0]) };
+    before
+}
+
+/// Has the kernel do its own with a signal for which the program has a handler.
+fn reset_handler(signal: c_int) {
+    /// `struct sigaction` of the kernel: handler, flags, restorer and mask, in words; longer than any.
+    type Action = [usize; 8];
+    let mut action: Action = [0; 8];
+    let place = (&raw mut action) as usize;
+    // SAFETY: the kernel writes no more than the structure.
+    unsafe { call(libc::SYS_rt_sigaction, [int(signal), 0, place, MASK_LEN, 0, 0]) };
+    if action[0] > libc::SIG_IGN {
+        let plain: Action = [0; 8];
+        // SAFETY: zeros are the kernel's own action.
+        unsafe { call(libc::SYS_rt_sigaction, [int(signal), (&raw const plain) as usize, 0, MASK_LEN, 0, 0]) };
+    }
+}
+
 /// Starts a program without a trace in its parent: no SIGCHLD comes of it, and no `wait` of the program's finds it.
 /// Returns the process, whose end [`wait`] waits for.
 pub(crate) fn spawn_unseen(
@@ -322,15 +368,27 @@ pub(crate) fn spawn_unseen(
     // Made before the child is, which may allocate nothing.
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     let image = [path.as_ptr() as usize, arguments.as_ptr() as usize, environment.as_ptr() as usize, 0, 0, 0];
+    // No handler of the program's runs in the child: signals wait until it has none.
+    let before = change_mask(libc::SIG_SETMASK, u64::MAX);
     // SAFETY: without flags and stack this is fork(2) with no signal at the end.
     let child = unsafe { call(libc::SYS_clone, [0; 6]) };
     if child != 0 {
-        return checked(child).map(|child| child as c_int);
+        let child = checked(child).map(|child| child as c_int);
+        change_mask(libc::SIG_SETMASK, before);
+        return child;
     }
     for target in [1, 2] {
         // SAFETY: only numbers are passed; the child has one thread.
         unsafe { call(libc::SYS_dup3, [int(output), target, 0, 0, 0, 0]) };
     }
+    // What the program holds, such as a port that it listens on, ends with the program. Before Linux 5.11 it does not.
+    // SAFETY: only numbers are passed.
+    unsafe { call(libc::SYS_close_range, [3, u32::MAX as usize, libc::CLOSE_RANGE_CLOEXEC as usize, 0, 0, 0]) };
+    for signal in 1..=SIGNAL_MAX {
+        // What is ignored stays so (signal(7)); a handler would not be there after the exec.
+        reset_handler(signal);
+    }
+    change_mask(libc::SIG_SETMASK, 0);
     // SAFETY: these are C strings, and arrays of them that end in null; the child has its own copy.
     unsafe { call(libc::SYS_execve, image) };
     // SAFETY: ends the child, which has nothing to clean up.

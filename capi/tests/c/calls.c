@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -96,6 +97,26 @@ static int connected_to(int port) {
         exit(1);
     }
     return fd;
+}
+
+/* A call that does not fail says nothing. */
+static void quiet(void) {
+    int ends[2];
+    if (pipe(ends) != 0)
+        exit(1);
+    int fd = fresh();
+    errno = 4242;
+    say("a quiet close", close(ends[0]));
+    say("errno after a close", errno == 4242);
+    errno = 4242;
+    int epoll = epoll_create1(0);
+    struct epoll_event event = {.events = EPOLLOUT};
+    say("a quiet epoll_ctl", epoll_ctl(epoll, EPOLL_CTL_ADD, ends[1], &event));
+    say("errno after epoll_ctl", errno == 4242);
+    say("a quiet close of a socket", close(fd));
+    say("errno after that", errno == 4242);
+    close(epoll);
+    close(ends[1]);
 }
 
 /* Two ends of a connection. */
@@ -665,6 +686,7 @@ int main(void) {
             else
                 datagrams();
             shared_ports();
+            quiet();
             timeouts();
         }
     resolver();

@@ -95,6 +95,30 @@ int main(void) {
         fail("after it");
     talk(first, second);
     printf("and on\n");
+
+    // A connection that nobody can take now stays, and is taken whole later.
+    int listener = made(SOCK_STREAM), client = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in address = own(listener);
+    if (connect(client, (struct sockaddr *)&address, sizeof address) != 0 || send(client, "kept", 4, 0) != 4)
+        fail("connect");
+    struct pollfd waiting = {.fd = listener, .events = POLLIN};
+    if (poll(&waiting, 1, 20000) != 1)
+        fail("poll");
+    int last = client > listener ? client : listener;
+    while ((fds[0] = dup(0)) >= 0)
+        last = fds[0] > last ? fds[0] : last;
+    for (int i = 0; i < 3; i++)
+        if (accept(listener, NULL, NULL) >= 0 || errno != EMFILE)
+            fail("accept without a number");
+    close(last);
+    int taken = accept(listener, NULL, NULL);
+    char text[4] = {0};
+    if (taken < 0 || recv(taken, text, 4, MSG_WAITALL) != 4 || memcmp(text, "kept", 4) != 0)
+        fail("accept");
+    printf("accepted late\n");
+    // Whoever looks for leaks needs some.
+    for (int fd = 3; fd < 256; fd++)
+        close(fd);
     free(fds);
     return 0;
 }

@@ -1,9 +1,10 @@
-// Enters networks and leaves them, with settings of its own: 'network SIGNAL CAPTURE'.
+// Enters networks and leaves them, with settings of its own: 'network SIGNAL CAPTURE'; or 'network' with a node of others.
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <unisockets.h>
@@ -17,7 +18,36 @@ static void says(const char *what) {
     printf("%s is in the status: %s\n", what, status && strstr(status, what) ? "yes" : "no");
 }
 
+// What is another program's is used, and left to it.
+static int share(void) {
+    struct unisockets_config other = {.name = "other"};
+    say("another name", unisockets_up(&other));
+    say("as it is", unisockets_up(NULL));
+    fflush(stdout);
+    // Root's node lets a program that has become another user have sockets, and nothing else.
+    if (geteuid() != 0 || fork() == 0) {
+        if (geteuid() == 0 && setuid(65534) != 0)
+            return 2;
+        int fd = unisockets_socket(AF_INET, SOCK_DGRAM, 0);
+        struct sockaddr_in any = {.sin_family = AF_INET};
+        say("bind", unisockets_bind(fd, (struct sockaddr *)&any, sizeof any));
+        if (geteuid() == 65534)
+            say("capture", unisockets_capture("/tmp/unisockets-must-not-be"));
+        else
+            puts("capture: Permission denied");
+        fflush(stdout);
+        if (geteuid() == 65534)
+            _exit(0);
+    }
+    wait(NULL);
+    say("down", unisockets_down());
+    printf("a node is left to others: %s\n", getenv("UNISOCKETS_NODE") ? "yes" : "no");
+    return 0;
+}
+
 int main(int argc, char **argv) {
+    if (argc == 1)
+        return share();
     if (argc != 3)
         return 2;
     struct unisockets_config config = {.signal = argv[1], .name = "gamma"};
@@ -30,6 +60,8 @@ int main(int argc, char **argv) {
     struct unisockets_config other = {.signal = argv[1], .name = "delta", .network = "elsewhere"};
     say("delta meanwhile", unisockets_up(&other));
     puts(unisockets_errmsg());
+    struct unisockets_config secret = {.secret = "a secret that it has not"};
+    say("a secret meanwhile", unisockets_up(&secret));
     say("capture", unisockets_capture(argv[2]));
     int fd = unisockets_socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(7)};

@@ -63,6 +63,9 @@ pub(in crate::cli) struct Node {
     /// Stay for ten seconds more without a socket, for a program that goes into the background
     #[arg(long, hide = true)]
     pub(in crate::cli) linger: bool,
+    /// Say what lets other users' programs in, and leave the terminal
+    #[arg(long, hide = true)]
+    pub(in crate::cli) invites: bool,
     /// Hold the device of a namespace, which standard input leads to
     #[arg(long, hide = true)]
     pub(in crate::cli) namespace: bool,

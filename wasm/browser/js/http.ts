@@ -18,6 +18,8 @@ const CONNECTIONS_MAX = 1024;
 const SHARE = 4;
 /** How long a connection may take to send the head of a request, in milliseconds. */
 const IDLE_LIMIT = 60_000;
+/** Content of a request where a browser takes it only whole, in bytes. */
+const WHOLE_MAX = 64 * 1024 * 1024;
 /** Redirects that are followed (the Fetch standard's limit). */
 const REDIRECTS_MAX = 20;
 /** Statuses whose responses have no content. */
@@ -255,8 +257,9 @@ function stream(parts: AsyncGenerator<Uint8Array, void>, done: () => void): Read
       }
     },
     async cancel() {
-      await parts.return();
+      // First: the end of the connection is what ends a part that is being waited for.
       done();
+      void parts.return().catch(() => undefined);
     },
   };
   // It lives as long as something can still read the stream. The stream's own object may be gone before: a response
@@ -360,19 +363,21 @@ export class HttpServer {
     const headers = headersOf(head);
     head.free();
     let how: Framing;
-    let request: Request;
+    let request: Request | undefined;
     let incoming: Content;
     try {
       how = framing(headers, "none");
       incoming = new Content(reader, how);
       const { address } = socket.local;
       const url = urlOf(target, headers, minor, address.includes(":") ? `[${address}]` : address);
-      const body = how.kind === "none" || method === "GET" || method === "HEAD" ? undefined : stream(incoming.parts, () => undefined);
-      // TypeScript's types do not know `duplex`, which the standard asks for.
-      const init: RequestInit & { duplex?: "half" } = { method, headers, ...(body ? { body, duplex: "half" } : {}) };
-      request = new Request(url, init);
+      const bodyless = how.kind === "none" || method === "GET" || method === "HEAD";
+      request = bodyless ? new Request(url, { method, headers }) : await withBody(url, method, headers, incoming.parts);
     } catch (error) {
       await refuse(socket, 400, `${(error as Error).message}\n`);
+      return false;
+    }
+    if (!request) {
+      await refuse(socket, 413, "the content is longer than this browser can take in a request\n");
       return false;
     }
     if (minor >= 1 && headers.get("expect")?.toLowerCase() === "100-continue") await put(socket, "HTTP/1.1 100 Continue\r\n\r\n");
@@ -397,6 +402,37 @@ export class HttpServer {
     this.#listener.close();
     for (const socket of this.#connections) socket.close();
   }
+}
+
+/** Whether requests of this browser can have streams for content: others would send the name of the class. */
+function takesStreams(): boolean {
+  try {
+    const body = new ReadableStream();
+    const init: RequestInit & { duplex: "half" } = { method: "POST", body, duplex: "half" };
+    return !new Request("http://localhost/", init).headers.has("content-type");
+  } catch {
+    return false;
+  }
+}
+
+/** Makes a request with content; none if that is too long for a browser that takes it only whole. */
+async function withBody(url: URL, method: string, headers: Headers, parts: AsyncGenerator<Uint8Array, void>): Promise<Request | undefined> {
+  if (takesStreams()) {
+    // TypeScript's types do not know `duplex`, which the standard asks for.
+    const init: RequestInit & { duplex: "half" } = { method, headers, body: stream(parts, () => undefined), duplex: "half" };
+    return new Request(url, init);
+  }
+  const held: Uint8Array<ArrayBuffer>[] = [];
+  let length = 0;
+  for await (const part of parts) {
+    length += part.length;
+    if (length > WHOLE_MAX) return undefined;
+    held.push(new Uint8Array(part));
+  }
+  const whole = new Blob(held);
+  const request = new Request(url, { method, headers, body: whole });
+  if (!request.body) Object.defineProperty(request, "body", { value: whole.stream() });
+  return request;
 }
 
 /** Checks what a handler has returned. */
@@ -460,7 +496,8 @@ export async function fetchOver(
   // A field that none can be is found before anybody is asked.
   made(() => new Headers({ host: init?.host ?? "" }));
   const fields = made(() => new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined)));
-  let body = request.body ? new Uint8Array(await request.arrayBuffer()) : undefined;
+  // Not all browsers say whether a request has content.
+  let body = ["GET", "HEAD"].includes(request.method) ? undefined : new Uint8Array(await request.arrayBuffer());
   for (let turn = 0; ; turn += 1) {
     const response = await exchange(connect, request, { fields, body, host: turn === 0 ? init?.host : undefined });
     const location = response.headers.get("location");

@@ -86,19 +86,28 @@ function bytesOfHex(text: string | null): Uint8Array<ArrayBuffer> | undefined {
  * reloads. The tab's storage has the key only while no page uses it, so that a copy of the tab gets one of its own.
  */
 function ofSession(position: number): Identity {
-  const place = `${DATABASE}-key-${position}`;
-  const key = bytesOfHex(sessionStorage.getItem(place)) ?? crypto.getRandomValues(new Uint8Array(32));
+  if (session === undefined) {
+    session = new Map();
+    addEventListener("pagehide", () => session?.forEach((key, at) => sessionStorage.setItem(placeOf(at), hexOf(key))));
+    // A page that was put aside, and is shown again, uses them again.
+    addEventListener("pageshow", () => session?.forEach((_, at) => sessionStorage.removeItem(placeOf(at))));
+  }
+  const place = placeOf(position);
+  const key = session.get(position) ?? bytesOfHex(sessionStorage.getItem(place)) ?? crypto.getRandomValues(new Uint8Array(32));
   sessionStorage.removeItem(place);
-  const put = (): void => {
-    sessionStorage.setItem(place, Array.from(key, (byte) => byte.toString(16).padStart(2, "0")).join(""));
-  };
-  addEventListener("pagehide", put);
-  const release = (): void => {
-    removeEventListener("pagehide", put);
-    put();
-    positions.delete(position);
-  };
-  return { ...ephemeral(key), release };
+  session.set(position, key);
+  return { ...ephemeral(key), release: () => void positions.delete(position) };
+}
+
+/** The keys of this page's nodes, where they are of its tab. */
+let session: Map<number, Uint8Array<ArrayBuffer>> | undefined;
+
+function placeOf(position: number): string {
+  return `${DATABASE}-key-${position}`;
+}
+
+function hexOf(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** Returns an identity that nobody keeps. */
@@ -111,12 +120,15 @@ export async function identity(): Promise<Identity> {
   if (!("indexedDB" in globalThis)) return ephemeral();
   const position = takePosition();
   const release = (): void => void positions.delete(position);
+  let claimed: { slot: number; release: () => void } | undefined;
   try {
     if (globalThis.navigator?.locks === undefined) return ofSession(position);
-    const claimed = await claim(position);
+    claimed = await claim(position);
     if (!claimed) return { ...ephemeral(), release };
-    const { slot } = claimed;
+    const { slot, release: unlock } = claimed;
     const database = await open();
+    // Whoever deletes the database need not wait for this page; pins are not kept then.
+    database.onversionchange = () => database.close();
     const store = (mode: IDBTransactionMode) => database.transaction(STORE, mode).objectStore(STORE);
     let kept = (await promised(store("readonly").get(slot))) as Kept | undefined;
     if (!(kept?.key instanceof Uint8Array) || kept.key.length !== 32) {
@@ -128,14 +140,21 @@ export async function identity(): Promise<Identity> {
       key,
       pins: kept.pins,
       kept: true,
-      keepPins: (pins) => void promised(store("readwrite").put({ key, pins }, slot)).catch(() => undefined),
+      keepPins: (pins) => {
+        try {
+          void promised(store("readwrite").put({ key, pins }, slot)).catch(() => undefined);
+        } catch {
+          // Somebody has deleted the database.
+        }
+      },
       release: () => {
-        claimed.release();
+        unlock();
         release();
       },
     };
   } catch {
-    // Storage is forbidden here.
+    // Storage is forbidden here, or fails.
+    claimed?.release();
     return { ...ephemeral(), release };
   }
 }

@@ -360,7 +360,10 @@ export class Server extends EventEmitter {
   }
 
   #ended(): void {
-    if (this.#state === "closed" && this.#connections.size === 0) this.emit("close");
+    if (this.#state !== "closed" || this.#connections.size > 0) return;
+    // Once, as in Node.js: it may listen again from now on.
+    this.#state = "new";
+    this.emit("close");
   }
 
   get listening(): boolean {

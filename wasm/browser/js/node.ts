@@ -21,6 +21,8 @@ const BACKLOG = 128;
 const ECHO_MAX = 65_000;
 /** Bytes of a capture. */
 const CAPTURE_MAX = 256 * 1024 * 1024;
+/** Members that are listed. */
+const MEMBERS_MAX = 65_536;
 /** How often a capture is taken from the stack, in milliseconds. */
 const TAKE_INTERVAL = 500;
 /** Packets that wait for somebody to look at them. */
@@ -125,7 +127,13 @@ export class Capture {
 
   async #take(): Promise<void> {
     if (this.#stopped) return;
-    const { data, lost } = await this.#calls.takeCapture(this.#capture);
+    const { data, lost } = await this.#calls.takeCapture(this.#capture).catch((error: unknown) => {
+      // There is nothing more to come.
+      clearInterval(this.#timer);
+      throw error;
+    });
+    this.#lost = lost + this.#unkept;
+    if (data.length === 0) return;
     const { count, last } = this.#reader.read(data, UNREAD_MAX);
     this.#unread.push(...last);
     if (this.#length + data.length <= this.#limit) {
@@ -231,11 +239,13 @@ async function aborting<T>(work: Promise<T>, signal: AbortSignal | undefined): P
   }
 }
 
-/** Waits for a step of joining, but no longer than so many milliseconds. */
-async function inTime<T>(work: Promise<T>, limit: number, what: string): Promise<T> {
-  const late = AbortSignal.timeout(limit);
+/** Waits for a step of joining, but no longer than so many milliseconds; what comes later is ended. */
+async function inTime<T>(work: Promise<T>, limit: number, what: string, end: (late: T) => void = () => undefined): Promise<T> {
+  const late = AbortSignal.timeout(Math.ceil(limit));
   return aborting(work, late).catch((error: unknown) => {
-    throw late.aborted ? failure("ETIMEDOUT", `${what} took longer than the time limit of ${limit} ms`) : error;
+    if (!late.aborted) throw error;
+    void work.then(end, () => undefined);
+    throw failure("ETIMEDOUT", `${what} took longer than the time limit`);
   });
 }
 
@@ -251,7 +261,9 @@ export async function join(given?: JoinOptions): Promise<Node> {
   const until = performance.now() + limit;
   const module = await inTime(compiled(options.module), limit, "loading the module");
   const { key } = options;
-  const own = key === undefined ? await identity() : key === "ephemeral" ? ephemeral() : ephemeral(key as Uint8Array<ArrayBuffer>);
+  const left = (): number => Math.max(until - performance.now(), 1);
+  const identifying = key === undefined ? identity() : Promise.resolve(key === "ephemeral" ? ephemeral() : ephemeral(key as Uint8Array<ArrayBuffer>));
+  const own = await inTime(identifying, left(), "the browser's storage", (late) => late.release());
   const settings = {
     network: options.network ?? "default",
     secret: options.secret ?? null,
@@ -266,13 +278,14 @@ export async function join(given?: JoinOptions): Promise<Node> {
   const notify = (event: MembershipEvent): void => void (node ? node.learn(event) : early.push(event));
   let running: Running;
   try {
-    running = await start({ module, url: url.href, settings, key: own.key, connectionClass, socketClass, notify }, options.stack);
+    const starting = start({ module, url: url.href, settings, key: own.key, connectionClass, socketClass, notify }, options.stack);
+    running = await inTime(starting, left(), "starting the stack", (late) => late.end());
   } catch (error) {
     own.release();
     throw error;
   }
   node = new Node(url, running, own);
-  const joined = node.joined(Math.max(until - performance.now(), 1));
+  const joined = node.joined(left());
   early.forEach((event) => node?.learn(event));
   try {
     await joined;
@@ -300,6 +313,7 @@ export class Node extends EventTarget {
   #lease: Extract<MembershipEvent, { kind: "joined" }> | undefined;
   #settle: ((error?: Error) => void) | undefined;
   #capture: Capture | undefined;
+  #begun: Promise<unknown> = Promise.resolve();
   #tried = false;
   #left = false;
 
@@ -405,14 +419,19 @@ export class Node extends EventTarget {
 
   /** Lists the members of the network that are connected now. */
   async members(): Promise<Member[]> {
-    const all: Member[] = [];
+    const all = new Map<string, Member>();
     let after: string | undefined;
     for (;;) {
       const { members, error } = await this.#calls.listMembers(after);
       if (!members) throw failure(error?.code ?? "EIO", error?.text ?? "the answer is none");
       const last = members.at(-1);
-      if (!last) return all;
-      all.push(...members);
+      if (!last) return [...all.values()];
+      for (const member of members) {
+        // A server that goes round in circles would be asked for ever.
+        if (all.has(member.key)) throw failure("EACCES", "the signaling server names a member twice: do not trust it");
+        all.set(member.key, member);
+      }
+      if (all.size > MEMBERS_MAX) throw failure("EMFILE", `there are more than ${MEMBERS_MAX} members: ask for one by its name`);
       after = last.key;
     }
   }
@@ -500,9 +519,15 @@ export class Node extends EventTarget {
   /** Captures every packet from now on, up to so many bytes (256 MiB without `limit`); what ran before ends. */
   async capture(options?: { limit?: number }): Promise<Capture> {
     const limit = numberOf(optionsOf(options).limit ?? CAPTURE_MAX, "the limit in bytes", 0, Number.MAX_SAFE_INTEGER);
-    await this.#capture?.stop();
-    this.#capture = new Capture(this.#calls, await this.#calls.beginCapture(), limit);
-    return this.#capture;
+    // One after the other: each ends the one before it.
+    const begun = this.#begun.then(async () => {
+      await this.#capture?.stop();
+      this.#capture = new Capture(this.#calls, await this.#calls.beginCapture(), limit);
+      if (this.#left) await this.#capture.stop();
+      return this.#capture;
+    });
+    this.#begun = begun.catch(() => undefined);
+    return begun;
   }
 
   /**
@@ -512,7 +537,10 @@ export class Node extends EventTarget {
   async leave(): Promise<void> {
     if (this.#left) return;
     const until = performance.now() + DRAIN_TIMEOUT;
-    await Promise.race([written(this.#calls), new Promise((resolve) => setTimeout(resolve, DRAIN_TIMEOUT))]);
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise((resolve) => (timer = setTimeout(resolve, DRAIN_TIMEOUT)));
+    await Promise.race([written(this.#calls), late]);
+    clearTimeout(timer);
     while (performance.now() < until && (await this.#calls.finish().catch(() => 0)) > 0) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }

@@ -22,15 +22,21 @@ const DROPPED = ["connection", "keep-alive", "transfer-encoding", "content-lengt
 /** Nothing outside of the member's own origin is loaded, sent to or framed. */
 const POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; form-action 'self'";
 
+/** What the server has said of members' origins. */
+let learnt;
+
 /** Returns the pattern of members' origins here, or why there is none. */
 export async function frameOrigins() {
   if (!globalThis.isSecureContext) {
     return { why: "This page came over plain http from another machine, and browsers allow service workers only over https or from localhost." };
   }
   if (!("serviceWorker" in navigator)) return { why: "This browser has no service workers, or they are switched off." };
-  const answer = await fetch("/frame-origin").catch(() => undefined);
-  const pattern = answer?.ok ? (await answer.text()).trim() : "";
-  if (pattern) return { pattern };
+  if (learnt === undefined) {
+    const answer = await fetch("/frame-origin").catch(() => undefined);
+    if (answer?.ok) learnt = (await answer.text()).trim();
+    else if (!answer) return { why: "The signaling server cannot be asked where members' pages belong." };
+  }
+  if (learnt) return { pattern: learnt };
   const port = location.port ? `:${location.port}` : "";
   if (location.hostname === ON_LOOPBACK) return { pattern: `${location.protocol}//*.${ON_LOOPBACK}${port}` };
   if (/^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(location.hostname)) {
@@ -189,7 +195,7 @@ export class Frame {
     this.#stops.add(stop);
     reply.onmessage = ({ data }) => data === "cancel" && stop.abort();
     const init = { method, headers, redirect: "manual", signal: stop.signal, host: this.#host };
-    const late = setTimeout(() => stop.abort(), HEAD_LIMIT);
+    const late = setTimeout(() => stop.abort(new Error("the member does not answer")), HEAD_LIMIT);
     const response = await this.#node
       .fetch(url, body ? { ...init, body } : init)
       .catch((error) => {

@@ -32,6 +32,8 @@ const HTTP_PORT = 80;
 const $ = (id) => document.getElementById(id);
 let node;
 let capture;
+/** Whether the browser had put this page aside: it is loaded again, and joins again. */
+let returned = false;
 /** Whether signaling can be asked. */
 let reachable = true;
 let requests = 0;
@@ -110,7 +112,7 @@ async function enter({ network, name, secret }) {
     reachable = false;
     say("Signaling cannot be reached; links go on, and it is tried again.");
   });
-  node.addEventListener("left", () => location.replace(location.pathname));
+  node.addEventListener("left", () => returned || location.replace(location.pathname));
   // The page begins anew when the node has left; what was wrong is said then.
   node.addEventListener("rejected", ({ detail }) => sessionStorage.setItem("unisockets-problem", `${detail.message ?? detail}`));
   // A reload joins again. The secret stays with this entry of the tab's history, and out of the address bar.
@@ -358,6 +360,9 @@ async function visit(address) {
   const { pattern, why } = await frameOrigins();
   if (own !== visits) return;
   const bare = (why) => {
+    // The place is the same: what was there is gone.
+    frame?.close();
+    frame = undefined;
     $("view-note").textContent = `${why} So it is shown without its scripts and pictures.`;
     return peek(url, () => own === visits);
   };
@@ -530,7 +535,11 @@ const problem = sessionStorage.getItem("unisockets-problem");
 if (problem) complain(problem);
 sessionStorage.removeItem("unisockets-problem");
 // A page that the browser had put aside has said goodbye before.
-addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
+addEventListener("pageshow", ({ persisted }) => {
+  if (!persisted) return;
+  returned = true;
+  location.reload();
+});
 $("network").value = asked.get("network") || sessionStorage.getItem("unisockets-network") || "default";
 $("secret").value = secret;
 $("name").value = asked.get("name") || sessionStorage.getItem("unisockets-name") || `tab-${Math.floor(Math.random() * 9000 + 1000)}`;
