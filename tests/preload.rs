@@ -152,6 +152,25 @@ next();
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "all came back\n"), "{ended:?}");
 }
 
+/// The network is slow, the program does not wait: what it wrote arrives all the same.
+#[test]
+fn what_was_written_last_arrives_however_long_it_takes() {
+    const LEN: usize = 1_500_000;
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    with::preload();
+    let mut sink = place.listen(&["nc", "-l", "7", "--name", "alpha"]);
+    let text = format!("import os, socket; socket.create_connection(('alpha', 7)).sendall(bytes({LEN})); os._exit(0)");
+    let program = ["run", "--preload", "--name", "beta", "--fault", "rate=1mbit", "--", python(), "-c", &text];
+    let began = Instant::now();
+    let ended = place.start(&program).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let arrived = sink.out.wait_len(LEN);
+    assert_eq!(arrived.len(), LEN);
+    assert!(began.elapsed() > Duration::from_secs(6), "the wire was not slow: {:?}", began.elapsed());
+    sink.kill();
+}
+
 #[test]
 fn a_name_that_nobody_has_is_told_from_one_that_nobody_can_say() {
     let mut place = Place::new();
