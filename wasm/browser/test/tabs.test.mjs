@@ -741,11 +741,14 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
   });
   const closed = await a.evaluate(async () => {
     const address = server.address();
+    let times = 0;
+    server.on("close", () => (times += 1));
     server.close();
     await happens(server, "close");
-    return [address.port, server.listening];
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    return [address.port, server.listening, times];
   });
-  assert.deepEqual(closed, [7, false]);
+  assert.deepEqual(closed, [7, false, 1]);
   assert.equal(await b.evaluate(async () => (await happens(net.connect(7, "node-server"), "error"))[0].code), "ECONNREFUSED");
   for (const page of [a, b]) await page.context().close();
 });
@@ -771,6 +774,7 @@ test("http: answers arrive whatever becomes of the request, and the next request
       if (pathname === "//elsewhere/x") return new Response(new URL(request.url).host);
       if (pathname === "/away") return new Response(null, { status: 302, headers: { location: "http://surfer/seen" } });
       if (pathname === "/endless") return new Response(new ReadableStream({ pull: (c) => c.enqueue(new Uint8Array(65536)), cancel: () => cancel("cancelled") }));
+      if (pathname === "/idle") return new Response(new ReadableStream({ pull: () => new Promise(() => undefined) }));
       return new Response("plain");
     });
   });
@@ -829,6 +833,11 @@ test("http: answers arrive whatever becomes of the request, and the next request
     const reason = await reading;
     const endless = await node.fetch("http://web/endless");
     await endless.body.cancel();
+    // Nothing comes, and nobody wants it any more: that settles.
+    const idle = (await node.fetch("http://web/idle")).body.getReader();
+    const pending = idle.read();
+    await idle.cancel();
+    const ended = (await pending).done;
     return {
       same: (await hex(back)) === (await hex(body)),
       refused: [refused.status, refusal],
@@ -841,6 +850,7 @@ test("http: answers arrive whatever becomes of the request, and the next request
       wrong,
       lengths,
       reason,
+      ended,
     };
   });
   assert.deepEqual(found, {
@@ -855,6 +865,7 @@ test("http: answers arrive whatever becomes of the request, and the next request
     wrong: [500, 500],
     lengths: ["broken", "broken"],
     reason: "that is enough",
+    ended: true,
   });
   // Bodies that nobody reads, and nobody can read any more, let their connections go.
   const open = () => client.evaluate(async () => (await node.status()).sockets.filter(({ remote }) => remote?.endsWith(":80")).length);
