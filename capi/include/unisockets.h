@@ -57,7 +57,8 @@ extern "C" {
 // Errors: -1 and ENETDOWN, or EISCONN, the program is on a network with other settings; unisockets_errmsg() says why.
 int unisockets_up(const struct unisockets_config *config);
 
-// Leaves the network: the node ends once every socket has drained.
+// Leaves the network: a node that this program has started ends once every socket has drained, any other goes on for the
+// programs that share it.
 //
 // Errors: -1 and ENETDOWN, it was not up.
 int unisockets_down(void);

@@ -31,6 +31,8 @@ use crate::tcp::Socket;
 /// Bytes of each descriptor's send buffer as asked for; the kernel takes twice as much (socket(7)). A writer is woken
 /// when a quarter of that is in use at most, and the stale byte may hold a whole piece with its overhead: 36 KiB, or 68 KiB from `sendfile`.
 const BUFFER_LEN: usize = 160 * 1024;
+/// What a plug is made of.
+static ZEROS: [u8; BUFFER_LEN] = [0; BUFFER_LEN];
 /// How long a peer may take nothing of what a program has left behind: as long as the stack waits for its orphans.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// Bytes moved at a time.
@@ -67,11 +69,11 @@ impl Pair {
         rustix::io::ioctl_fionbio(&host, true)?;
         let mut filler = send(&program, &[0], SendFlags::DONTWAIT)?;
         if plug == Plug::Full {
-            // The last pieces are small: what stays of them as the stale byte takes no room worth mention.
-            let zeros = vec![0; BUFFER_LEN];
-            let mut len = BUFFER_LEN / 2;
+            // Each piece takes half of what is left, so a few fill it, and the last ones are small: what stays of them as
+            // the stale byte takes no room worth mention.
+            let mut len = BUFFER_LEN;
             loop {
-                match send(&program, &zeros[..len], SendFlags::DONTWAIT) {
+                match send(&program, &ZEROS[..len], SendFlags::DONTWAIT) {
                     Ok(sent) => filler += sent,
                     Err(Errno::AGAIN) => break,
                     Err(error) => return Err(error.into()),
