@@ -32,6 +32,35 @@ fn addresses(status: &Value) -> (String, String) {
     (status["ipv4"].to_string(), status["ipv6"].to_string())
 }
 
+/// The processes that have a word in their command line; they end with this.
+#[cfg(target_os = "linux")]
+struct Marked(String);
+
+#[cfg(target_os = "linux")]
+impl Marked {
+    fn find(&self) -> Vec<String> {
+        let is_marked = |entry: &std::fs::DirEntry| {
+            let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&words).contains(&self.0)
+        };
+        let marked = std::fs::read_dir("/proc").unwrap().flatten().filter(is_marked);
+        marked.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    fn kill(&self, signal: &str) {
+        for process in self.find() {
+            let _ = std::process::Command::new("kill").args([signal, &process]).status();
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Marked {
+    fn drop(&mut self) {
+        self.kill("-KILL");
+    }
+}
+
 /// A node in the background stays there until it is ended, whoever has started it.
 #[cfg(target_os = "linux")]
 #[test]
@@ -39,24 +68,15 @@ fn a_node_in_the_background_stays() {
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let control = place.path("control").to_str().unwrap().to_owned();
+    let node = Marked(control.clone());
     let started = place.start(&["node", "--background", "--name", "stayer", "--control", &control]).end();
     assert_eq!(started.code, Some(0), "{started:?}");
     assert!(started.out.starts_with(&format!("ready {control}\n")), "{started:?}");
     // It looked twice a second whether anybody is left who may want it.
     std::thread::park_timeout(std::time::Duration::from_millis(1_500));
     place.status("stayer", |_| true);
-    let marked = |entry: &std::fs::DirEntry| {
-        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&words).contains(&control)
-    };
-    let nodes: Vec<String> = std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter(marked)
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    assert_eq!(nodes.len(), 1, "{nodes:?}");
-    assert!(std::process::Command::new("kill").arg(&nodes[0]).status().unwrap().success());
+    assert_eq!(node.find().len(), 1);
+    node.kill("-TERM");
     let deadline = Instant::now() + LIMIT;
     while std::path::Path::new(&control).exists() {
         assert!(Instant::now() < deadline, "the node does not end");

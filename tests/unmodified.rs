@@ -190,7 +190,8 @@ fn redis_and_its_benchmark() {
 #[test]
 fn socat_over_udp_and_openssl() {
     each("socat, openssl", |net| {
-        let _echo = net.start("echo", &["socat", "UDP-LISTEN:5000,fork", "EXEC:cat"]);
+        // Its children outlive it, as they do on Linux; nobody ends them but their own patience.
+        let _echo = net.start("echo", &["socat", "-T", "15", "UDP-LISTEN:5000,fork", "EXEC:cat"]);
         let ask = "for _ in 1 2 3 4 5; do got=$(echo question | timeout 5 socat -t 1 - UDP:echo:5000); \
                    [ \"$got\" = question ] && exit 0; done; exit 1";
         net.until("asker", &["sh", "-c", ask]);
