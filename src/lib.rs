@@ -60,6 +60,8 @@ mod hello;
 mod host;
 mod lookup;
 mod node;
+#[cfg(all(feature = "descriptors", target_os = "linux"))]
+mod patience;
 mod peers;
 #[cfg(not(target_family = "wasm"))]
 mod ping;
@@ -89,6 +91,8 @@ pub use device::{Attached, Tun};
 pub use handle::{JoinError, Node};
 #[cfg(all(feature = "descriptors", target_os = "linux"))]
 pub use host::Host;
+#[cfg(all(feature = "descriptors", target_os = "linux"))]
+pub use patience::Patience;
 #[cfg(not(target_family = "wasm"))]
 pub use ping::{Echo, Ping};
 #[cfg(not(target_family = "wasm"))]

@@ -6,20 +6,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process};
+use unisockets::Patience;
 
 use super::channel::Channel;
 use super::exit::Failure;
 use super::interface::Addresses;
 use super::{args, isolate};
 
-/// How long what programs have sent may take to reach its destination after the last of them has ended: in all, and
-/// with nobody taking any of it. A destination that has vanished must not keep the name from the next program.
-const DRAIN_LIMIT: Duration = Duration::from_secs(600);
-const DRAIN_STALL: Duration = Duration::from_secs(20);
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// States of connections that still send (net/tcp_states.h): FIN_WAIT1, LAST_ACK and CLOSING.
 const SENDING: [&str; 3] = ["04", "09", "0B"];
 
@@ -130,18 +126,9 @@ fn reap(front: &Channel, program: Pid) {
 
 /// Waits until the kernel has sent what programs wrote before they ended.
 fn drain() {
-    let end = Instant::now() + DRAIN_LIMIT;
-    let (mut least, mut moved) = (usize::MAX, Instant::now());
-    loop {
-        let now = Instant::now();
-        let left = unsent();
-        if left < least {
-            (least, moved) = (left, now);
-        }
-        if left == 0 || now >= end || now - moved >= DRAIN_STALL {
-            return;
-        }
-        std::thread::sleep(DRAIN_LOOK);
+    let mut patience = Patience::begin();
+    while !patience.is_over(unsent()) {
+        std::thread::sleep(Patience::LOOK);
     }
 }
 

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
@@ -30,6 +30,7 @@ use unisockets_descriptors::{Answer, Call, Family, Fault, Kind, REQUEST_LEN_MAX,
 
 use crate::config::hex;
 use crate::handle::Node;
+use crate::patience::Patience;
 use crate::tcp::Socket;
 use errors::Ended;
 
@@ -41,11 +42,6 @@ const REQUESTS_MAX: usize = 256;
 const SOCKETS_MAX: usize = 65_536;
 /// How often datagram sockets are looked after: the kernel does not say when the last copy of one is closed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How long what was written may take to be delivered when a node ends: in all, with nobody taking any of it, and how
-/// often that is looked at.
-const DELIVERY_LIMIT: Duration = Duration::from_secs(600);
-const DELIVERY_STALL: Duration = Duration::from_secs(20);
-const DELIVERY_LOOK: Duration = Duration::from_millis(20);
 
 /// What an answer brings along.
 type Outcome = Result<(Reply, Option<OwnedFd>), Fault>;
@@ -152,22 +148,12 @@ impl Host {
         }
     }
 
-    /// Waits until what programs have written has been delivered: for 10 minutes at most, and no longer than 20 s in which
-    /// nobody takes any of it.
+    /// Waits until what programs have written has been delivered, as long as [`Patience`] says.
     pub async fn delivered(&self) {
         let driver = self.inner.node.driver();
-        let end = Instant::now() + DELIVERY_LIMIT;
-        let (mut least, mut moved) = (usize::MAX, Instant::now());
-        loop {
-            let now = Instant::now();
-            let left = driver.look(|state| state.core.stack.undelivered_bytes());
-            if left < least {
-                (least, moved) = (left, now);
-            }
-            if left == 0 || now >= end || now - moved >= DELIVERY_STALL {
-                return;
-            }
-            tokio::time::sleep(DELIVERY_LOOK).await;
+        let mut patience = Patience::begin();
+        while !patience.is_over(driver.look(|state| state.core.stack.undelivered_bytes())) {
+            tokio::time::sleep(Patience::LOOK).await;
         }
     }
 }
