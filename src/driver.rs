@@ -460,7 +460,8 @@ impl Sink for LinkSink {
             Event::Packets(message) => state.core.handle_message(now, id, message),
             Event::Writable => state.core.link_writable(id),
             Event::Signal(signal) => state.core.link_signal(now, id, &signal),
-            Event::Opened => state.core.link_opened(id),
+            Event::Opened => state.core.link_opened(now, id),
+            Event::RoundTrip => state.core.link_measured(id),
             Event::Control(message) => state.core.handle_control(now, id, message),
             Event::Lost(lost) => state.core.link_lost(now, id, lost),
             _ => {}

@@ -3,7 +3,7 @@
 //! The shell around it tells it the time, what links report and what signaling says, and carries out its
 //! [`Output`]s. A whole network of these runs in one thread on a virtual clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -181,9 +181,9 @@ impl NodeCore {
 
     /// Returns the keys of the peers that are meant, in their order: that of a hash table is another one in each run.
     fn sorted_peers(&self, meant: impl Fn(&Peer) -> bool) -> Vec<PublicKey> {
-        let mut keys: Vec<PublicKey> = self.peers.values().filter(|peer| meant(peer)).map(|peer| peer.key).collect();
-        keys.sort_unstable();
-        keys
+        let keys = self.peers.values().filter(|peer| meant(peer)).map(|peer| peer.key);
+        // A heap sorts well enough, in a tenth of the code: the browser's module carries it.
+        keys.collect::<BinaryHeap<PublicKey>>().into_sorted_vec()
     }
 
     /// Says what time it is outside: milliseconds since 1970.

@@ -277,6 +277,8 @@ pub(crate) struct LinkEntry {
     pub(crate) peer: PublicKey,
     pub(crate) link: Option<Arc<dyn Link>>,
     pub(crate) session: SessionId,
+    /// When the node has introduced itself over it.
+    pub(crate) introduced_at: Option<Instant>,
     /// What has to be given to the link once it is there.
     pub(crate) early: Vec<unisockets_link::Signal>,
 }

@@ -190,7 +190,8 @@ mod tests {
         core.peers.insert(key, peer);
         let link = Arc::new(MemoryLink::new());
         link.send(Lane::Bulk, &[0x45; 20]).unwrap();
-        let entry = LinkEntry { peer: key, link: Some(link), session: SessionId(0), early: Vec::new() };
+        let entry =
+            LinkEntry { peer: key, link: Some(link), session: SessionId(0), introduced_at: None, early: Vec::new() };
         core.links.insert(id, entry);
         let before = core.status(now);
         assert_eq!((before.packets, before.peers[0].counters.sent_bytes), (1, 20));

@@ -310,8 +310,8 @@ fn introduce(shown: SignedLease) -> (NodeCore, Arc<MemoryLink>) {
     let Some(Output::Signal { payload, .. }) = cheat.poll_output() else { panic!("the cheat sends its offer") };
     honest.handle_signal(NOW, cheat.key(), &payload);
     let (honest_link, honest_end) = open(&mut honest);
-    honest.link_opened(honest_link);
-    cheat.link_opened(link);
+    honest.link_opened(NOW, honest_link);
+    cheat.link_opened(NOW, link);
     let (lane, hello) = cheat_end.take().expect("the cheat introduces itself");
     assert_eq!(lane, Lane::Control);
     honest.handle_control(NOW, honest_link, &hello);

@@ -137,10 +137,7 @@ impl BrowserLink {
                 inner.liveness.heard(now_us);
                 Some(Event::Control(data))
             }
-            _ if Probe::is_one(data) => {
-                inner.take_probe(now_us, lane, data);
-                None
-            }
+            _ if Probe::is_one(data) => inner.take_probe(now_us, lane, data).then_some(Event::RoundTrip),
             Lane::Interactive | Lane::Bulk | Lane::Datagram => {
                 inner.liveness.heard(now_us);
                 let counters = &mut inner.counters;
@@ -305,7 +302,8 @@ impl Inner {
         self.liveness.outstanding(now_us, total);
     }
 
-    fn take_probe(&mut self, now_us: u64, lane: Lane, data: &[u8]) {
+    /// Takes a probe; returns whether a round trip was measured.
+    fn take_probe(&mut self, now_us: u64, lane: Lane, data: &[u8]) -> bool {
         match Probe::parse(data) {
             Some(Probe::Mark(mark)) => {
                 self.liveness.heard(now_us);
@@ -326,10 +324,12 @@ impl Inner {
             Some(Probe::Pong(number)) => {
                 if let Some(round_trip) = self.liveness.pong(now_us, number) {
                     self.outgoing.budget.handle_round_trip(now_us, round_trip);
+                    return true;
                 }
             }
             None => self.counters.malformed += 1,
         }
+        false
     }
 
     /// Whether something is outstanding that the channels or the peer will tell of.

@@ -124,6 +124,8 @@ pub enum Event<'a> {
     Control(&'a [u8]),
     /// The queue has room again after it had none.
     Writable,
+    /// A round trip was measured: [`Link::round_trip_us`] has news.
+    RoundTrip,
     /// The link has ended; nothing follows.
     Lost(Lost),
 }

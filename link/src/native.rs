@@ -473,6 +473,7 @@ fn receive(shared: &Shared, lane: Lane, data: &BytesMut) {
                 let round_trip = shared.liveness().pong(now, number);
                 if let Some(round_trip) = round_trip {
                     shared.outgoing().budget.handle_round_trip(now, round_trip);
+                    shared.sink.event(Event::RoundTrip);
                 }
             }
             // Nothing of this end's was marked: the library says what has arrived.

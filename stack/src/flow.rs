@@ -213,6 +213,11 @@ impl Flow {
         self.told_window |= !segment.syn;
     }
 
+    /// Whether not even the SYN has left.
+    pub(crate) fn has_said_nothing(&self) -> bool {
+        self.state == State::SynSent && self.meter.sent_segments == 0
+    }
+
     /// Whether the peer may still send bytes.
     pub(crate) fn may_hear_more(&self) -> bool {
         !self.fin_heard && !matches!(self.state, State::Closed | State::Listen)

@@ -3,12 +3,12 @@
 //! A ring touches its whole length in time. So new connections get short rings when half of what is allowed
 //! is committed, none when all is, and bytes that would commit more wait at their sender.
 
-use crate::flow::FlowId;
+use crate::flow::{FlowId, Owner};
 use crate::limits;
-use crate::options::Options;
+use crate::options::{BY_DISTANCE, Options};
 use crate::path::PathId;
 use crate::shard::Stack;
-use crate::tcp::Rings;
+use crate::tcp::{Connection, Rings};
 use crate::time::Instant;
 
 impl Stack {
@@ -30,11 +30,52 @@ impl Stack {
 
     /// Takes the rings of a new connection, or none while memory is used up.
     pub(crate) fn rings(&mut self, path: PathId, options: &Options) -> Option<Rings> {
+        self.rings_beside(path, options, self.flow_count(path))
+    }
+
+    /// Gives a connection that has waited for its path, beside `others` that have, the buffers that the distance of the
+    /// peer asks for: it is known only now.
+    pub(crate) fn fit_to_distance(&mut self, now: Instant, id: FlowId, others: usize) {
+        let Some(flow) = self.flows.get(id).filter(|flow| flow.has_said_nothing()) else {
+            return;
+        };
+        let (path, tuple, Owner::Socket(socket)) = (flow.path, flow.tuple, flow.owner) else {
+            return;
+        };
+        let Some(entry) = self.paths.get(path).filter(|path| path.buffer_len(others) > limits::TCP_BUFFER_DEFAULT)
+        else {
+            return;
+        };
+        let wire = entry.wire;
+        let Some(options) = self.sockets.get(socket).map(|entry| entry.options) else {
+            return;
+        };
+        let Some(rings) = self.rings_beside(path, &options, others) else {
+            return;
+        };
+        let first = self.initial_sequence(now, &tuple);
+        let connection = Connection::connect(wire, first, (tuple.local, tuple.remote), rings);
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let before = flow.committed();
+        flow.connection = connection;
+        let committed = flow.committed();
+        self.discharge(path, before);
+        self.charge(id, committed);
+        self.apply_options(id, &options);
+    }
+
+    fn rings_beside(&mut self, path: PathId, options: &Options, others: usize) -> Option<Rings> {
         let pressure = self.pressure(path);
         if pressure >= 100 {
             return None;
         }
-        let len = |wanted: usize| if pressure >= 50 { wanted.min(limits::TCP_BUFFER_SHORT) } else { wanted };
+        let by_distance = self.paths.get(path).map_or(limits::TCP_BUFFER_DEFAULT, |path| path.buffer_len(others));
+        let len = |chosen: usize| {
+            let wanted = if chosen == BY_DISTANCE { by_distance } else { chosen };
+            if pressure >= 50 { wanted.min(limits::TCP_BUFFER_SHORT) } else { wanted }
+        };
         let receive = self.pool.take(len(options.receive_buffer))?;
         let send = self.pool.take(len(options.send_buffer))?;
         Some(Rings { receive, send })

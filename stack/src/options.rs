@@ -77,9 +77,9 @@ pub struct Options {
     pub reuse_port: bool,
     /// See [`SocketOption::V6Only`].
     pub v6_only: bool,
-    /// See [`SocketOption::ReceiveBuffer`].
+    /// See [`SocketOption::ReceiveBuffer`]; of a connection that was not told one, what it has.
     pub receive_buffer: usize,
-    /// See [`SocketOption::SendBuffer`].
+    /// See [`SocketOption::SendBuffer`]; as above.
     pub send_buffer: usize,
     /// See [`SocketOption::UserTimeout`].
     pub user_timeout: Option<Duration>,
@@ -87,10 +87,13 @@ pub struct Options {
     pub hop_limit: u8,
 }
 
+/// The length of a buffer that no program has chosen: the distance of the peer does.
+pub(crate) const BY_DISTANCE: usize = 0;
+
 impl Options {
     pub(crate) fn new(kind: Kind) -> Self {
         let receive_buffer = match kind {
-            Kind::Tcp => limits::TCP_BUFFER_DEFAULT,
+            Kind::Tcp => BY_DISTANCE,
             Kind::Udp | Kind::Echo => limits::UDP_RECEIVE_BYTES_DEFAULT,
         };
         Self {
@@ -108,7 +111,7 @@ impl Options {
             reuse_port: false,
             v6_only: false,
             receive_buffer,
-            send_buffer: limits::TCP_BUFFER_DEFAULT,
+            send_buffer: BY_DISTANCE,
             user_timeout: None,
             hop_limit: 64,
         }
@@ -143,7 +146,21 @@ impl Stack {
     /// # Errors
     /// [`Error::BadSocket`] if there is no such socket.
     pub fn options(&self, socket: SocketId) -> Result<Options, Error> {
-        Ok(self.socket_ref(socket)?.options)
+        let entry = self.socket_ref(socket)?;
+        let flow = match entry.role {
+            Role::Stream(flow) => self.flows.get(flow),
+            _ => None,
+        };
+        let (receive, send) = flow.map_or((limits::TCP_BUFFER_DEFAULT, limits::TCP_BUFFER_DEFAULT), |flow| {
+            (flow.connection.receive_capacity(), flow.connection.send_capacity())
+        });
+        let mut options = entry.options;
+        for (buffer, len) in [(&mut options.receive_buffer, receive), (&mut options.send_buffer, send)] {
+            if *buffer == BY_DISTANCE {
+                *buffer = len;
+            }
+        }
+        Ok(options)
     }
 
     /// Sets an option; on a connection it takes effect at once where TCP allows that.

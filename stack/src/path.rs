@@ -1,6 +1,7 @@
 //! A path: the stack's handle for "the link to that peer", with what waits to be sent over it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::flow::FlowId;
 use crate::limits;
@@ -75,6 +76,8 @@ pub(crate) struct Path {
     pub(crate) flow_count: usize,
     /// Of these, the ones that no program holds.
     pub(crate) orphan_count: usize,
+    /// Length of the buffers that the distance of the peer asks for, in bytes.
+    pub(crate) buffer_len: usize,
 }
 
 impl Path {
@@ -91,7 +94,23 @@ impl Path {
             committed: 0,
             flow_count: 0,
             orphan_count: 0,
+            buffer_len: limits::TCP_BUFFER_DEFAULT,
         }
+    }
+
+    /// Takes how long the way to the peer and back takes: a buffer holds what is on its way at once.
+    pub(crate) fn fit_buffers(&mut self, round_trip: Duration) {
+        let len = match round_trip.as_secs() {
+            0 => round_trip.subsec_millis() as usize * limits::BYTES_PER_MS,
+            _ => limits::TCP_BUFFER_FAR,
+        };
+        self.buffer_len = len.clamp(limits::TCP_BUFFER_DEFAULT, limits::TCP_BUFFER_FAR);
+    }
+
+    /// Returns how long a buffer of a connection beside `others` should be, in bytes. Several share what the link
+    /// carries, so only the first few get more than nearby.
+    pub(crate) fn buffer_len(&self, others: usize) -> usize {
+        if others < limits::FAR_FLOWS_MAX { self.buffer_len } else { limits::TCP_BUFFER_DEFAULT }
     }
 
     pub(crate) fn has_work(&self) -> bool {

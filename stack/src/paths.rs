@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::errno::Error;
 use crate::flow::FlowId;
@@ -55,7 +56,7 @@ impl Stack {
         let pending = self.paths.get(before).is_some_and(|path| path.state == PathState::Pending);
         for id in flows {
             match pending {
-                true => self.move_flow(id, path),
+                true => self.move_flow(now, id, path),
                 false => self.fail_flow(now, id, Error::ConnectionReset),
             }
         }
@@ -83,7 +84,7 @@ impl Stack {
         self.queue_path(path);
     }
 
-    fn move_flow(&mut self, id: FlowId, path: PathId) {
+    fn move_flow(&mut self, now: Instant, id: FlowId, path: PathId) {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
@@ -98,8 +99,20 @@ impl Stack {
         if let Some(new) = self.paths.get_mut(path) {
             new.flow_count += 1;
             new.committed += committed;
+            if new.state != PathState::Pending {
+                let others = new.flow_count - 1;
+                self.fit_to_distance(now, id, others);
+            }
         }
         self.mark_dirty(id);
+    }
+
+    /// Says how long the way to the peer and back takes, which decides how long the buffers of new connections are.
+    /// Those that wait for a pending path get theirs when it is there.
+    pub fn set_round_trip(&mut self, path: PathId, round_trip: Duration) {
+        if let Some(entry) = self.paths.get_mut(path) {
+            entry.fit_buffers(round_trip);
+        }
     }
 
     /// Says that the path's link is there, at first or again; every flow of the path resumes at once.
@@ -111,8 +124,9 @@ impl Stack {
         entry.state = PathState::Up;
         entry.wire = config.wire();
         self.drop_oversized(path);
-        for flow in self.flows_of(path) {
+        for (others, flow) in self.flows_of(path).into_iter().enumerate() {
             if was_pending {
+                self.fit_to_distance(now, flow, others);
                 self.mark_dirty(flow);
             } else {
                 self.resume(now, flow);

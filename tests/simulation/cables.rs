@@ -57,6 +57,8 @@ pub struct SimLink {
     memory: MemoryLink,
     signals: Mutex<VecDeque<Signal>>,
     received: AtomicU64,
+    /// The last measured round trip in microseconds, 0 before there is one.
+    round_trip_us: AtomicU64,
 }
 
 impl SimLink {
@@ -87,7 +89,7 @@ impl Link for SimLink {
     }
 
     fn round_trip_us(&self) -> Option<u64> {
-        None
+        Some(self.round_trip_us.load(Ordering::Relaxed)).filter(|us| *us > 0)
     }
 
     fn route(&self) -> Option<Route> {
@@ -468,8 +470,10 @@ impl Cables {
         }
         end.phase = Phase::Open;
         (end.liveness, end.heard_at) = (Liveness::new(now), now);
+        // As links do: the first round trip is measured at once.
+        self.send_probe(now, name, Probe::Ping(now));
         if let Some(core) = core(nodes, name) {
-            core.link_opened(name.link);
+            core.link_opened(Instant::from_micros(now), name.link);
         }
         for (lane, message) in self.ends.get_mut(&name).map(|end| std::mem::take(&mut end.early)).unwrap_or_default() {
             self.deliver(now, nodes, name, lane, &message);
@@ -571,7 +575,12 @@ impl Cables {
                 return self.send_probe(now, to, Probe::Pong(number));
             }
             Some(Probe::Pong(number)) => {
-                end.liveness.pong(now, number);
+                if let Some(round_trip) = end.liveness.pong(now, number) {
+                    end.link.round_trip_us.store(round_trip, Ordering::Relaxed);
+                    if let Some(core) = core(nodes, to) {
+                        core.link_measured(to.link);
+                    }
+                }
                 return;
             }
             // These links know what has arrived.

@@ -19,8 +19,8 @@ use crate::hub::{Down, HOST, Hub};
 use crate::random::Random;
 use crate::world::{MS, ORIGIN_UNIX_MS};
 
-/// Largest ring of a connection here, in bytes: the default of the stack.
-const BUFFER_MAX: usize = 1024 * 1024;
+/// Largest ring of a connection here, in bytes: that to a far peer.
+const BUFFER_MAX: usize = 4 * 1024 * 1024;
 const NAMES: [&str; 5] = ["alpha", "beta", "gamma", "delta", "epsilon"];
 
 /// One run of a node's program.

@@ -67,7 +67,7 @@ impl Core {
         if entry.link.handle_open(now.as_micros(), lane).is_some() {
             // The first round trip is measured at once.
             entry.link.handle_timeout(now.as_micros());
-            self.node.link_opened(id);
+            self.node.link_opened(now, id);
         }
         self.settle(now);
         Ok(())
@@ -83,6 +83,7 @@ impl Core {
         match entry.link.handle_message(now.as_micros(), lane, message) {
             Some(Event::Packets(message)) => self.node.handle_message(now, id, message),
             Some(Event::Control(message)) => self.node.handle_control(now, id, message),
+            Some(Event::RoundTrip) => self.node.link_measured(id),
             _ => {}
         }
         self.settle(now);
