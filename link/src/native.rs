@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use rtc::ice::mdns::MulticastDnsMode;
 use rtc::peer_connection::configuration::setting_engine::SctpMaxMessageSize;
+use rtc::peer_connection::transport::RTCDtlsRole;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tracing::{Instrument, debug, trace};
@@ -315,6 +316,9 @@ async fn connect(
         .with_prflx_acceptance_min_wait(Some(Duration::from_millis(100)))
         .with_turn_allocation_refresh_interval_cap(ALLOCATION_REFRESH)
         .with_relay_acceptance_min_wait(Some(if config.relay_only { Duration::ZERO } else { RELAY_WAIT }))
+        // Whoever offers is the client of DTLS, and so the one who opens the SCTP association here. Other stacks open
+        // it where they offer, whatever they are in DTLS: two that both wait, or both begin, would not meet.
+        .with_answering_dtls_role(RTCDtlsRole::Server)
         .build();
     let addresses = if config.bind.is_empty() {
         vec![SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from(([0u16; 8], 0))]

@@ -1,7 +1,6 @@
 //! A flow: one TCP connection with its 4-tuple, its path, its timers and its owner.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -64,8 +63,6 @@ pub(crate) struct Flow {
     pub(crate) keep_alive: Option<Box<KeepAlive>>,
     /// The largest packet, in bytes, where less than the path's was learnt.
     pub(crate) mtu: Option<usize>,
-    /// Received bytes that were taken out of the ring for somebody who only looked, and are still unread.
-    pub(crate) peeked: VecDeque<u8>,
     /// The next sequence numbers in both directions; what is received is known once it was acknowledged.
     pub(crate) send_next: u32,
     pub(crate) receive_next: Option<u32>,
@@ -121,7 +118,6 @@ impl Flow {
             meter: Meter::default(),
             keep_alive: None,
             mtu: None,
-            peeked: VecDeque::new(),
             send_next: 0,
             receive_next: None,
             acknowledged: Acknowledged::default(),
@@ -172,6 +168,18 @@ impl Flow {
     /// Returns how many more bytes are committed once so many more have come.
     pub(crate) fn receive_growth(&self, len: usize) -> usize {
         self.connection.rings.receive.growth(self.receive_used.saturating_add(len))
+    }
+
+    /// Returns how many bytes may still come while memory is used up.
+    pub(crate) fn receive_allowance(&self) -> usize {
+        let touched = self.connection.rings.receive.touched();
+        let allowed = touched + self.receive_credit.max(limits::PAGE_LEN.saturating_sub(touched));
+        allowed.saturating_sub(self.receive_used)
+    }
+
+    /// Whether a buffer is longer than a near peer's.
+    pub(crate) fn is_long(&self) -> bool {
+        self.connection.receive_capacity().max(self.connection.send_capacity()) > limits::TCP_BUFFER_DEFAULT
     }
 
     /// Gives the memory of what came and has been read back; returns how many bytes that is, 0 if some is still needed.
@@ -239,7 +247,7 @@ impl Flow {
 
     /// Bytes received and not yet read.
     pub(crate) fn unread(&self) -> usize {
-        self.peeked.len() + self.connection.recv_queue()
+        self.connection.recv_queue()
     }
 
     /// Bytes that the connection's rings have committed.
@@ -305,10 +313,11 @@ impl Stack {
         flow.mtu = Some(self.learnt_mtus.limit(tuple.remote.ip(), usize::MAX)).filter(|mtu| *mtu < usize::MAX);
         let id = self.flows.insert(flow);
         self.tuples.insert(tuple, id);
-        let committed = self.flows.get(id).map_or(0, Flow::committed);
+        let (committed, is_long) = self.flows.get(id).map_or((0, false), |flow| (flow.committed(), flow.is_long()));
         self.committed += committed;
         if let Some(path) = self.paths.get_mut(path) {
             path.flow_count += 1;
+            path.long_count += usize::from(is_long);
             path.committed += committed;
         }
         id
@@ -329,6 +338,7 @@ impl Stack {
         self.committed -= if planted!(LedgerLeaks) { 0 } else { committed };
         if let Some(path) = self.paths.get_mut(flow.path) {
             path.flow_count -= 1;
+            path.long_count -= usize::from(flow.is_long());
             path.committed -= committed;
         }
         if self.flows.len() == 0 {

@@ -205,7 +205,13 @@ impl Stack {
         bytes: &[u8],
         segment: &Segment,
     ) -> Result<(), DropReason> {
-        if let Some(payload_len) = self.flows.get(id).and_then(|flow| flow.room_for(segment)) {
+        let room = self.flows.get(id).and_then(|flow| flow.room_for(segment)).unwrap_or(segment.payload_len);
+        let payload_len = self.affordable_receive(id, path, room);
+        if payload_len == 0 && room > 0 {
+            // As a kernel short of memory does: the peer repeats it, more and more slowly.
+            return Err(DropReason::Memory);
+        }
+        if payload_len < segment.payload_len {
             // The engine reckons with twice the window until it has sent one that is scaled, and marks as received what
             // it had no place for.
             let cut = packet::cut(bytes, payload_len).ok_or(DropReason::Malformed)?;
@@ -244,14 +250,6 @@ impl Stack {
         let clock = flow.clock(now);
         let landing = flow.landing(segment);
         let bytes_landing = landing.map_or(0, |_| segment.payload_len);
-        let growth = flow.receive_growth(bytes_landing);
-        if growth > 0 && self.is_full(path) {
-            self.turn_over(id);
-            if self.flows.get(id).is_none_or(|flow| flow.receive_growth(bytes_landing) > flow.receive_credit) {
-                // As a kernel short of memory does: the peer repeats it, more and more slowly.
-                return Err(DropReason::Memory);
-            }
-        }
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
         let flow = self.flows.get_mut(id).ok_or(DropReason::NoSocket)?;

@@ -6,7 +6,7 @@
 use crate::flow::{FlowId, Owner};
 use crate::limits;
 use crate::options::{BY_DISTANCE, Options};
-use crate::path::PathId;
+use crate::path::{Path, PathId};
 use crate::shard::Stack;
 use crate::tcp::{Connection, Rings};
 use crate::time::Instant;
@@ -15,12 +15,11 @@ impl Stack {
     /// Returns the part of its allowance that a peer, or all peers together, have committed, in percent.
     fn pressure(&self, path: PathId) -> u64 {
         let percent = |committed: usize, limit: usize| committed as u64 * 100 / limit as u64;
-        let node = percent(self.committed, limits::NODE_MEMORY_MAX);
-        if path == self.loopback() {
-            return node;
-        }
         let peer = self.paths.get(path).map_or(0, |path| path.committed);
-        node.max(percent(peer, limits::PEER_MEMORY_MAX))
+        let node = percent(self.committed, limits::NODE_MEMORY_MAX);
+        // Whoever has little is not shut out by those who have much.
+        let node = if peer < limits::PEER_MEMORY_SHARE { node.min(99) } else { node };
+        if path == self.loopback() { node } else { node.max(percent(peer, limits::PEER_MEMORY_MAX)) }
     }
 
     /// Whether no connection of a peer may commit more.
@@ -28,29 +27,26 @@ impl Stack {
         self.pressure(path) >= 100
     }
 
-    /// Takes the rings of a new connection, or none while memory is used up.
-    pub(crate) fn rings(&mut self, path: PathId, options: &Options) -> Option<Rings> {
-        self.rings_beside(path, options, self.flow_count(path))
-    }
-
-    /// Gives a connection that has waited for its path, beside `others` that have, the buffers that the distance of the
-    /// peer asks for: it is known only now.
-    pub(crate) fn fit_to_distance(&mut self, now: Instant, id: FlowId, others: usize) {
+    /// Gives a connection that has waited for its path the buffers that the distance of the peer asks for: it is known
+    /// only now.
+    pub(crate) fn fit_to_distance(&mut self, now: Instant, id: FlowId) {
         let Some(flow) = self.flows.get(id).filter(|flow| flow.has_said_nothing()) else {
             return;
         };
         let (path, tuple, Owner::Socket(socket)) = (flow.path, flow.tuple, flow.owner) else {
             return;
         };
-        let Some(entry) = self.paths.get(path).filter(|path| path.buffer_len(others) > limits::TCP_BUFFER_DEFAULT)
-        else {
+        let Some(entry) = self.paths.get(path).filter(|path| path.buffer_len() > limits::TCP_BUFFER_DEFAULT) else {
             return;
         };
         let wire = entry.wire;
         let Some(options) = self.sockets.get(socket).map(|entry| entry.options) else {
             return;
         };
-        let Some(rings) = self.rings_beside(path, &options, others) else {
+        // Memory that is short makes nothing longer.
+        let Some(rings) =
+            Some(path).filter(|path| self.pressure(*path) < 50).and_then(|path| self.rings(path, &options))
+        else {
             return;
         };
         let first = self.initial_sequence(now, &tuple);
@@ -58,20 +54,24 @@ impl Stack {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let before = flow.committed();
+        let (before, was_long) = (flow.committed(), flow.is_long());
         flow.connection = connection;
-        let committed = flow.committed();
+        let (committed, is_long) = (flow.committed(), flow.is_long());
+        if let Some(path) = self.paths.get_mut(path) {
+            path.long_count = path.long_count + usize::from(is_long) - usize::from(was_long);
+        }
         self.discharge(path, before);
         self.charge(id, committed);
         self.apply_options(id, &options);
     }
 
-    fn rings_beside(&mut self, path: PathId, options: &Options, others: usize) -> Option<Rings> {
+    /// Takes the rings of a new connection, or none while memory is used up.
+    pub(crate) fn rings(&mut self, path: PathId, options: &Options) -> Option<Rings> {
         let pressure = self.pressure(path);
         if pressure >= 100 {
             return None;
         }
-        let by_distance = self.paths.get(path).map_or(limits::TCP_BUFFER_DEFAULT, |path| path.buffer_len(others));
+        let by_distance = self.paths.get(path).map_or(limits::TCP_BUFFER_DEFAULT, Path::buffer_len);
         let len = |chosen: usize| {
             let wanted = if chosen == BY_DISTANCE { by_distance } else { chosen };
             if pressure >= 50 { wanted.min(limits::TCP_BUFFER_SHORT) } else { wanted }
@@ -94,6 +94,17 @@ impl Stack {
         }
     }
 
+    /// Returns how many of `len` bytes a connection may take in: all, unless they would commit memory that its peer must
+    /// not have. What it has given back it may use again, and a page it always may.
+    pub(crate) fn affordable_receive(&mut self, id: FlowId, path: PathId, len: usize) -> usize {
+        let growth = self.flows.get(id).map_or(0, |flow| flow.receive_growth(len));
+        if growth == 0 || !self.is_full(path) {
+            return len;
+        }
+        self.turn_over(id);
+        self.flows.get(id).map_or(0, |flow| flow.receive_allowance().min(len))
+    }
+
     /// Lets a connection that has read all that came use its own memory again, though all is committed. It goes on so, a
     /// ring's start at a time, where else it would wait for others to be read.
     pub(crate) fn turn_over(&mut self, id: FlowId) {
@@ -107,7 +118,7 @@ impl Stack {
         self.discharge(path, released);
     }
 
-    fn discharge(&mut self, path: PathId, bytes: usize) {
+    pub(crate) fn discharge(&mut self, path: PathId, bytes: usize) {
         self.committed -= bytes;
         if let Some(path) = self.paths.get_mut(path) {
             path.committed -= bytes;
@@ -121,6 +132,10 @@ impl Stack {
             && flow.committed() > 0
         {
             flow.resting = true;
+            // Connections that are over leave their places behind.
+            if self.resting.len() >= 2 * self.flows.len() + limits::TIMERS_SPARE {
+                self.resting.retain(|(_, id)| self.flows.get(*id).is_some());
+            }
             self.resting.push_back((now + limits::REST_AFTER, id));
         }
     }

@@ -36,9 +36,9 @@ pub(crate) const TCP_BUFFER_FAR: usize = BUFFER_MAX;
 pub(crate) const TCP_BUFFER_FAR: usize = 1024 * 1024;
 /// Bytes that a connection shall be able to move in a millisecond of the round trip to its peer.
 pub(crate) const BYTES_PER_MS: usize = 256 * 1024;
-/// Connections of a peer that may have longer buffers than [`TCP_BUFFER_DEFAULT`]: filled, theirs are half of
-/// [`PEER_MEMORY_MAX`].
-pub(crate) const FAR_FLOWS_MAX: usize = PEER_MEMORY_MAX / 2 / (2 * BUFFER_MAX);
+/// Connections of a peer that may have longer buffers than [`TCP_BUFFER_DEFAULT`]: filled, theirs are less than the half
+/// of [`PEER_MEMORY_MAX`] above which others get short ones.
+pub(crate) const FAR_FLOWS_MAX: usize = 3;
 /// Smallest and largest buffer that an option may ask for, in bytes.
 pub(crate) const BUFFER_MIN: usize = 4 * 1024;
 /// See [`BUFFER_MIN`].
@@ -48,6 +48,8 @@ pub(crate) const BUFFER_MAX: usize = 4 * 1024 * 1024;
 pub(crate) const PEER_MEMORY_MAX: usize = 64 << 20;
 /// The same of all peers.
 pub(crate) const NODE_MEMORY_MAX: usize = 512 << 20;
+/// Of [`NODE_MEMORY_MAX`], what every peer may commit, however much others have, in bytes.
+pub(crate) const PEER_MEMORY_SHARE: usize = 256 * 1024;
 /// Ring length while memory is short, in bytes.
 pub(crate) const TCP_BUFFER_SHORT: usize = 64 * 1024;
 /// How long a connection is idle before the memory of its rings is given back.
@@ -74,6 +76,8 @@ pub(crate) const TIME_WAIT_MAX: usize = 16_384;
 pub(crate) const TIMERS_SPARE: usize = 64;
 /// Largest backlog of a listener (SOMAXCONN of Linux).
 pub(crate) const BACKLOG_MAX: usize = 4_096;
+/// Contexts of the engine, one for each MTU in use.
+pub(crate) const CONTEXTS_MAX: usize = 16;
 /// Paths per stack.
 pub(crate) const PATHS_MAX: usize = 16_384;
 /// Groups that a socket may join (IP_MAX_MEMBERSHIPS of Linux).

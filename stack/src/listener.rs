@@ -252,6 +252,23 @@ impl Stack {
         }
     }
 
+    /// Forgets the waiting SYNs of a peer that is gone, by its path and its end: they would take the places of the
+    /// connections that end with it, and nothing would end these.
+    pub(crate) fn forget_syns(&mut self, meant: impl Fn(PathId, SocketAddr) -> bool) {
+        for socket in self.sockets.keys() {
+            let Some(Role::Listening(state)) = self.sockets.get_mut(socket).map(|entry| &mut entry.role) else {
+                continue;
+            };
+            for syn in std::mem::take(&mut state.syns) {
+                if meant(syn.path, syn.tuple.remote) {
+                    state.enter(syn.path, |share| share.syns -= 1);
+                } else {
+                    state.syns.push_back(syn);
+                }
+            }
+        }
+    }
+
     fn refuse_syn(&mut self, syn: &Syn) {
         let segment = Packet::parse(&syn.packet, false).ok().and_then(|packet| Segment::parse(packet.payload));
         if let Some(segment) = segment {

@@ -76,8 +76,10 @@ pub(crate) struct Path {
     pub(crate) flow_count: usize,
     /// Of these, the ones that no program holds.
     pub(crate) orphan_count: usize,
+    /// Of these, the ones with longer buffers than a near peer's.
+    pub(crate) long_count: usize,
     /// Length of the buffers that the distance of the peer asks for, in bytes.
-    pub(crate) buffer_len: usize,
+    buffer_len: usize,
 }
 
 impl Path {
@@ -94,6 +96,7 @@ impl Path {
             committed: 0,
             flow_count: 0,
             orphan_count: 0,
+            long_count: 0,
             buffer_len: limits::TCP_BUFFER_DEFAULT,
         }
     }
@@ -107,10 +110,10 @@ impl Path {
         self.buffer_len = len.clamp(limits::TCP_BUFFER_DEFAULT, limits::TCP_BUFFER_FAR);
     }
 
-    /// Returns how long a buffer of a connection beside `others` should be, in bytes. Several share what the link
-    /// carries, so only the first few get more than nearby.
-    pub(crate) fn buffer_len(&self, others: usize) -> usize {
-        if others < limits::FAR_FLOWS_MAX { self.buffer_len } else { limits::TCP_BUFFER_DEFAULT }
+    /// Returns how long a buffer of a new connection should be, in bytes. Several share what the link carries, so only
+    /// the first few get more than nearby.
+    pub(crate) fn buffer_len(&self) -> usize {
+        if self.long_count < limits::FAR_FLOWS_MAX { self.buffer_len } else { limits::TCP_BUFFER_DEFAULT }
     }
 
     pub(crate) fn has_work(&self) -> bool {

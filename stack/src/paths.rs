@@ -54,6 +54,7 @@ impl Stack {
         let concerns = |flow: &crate::flow::Flow| flow.path == before && flow.tuple.remote.ip() == address;
         let flows: Vec<FlowId> = self.flows.iter().filter(|(_, flow)| concerns(flow)).map(|(id, _)| id).collect();
         let pending = self.paths.get(before).is_some_and(|path| path.state == PathState::Pending);
+        self.forget_syns(|path, from| path == before && from.ip() == address);
         for id in flows {
             match pending {
                 true => self.move_flow(now, id, path),
@@ -89,19 +90,20 @@ impl Stack {
             return;
         };
         let before = std::mem::replace(&mut flow.path, path);
-        let committed = flow.committed();
+        let (committed, is_long) = (flow.committed(), usize::from(flow.is_long()));
         flow.dirty = false;
         if let Some(old) = self.paths.get_mut(before) {
             old.dirty.retain(|dirty| *dirty != id);
             old.flow_count -= 1;
+            old.long_count -= is_long;
             old.committed -= committed;
         }
         if let Some(new) = self.paths.get_mut(path) {
             new.flow_count += 1;
+            new.long_count += is_long;
             new.committed += committed;
             if new.state != PathState::Pending {
-                let others = new.flow_count - 1;
-                self.fit_to_distance(now, id, others);
+                self.fit_to_distance(now, id);
             }
         }
         self.mark_dirty(id);
@@ -124,9 +126,9 @@ impl Stack {
         entry.state = PathState::Up;
         entry.wire = config.wire();
         self.drop_oversized(path);
-        for (others, flow) in self.flows_of(path).into_iter().enumerate() {
+        for flow in self.flows_of(path) {
             if was_pending {
-                self.fit_to_distance(now, flow, others);
+                self.fit_to_distance(now, flow);
                 self.mark_dirty(flow);
             } else {
                 self.resume(now, flow);
@@ -175,6 +177,7 @@ impl Stack {
         // What is only being asked for is asked for again, of the peer's new life.
         let asks = |flow: &FlowId| self.flows.get(*flow).is_some_and(|flow| flow.state == State::SynSent);
         let flows: Vec<FlowId> = self.flows_of(path).into_iter().filter(|flow| !asks(flow)).collect();
+        self.forget_syns(|syn, _| syn == path);
         for flow in flows {
             self.fail_flow(now, flow, Error::ConnectionReset);
         }
@@ -189,6 +192,7 @@ impl Stack {
             PathEnd::Reset => Error::ConnectionReset,
             PathEnd::Unreachable | PathEnd::Idle => Error::HostUnreachable,
         };
+        self.forget_syns(|syn, _| syn == path);
         for flow in self.flows_of(path) {
             self.fail_flow(now, flow, error);
         }

@@ -1,6 +1,5 @@
 //! The calls of `socket(7)` on TCP.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::errno::Error;
@@ -261,15 +260,7 @@ impl Stack {
         let shut = self.socket_ref(socket)?.receive_shut;
         let id = self.flow_of(socket)?;
         let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
-        let mut received = data.len().min(flow.peeked.len());
-        for (place, byte) in data.iter_mut().zip(flow.peeked.drain(..received)) {
-            *place = byte;
-        }
-        if flow.peeked.is_empty() {
-            // It is seldom needed twice.
-            flow.peeked = VecDeque::new();
-        }
-        received += flow.connection.recv(&mut data[received..]);
+        let received = flow.connection.recv(data);
         if received > 0 {
             // Reading opens the window, and only the next packet says so.
             self.mark_dirty(id);
@@ -315,24 +306,11 @@ impl Stack {
     pub fn peek(&mut self, socket: SocketId, data: &mut [u8]) -> Result<usize, Error> {
         let id = self.flow_of(socket)?;
         let flow = self.flows.get_mut(id).ok_or(Error::NotConnected)?;
-        // More than one ring of unread bytes is never held.
-        let wanted = data.len().min(flow.unread()).min(flow.connection.receive_capacity());
+        let wanted = data.len().min(flow.unread());
         if wanted == 0 {
             return self.recv(socket, data);
         }
-        if flow.peeked.is_empty() && flow.connection.peek(&mut data[..wanted]) == wanted {
-            return Ok(wanted);
-        }
-        // The engine shows only what lies in one piece. Whoever waits for a whole header must get it, wherever the
-        // ring turns.
-        let known = flow.peeked.len().min(wanted);
-        flow.peeked.resize(wanted.max(flow.peeked.len()), 0);
-        let bytes = flow.peeked.make_contiguous();
-        let taken = flow.connection.recv(&mut bytes[known..wanted]);
-        debug_assert_eq!(known + taken, wanted, "what is unread can be read");
-        data[..wanted].copy_from_slice(&bytes[..wanted]);
-        self.mark_dirty(id);
-        Ok(wanted)
+        Ok(flow.connection.peek(&mut data[..wanted]))
     }
 
     /// Shuts one or both directions of a connection (`shutdown(2)`).
@@ -372,8 +350,15 @@ impl Stack {
         if let Some(bound) = entry.bound {
             self.ports.release(entry.space(), bound.port(), socket);
         }
-        if let Role::Stream(flow) = entry.role {
-            self.orphan(now, flow, entry.options.linger.is_some_and(|linger| linger.is_zero()));
+        match entry.role {
+            Role::Stream(flow) => self.orphan(now, flow, entry.options.linger.is_some_and(|linger| linger.is_zero())),
+            // Nobody waits for room any more.
+            Role::Datagram(datagram) if datagram.waits => {
+                for path in self.paths.values_mut() {
+                    path.waiters.retain(|waiting| *waiting != socket);
+                }
+            }
+            _ => {}
         }
     }
 

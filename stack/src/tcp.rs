@@ -84,7 +84,8 @@ pub(crate) struct Wire {
 
 /// The contexts that connections are polled through: one for each kind of path.
 pub(crate) struct Engine {
-    contexts: Vec<(Wire, Interface)>,
+    /// The one used last comes first.
+    contexts: Vec<(Wire, Box<Interface>)>,
 }
 
 impl Engine {
@@ -92,14 +93,17 @@ impl Engine {
         Self { contexts: Vec::new() }
     }
 
-    /// Returns the context for `wire`; there are as many as distinct MTUs, so a linear search serves.
+    /// Returns the context for `wire`. A peer may name any MTU by an ICMP error: the context that was not used for longest
+    /// makes room, and is made again when it is needed.
     fn context(&mut self, wire: Wire) -> &mut Interface {
         let found = self.contexts.iter().position(|(known, _)| *known == wire);
         let index = found.unwrap_or_else(|| {
-            self.contexts.push((wire, interface(wire, 0)));
+            self.contexts.truncate(limits::CONTEXTS_MAX - 1);
+            self.contexts.push((wire, Box::new(interface(wire, 0))));
             self.contexts.len() - 1
         });
-        &mut self.contexts[index].1
+        self.contexts[..=index].rotate_right(1);
+        &mut self.contexts[0].1
     }
 }
 
@@ -410,6 +414,19 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A peer that names one MTU after the other makes the node hold a few contexts, and find the one in use first.
+    #[test]
+    fn contexts_are_few_whatever_a_peer_names() {
+        let mut engine = Engine::new();
+        let used = Wire { mtu: 9_000, verify_checksums: true };
+        for mtu in (576..9_000).rev() {
+            engine.context(Wire { mtu, ..used });
+            engine.context(used);
+            assert!(engine.contexts.len() <= limits::CONTEXTS_MAX);
+            assert_eq!(engine.contexts[0].0, used);
+        }
+    }
 
     #[test]
     fn a_connection_begins_with_the_number_that_was_chosen_for_it() {

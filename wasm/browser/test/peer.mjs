@@ -39,9 +39,18 @@ class Liar extends RTCPeerConnection {
   }
 }
 
+/** Takes the part in DTLS that its SCTP expects: it opens an association where it offers, and waits where it answers. */
+class Passive extends RTCPeerConnection {
+  async createAnswer() {
+    const { type, sdp } = await super.createAnswer();
+    return { type, sdp: sdp.replaceAll("a=setup:active", "a=setup:passive") };
+  }
+}
+
 // The first of the packages is found without being named.
 const found = kind === "node-datachannel" && !altered;
-const node = await join({ signal, name, ...(found ? {} : { webrtc: altered ? Liar : RTCPeerConnection }) });
+const webrtc = altered ? Liar : kind === "werift" ? Passive : RTCPeerConnection;
+const node = await join({ signal, name, ...(found ? {} : { webrtc }) });
 const sha256 = (bytes) => createHash("sha256").update(new Uint8Array(bytes)).digest("hex");
 await node.serve({ port: 80 }, async (request) => new Response(sha256(await request.arrayBuffer())));
 const body = Uint8Array.from({ length: 1024 * 1024 }, (_, at) => Math.imul(at, 2654435761) >>> 24);
