@@ -89,7 +89,8 @@ impl Datagram {
         let own = socket.local_addr()?.ip();
         let (name, peer) = self.sender(address, Some(own))?;
         let peer = Arc::new(peer);
-        let task = tokio::spawn(forward(Arc::clone(&peer), Arc::clone(socket), Destination::Peer));
+        let task =
+            tokio::spawn(forward(Arc::clone(&peer), Arc::clone(socket), Destination::Peer, self.name.to_string()));
         *self.peer() = Some(Peer { address, socket: peer, task });
         Ok(name)
     }
@@ -144,7 +145,8 @@ pub(super) async fn serve(inner: Arc<Inner>, id: u64, entry: Arc<Entry>, shared:
         return inner.remove(id);
     };
     let ingress = Arc::new(ingress);
-    let forwarding = tokio::spawn(forward(Arc::clone(&ingress), Arc::clone(&entry.socket), Destination::InFront));
+    let name = shared.name.to_string();
+    let forwarding = tokio::spawn(forward(Arc::clone(&ingress), Arc::clone(&entry.socket), Destination::InFront, name));
     tokio::select! {
         () = deliver(&entry, &shared) => {}
         () = shared.closing.notified() => {}
@@ -188,7 +190,7 @@ enum Destination {
 }
 
 /// Sends what the program sends; a datagram that the network refuses is lost, as UDP's may be.
-async fn forward(from: Arc<AsyncFd<OwnedFd>>, socket: Arc<Socket>, destination: Destination) {
+async fn forward(from: Arc<AsyncFd<OwnedFd>>, socket: Arc<Socket>, destination: Destination, program: String) {
     let mut message = vec![0; DATAGRAM_LEN_MAX + datagram::DESTINATION_LEN + 1];
     loop {
         for _ in 0..TURNS_MAX {
@@ -197,8 +199,9 @@ async fn forward(from: Arc<AsyncFd<OwnedFd>>, socket: Arc<Socket>, destination: 
             };
             let received = guard.try_io(|from| Ok(recvfrom(from, &mut message[..], RecvFlags::DONTWAIT)?));
             let len = match received {
-                // Programs' descriptors have names; what has none is of `report`.
-                Ok(Ok((len, _, Some(from)))) if from.address_family() == AddressFamily::UNIX && is_named(&from) => len,
+                // Abstract names can be sent to by everybody on the machine; this name only the program's descriptor
+                // has. What has none is of `report`.
+                Ok(Ok((len, _, Some(from)))) if is_of(&from, &program) => len,
                 // Or somebody else's mistake, such as a reset of the pair: nothing was received.
                 Ok(_) | Err(_) => continue,
             };
@@ -217,8 +220,10 @@ async fn forward(from: Arc<AsyncFd<OwnedFd>>, socket: Arc<Socket>, destination: 
     }
 }
 
-fn is_named(address: &SocketAddrAny) -> bool {
-    SocketAddrUnix::try_from(address.clone()).is_ok_and(|address| address.abstract_name().is_some())
+fn is_of(address: &SocketAddrAny, program: &str) -> bool {
+    address.address_family() == AddressFamily::UNIX
+        && SocketAddrUnix::try_from(address.clone())
+            .is_ok_and(|address| address.abstract_name() == Some(program.as_bytes()))
 }
 
 fn split(message: &[u8], destination: Destination) -> Option<(Option<SocketAddr>, &[u8])> {

@@ -265,10 +265,7 @@ impl Pump {
                     Step::Moved
                 }
                 Poll::Ready(Err(error)) => self.write_failed(&error),
-                Poll::Pending => {
-                    self.bound_patience(cx);
-                    Step::Waits
-                }
+                Poll::Pending => self.bound_patience(cx).map_or(Step::Waits, Step::Ended),
             };
         }
         if self.up_over {
@@ -328,12 +325,19 @@ impl Pump {
         Step::Moved
     }
 
-    /// Waits no longer than for an orphan for a peer that takes nothing, once the program is gone.
-    fn bound_patience(&mut self, cx: &mut Context<'_>) {
-        if !self.bounded && self.is_hung_up(cx) {
-            self.bounded = true;
-            let _ = self.socket.set_option(SocketOption::UserTimeout(Some(PATIENCE)));
+    /// Waits no longer than for an orphan for a peer that takes nothing, once the program is gone; and not at all where
+    /// SO_LINGER says that what was written is to be thrown away.
+    fn bound_patience(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        if self.bounded || !self.is_hung_up(cx) {
+            return None;
         }
+        self.bounded = true;
+        let linger = self.socket.options().ok().and_then(|options| options.linger);
+        if linger.is_some_and(|linger| linger.is_zero()) {
+            return Some(End::Discarded);
+        }
+        let _ = self.socket.set_option(SocketOption::UserTimeout(Some(PATIENCE)));
+        None
     }
 
     /// Returns how a connection ends that the program has closed.
@@ -420,7 +424,25 @@ impl Pump {
             return Step::Ended(End::Failed(errno));
         }
         self.failed = Some(errno);
+        self.refuse_more();
         Step::Moved
+    }
+
+    /// Whoever waits for room is told at once that nothing is taken any more, also one who does not read: a write gives
+    /// EPIPE, and there is room for it.
+    fn refuse_more(&mut self) {
+        let host = self.host.get_ref();
+        let _ = shutdown(host, Shutdown::Read);
+        SCRATCH.with_borrow_mut(|scratch| {
+            while let Ok(len @ 2..) = rustix::io::ioctl_fionread(host) {
+                // The stale byte stays.
+                let len = usize::try_from(len - 1).unwrap_or(CHUNK_LEN).min(CHUNK_LEN);
+                match recv(host, &mut scratch[..len], RecvFlags::DONTWAIT) {
+                    Ok((1.., _)) => {}
+                    _ => break,
+                }
+            }
+        });
     }
 }
 

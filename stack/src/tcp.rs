@@ -97,12 +97,14 @@ impl Engine {
     /// makes room, and is made again when it is needed.
     fn context(&mut self, wire: Wire) -> &mut Interface {
         let found = self.contexts.iter().position(|(known, _)| *known == wire);
-        let index = found.unwrap_or_else(|| {
-            self.contexts.truncate(limits::CONTEXTS_MAX - 1);
-            self.contexts.push((wire, Box::new(interface(wire, 0))));
-            self.contexts.len() - 1
-        });
-        self.contexts[..=index].rotate_right(1);
+        if found != Some(0) {
+            self.contexts.truncate(limits::CONTEXTS_MAX - usize::from(found.is_none()));
+            let context = match found {
+                Some(index) => self.contexts.remove(index),
+                None => (wire, Box::new(interface(wire, 0))),
+            };
+            self.contexts.insert(0, context);
+        }
         &mut self.contexts[0].1
     }
 }

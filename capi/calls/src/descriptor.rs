@@ -80,6 +80,14 @@ pub(crate) fn inet(fd: RawFd) -> Option<Inet> {
     Some(Inet { kind, family })
 }
 
+/// Whether a descriptor is a TCP socket, virtual or of the operating system.
+pub(crate) fn is_stream(fd: RawFd) -> bool {
+    match identify(fd) {
+        Some(name) => name.state != State::Datagram,
+        None => inet(fd).is_some_and(|inet| inet.kind == Kind::Tcp),
+    }
+}
+
 /// Options that a program may set before it says where to, and that a virtual socket has too.
 const CARRIED: &[(c_int, c_int)] = &[
     (libc::SOL_SOCKET, libc::SO_REUSEADDR),
@@ -90,6 +98,7 @@ const CARRIED: &[(c_int, c_int)] = &[
     (libc::SOL_SOCKET, libc::SO_PRIORITY),
     (libc::SOL_SOCKET, libc::SO_LINGER),
     (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::SOL_SOCKET, libc::SO_DONTROUTE),
     (libc::IPPROTO_TCP, libc::TCP_NODELAY),
     (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
     (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
@@ -97,12 +106,19 @@ const CARRIED: &[(c_int, c_int)] = &[
     (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
     (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
     (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_TCP, libc::TCP_CORK),
+    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (libc::IPPROTO_TCP, libc::TCP_LINGER2),
+    (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
     (libc::IPPROTO_IP, libc::IP_TTL),
     (libc::IPPROTO_IP, libc::IP_TOS),
     (libc::IPPROTO_IP, libc::IP_PKTINFO),
     (libc::IPPROTO_IP, libc::IP_RECVERR),
     (libc::IPPROTO_IP, libc::IP_RECVTOS),
     (libc::IPPROTO_IP, libc::IP_RECVTTL),
+    (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    (libc::IPPROTO_IP, libc::IP_FREEBIND),
+    (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
     (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
     (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
     (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
@@ -114,6 +130,7 @@ const CARRIED: &[(c_int, c_int)] = &[
     (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
 ];
 
 /// Sizes of buffers, which are only carried over where a program has set them.
@@ -185,6 +202,6 @@ pub(crate) fn swap(fd: RawFd, before: Cookie, new: &OwnedFd) -> Result<(), Errno
         return Err(libc::EBADF);
     }
     system::replace(new, fd, if close_on_exec { libc::O_CLOEXEC } else { 0 })?;
-    epoll::replay(fd);
+    epoll::replay(fd, before);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Which epolls watch an ordinary socket: they lose it when a virtual descriptor takes its place, and get it back.
+//! Which epolls watch a socket that another one may take the place of: they lose it then, and get it back.
 
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use libc::epoll_event;
+use unisockets_descriptors::State;
 
-use crate::descriptor;
+use crate::descriptor::{self, Cookie};
 use crate::system;
 
-/// Sockets that are watched before they are virtual; further ones are not remembered.
+/// Sockets that are watched before they have a connection; further ones are not remembered.
 const WATCHED_MAX: usize = 65_536;
 
 /// One epoll's interest in a socket.
@@ -20,6 +21,8 @@ pub(crate) struct Interest {
     epoll: RawFd,
     events: u32,
     data: u64,
+    /// The socket that was watched: the number may be another one's by now.
+    socket: Cookie,
 }
 
 static WATCHED: LazyLock<Mutex<HashMap<RawFd, Vec<Interest>>>> = LazyLock::new(Mutex::default);
@@ -61,22 +64,47 @@ fn remember(epoll: RawFd, operation: c_int, fd: RawFd, event: Option<(u32, u64)>
     let Some((events, data)) = event else {
         return;
     };
-    if descriptor::inet(fd).is_none() {
+    if !may_be_replaced(fd) {
         return;
     }
+    let socket = descriptor::cookie(fd);
     let mut watched = watched();
     if watched.len() >= WATCHED_MAX {
         return;
     }
     let interests = watched.entry(fd).or_default();
     interests.retain(|interest| interest.epoll != epoll);
-    interests.push(Interest { epoll, events, data });
+    interests.push(Interest { epoll, events, data, socket });
     COUNT.store(watched.len(), Ordering::Release);
 }
 
-/// Lets the epolls that watched a socket watch what has taken its place.
-pub(crate) fn replay(fd: RawFd) {
-    for interest in take(fd) {
+/// Whether another descriptor may take the place of this one: of an ordinary socket the virtual one, of one that is bound
+/// its connection, and of a connection that has failed the next one.
+fn may_be_replaced(fd: RawFd) -> bool {
+    descriptor::inet(fd).is_some()
+        || descriptor::identify(fd).is_some_and(|name| match name.state {
+            State::Bound => true,
+            State::Stream => descriptor::peer(fd).is_none(),
+            State::Datagram => false,
+        })
+}
+
+/// Lets the epolls that watched the socket `before` watch what has taken its place.
+pub(crate) fn replay(fd: RawFd, before: Cookie) {
+    if COUNT.load(Ordering::Acquire) == 0 {
+        return;
+    }
+    let now = descriptor::cookie(fd);
+    let mut watched = watched();
+    let Some(interests) = watched.get_mut(&fd) else {
+        return;
+    };
+    interests.retain_mut(|interest| {
+        let is_meant = interest.socket == before;
+        interest.socket = now;
+        is_meant
+    });
+    for interest in interests {
         let mut event = epoll_event { events: interest.events, u64: interest.data };
         system::epoll_ctl(interest.epoll, libc::EPOLL_CTL_ADD, fd, Some(&mut event));
     }

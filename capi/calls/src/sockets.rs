@@ -213,7 +213,8 @@ fn connect_ordinary(fd: RawFd, address: SocketAddr) -> Result<Handled<()>, Errno
 fn connect_again(fd: RawFd, name: &Name, address: SocketAddr) -> Result<Handled<()>, Errno> {
     let ready = system::poll_one(fd, libc::POLLOUT, Some(Duration::ZERO))?;
     if ready == 0 && descriptor::peer(fd).is_none() {
-        return Err(libc::EALREADY);
+        // As on Linux, whoever was interrupted goes on waiting.
+        return if system::is_nonblocking(fd) { Err(libc::EALREADY) } else { wait(fd).map(Here) };
     }
     if ready & (libc::POLLHUP | libc::POLLERR) == 0 {
         return Err(libc::EISCONN);
@@ -244,6 +245,11 @@ fn start(fd: RawFd, request: &Request) -> Result<(), Errno> {
     if system::is_nonblocking(fd) {
         return Err(libc::EINPROGRESS);
     }
+    wait(fd)
+}
+
+/// Waits until a connection is made, or is not.
+fn wait(fd: RawFd) -> Result<(), Errno> {
     let limit = system::send_timeout(fd).map(|timeout| Instant::now() + timeout);
     loop {
         let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));

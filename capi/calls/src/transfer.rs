@@ -11,8 +11,11 @@ use unisockets_descriptors::{Family, Name, State, datagram};
 use crate::address;
 use crate::datagrams::{self, Way};
 use crate::descriptor::{self, identify};
+use crate::sockets::{self, Handled};
 use crate::system::{self, Errno, call, checked};
 
+/// Bytes that are thrown away at once.
+const DISCARD_MAX: usize = 64 * 1024;
 /// Parts of a message (UIO_MAXIOV of Linux).
 const PARTS_MAX: usize = 1_024;
 
@@ -38,6 +41,15 @@ pub(crate) unsafe fn sendmsg(fd: RawFd, message: *const msghdr, flags: c_int) ->
     let destination = unsafe { address::read(given.msg_name.cast(), given.msg_namelen) }?;
     if flags & libc::MSG_OOB != 0 && identify(fd).is_some() {
         return Err(libc::EOPNOTSUPP);
+    }
+    if flags & libc::MSG_FASTOPEN != 0
+        && let Some(destination) = destination
+        && descriptor::is_stream(fd)
+        && sockets::connect(fd, destination)? == Handled::Here(())
+    {
+        // The network opens no connection with data (tcp(7), TCP_FASTOPEN): it is made, and the data follows.
+        // SAFETY: the caller has promised it.
+        return unsafe { send_plain(fd, message, flags & !libc::MSG_FASTOPEN, true) };
     }
     let way = match destination {
         Some(destination) => datagrams::way(fd, destination)?,
@@ -70,9 +82,34 @@ unsafe fn send_plain(fd: RawFd, message: *const msghdr, flags: c_int, has_addres
         copy.msg_namelen = 0;
         place = &raw const copy;
     }
+    if identify(fd).is_some_and(|name| name.state == State::Datagram) {
+        // SAFETY: the message's parts are as many as it says.
+        let len = unsafe { len_of(&copy) }?;
+        if len > datagrams::LEN_MAX {
+            return Err(libc::EMSGSIZE);
+        }
+    }
     // SAFETY: the message is the program's, or a copy without its name.
     let sent = unsafe { call(libc::SYS_sendmsg, [int(fd), place as usize, int(flags), 0, 0, 0]) };
-    checked(sent).map_err(|seen| datagrams::error_of(fd, seen))
+    checked(sent).map_err(|seen| plain_error(fd, seen))
+}
+
+/// Returns how many bytes the parts of a message have.
+///
+/// # Safety
+/// The message must have as many parts as it says.
+unsafe fn len_of(message: &msghdr) -> Result<usize, Errno> {
+    if message.msg_iovlen > PARTS_MAX {
+        return Err(libc::EMSGSIZE);
+    }
+    let mut len = 0usize;
+    for index in 0..message.msg_iovlen {
+        // SAFETY: the message has so many parts.
+        let place = unsafe { message.msg_iov.add(index) };
+        // SAFETY: see above.
+        len = len.saturating_add(unsafe { (*place).iov_len });
+    }
+    Ok(len)
 }
 
 /// # Safety
@@ -214,19 +251,36 @@ pub(crate) unsafe fn recvfrom(
     if descriptor::is_bound(fd) {
         return Err(libc::ENOTCONN);
     }
+    if flags & libc::MSG_TRUNC != 0 && identify(fd).is_some_and(|name| name.state == State::Stream) {
+        return discard(fd, len, flags & !libc::MSG_TRUNC);
+    }
     // SAFETY: the caller has promised it of the data; the place is as long as its length.
     let received = unsafe { call(libc::SYS_recvfrom, [int(fd), data as usize, len, int(flags), name, name_len]) };
     let received = checked(received).map_err(|seen| receive_error(fd, seen))?;
     if !from.0.is_null() {
-        let bytes = match source(&place, place_len) {
-            Source::Virtual(source) => address::bytes(source.address, source.family),
-            Source::Other(bytes) => bytes,
-        };
-        // A connection's recvfrom gives no address: the length says so (recv(2)).
+        let bytes = address_of(&source(&place, place_len));
         // SAFETY: the caller has promised it.
         unsafe { address::give(&bytes, from.0, from.1) };
     }
     Ok(received)
+}
+
+/// Takes bytes of a connection and throws them away (MSG_TRUNC, tcp(7)).
+fn discard(fd: RawFd, len: usize, flags: c_int) -> Result<usize, Errno> {
+    let mut place = vec![0u8; len.min(DISCARD_MAX)];
+    let (data, len) = (place.as_mut_ptr() as usize, place.len());
+    // SAFETY: the place is as long as it says.
+    let received = unsafe { call(libc::SYS_recvfrom, [int(fd), data, len, int(flags), 0, 0]) };
+    checked(received).map_err(|seen| receive_error(fd, seen))
+}
+
+/// Returns the bytes of the address that a receive gives: of a connection none (recv(2)).
+fn address_of(source: &Source) -> Vec<u8> {
+    match source {
+        Source::Virtual(Name { state: State::Stream, .. }) => Vec::new(),
+        Source::Virtual(source) => address::bytes(source.address, source.family),
+        Source::Other(bytes) => bytes.clone(),
+    }
 }
 
 /// What AF_UNIX sockets do not have, and would take for a plain receive: urgent data, and a queue of errors, in which
@@ -259,31 +313,32 @@ pub(crate) unsafe fn recvmsg(fd: RawFd, message: *mut msghdr, flags: c_int) -> R
         return Err(libc::EFAULT);
     };
     refuse_special(fd, flags)?;
+    // It would wait, and take a connection for bytes.
+    if descriptor::is_bound(fd) {
+        return Err(libc::ENOTCONN);
+    }
     let mut place = Place::new();
     let mut inner = *given;
+    // Also for whoever does not ask: the name says where a datagram was sent to (IP_PKTINFO).
+    inner.msg_name = (&raw mut place.0).cast();
+    inner.msg_namelen = size_of::<Place>() as socklen_t;
     let wanted = !given.msg_name.is_null();
-    if wanted {
-        inner.msg_name = (&raw mut place.0).cast();
-        inner.msg_namelen = size_of::<Place>() as socklen_t;
-    }
     let room = given.msg_controllen;
     // SAFETY: the message is the program's, but for the place of the name.
     let received = unsafe { call(libc::SYS_recvmsg, [int(fd), (&raw mut inner) as usize, int(flags), 0, 0, 0]) };
     let received = checked(received).map_err(|seen| receive_error(fd, seen))?;
     given.msg_controllen = inner.msg_controllen;
     given.msg_flags = inner.msg_flags & !libc::MSG_CMSG_CLOEXEC;
-    if !wanted {
+    if !wanted && room == 0 {
         return Ok(received);
     }
     let source = source(&place, inner.msg_namelen);
-    let bytes = match &source {
-        Source::Virtual(source) => address::bytes(source.address, source.family),
-        Source::Other(bytes) => bytes.clone(),
-    };
-    let mut len = given.msg_namelen;
-    // SAFETY: the name's place is as long as the program said.
-    unsafe { address::give(&bytes, given.msg_name.cast(), &raw mut len) };
-    given.msg_namelen = len;
+    if wanted {
+        let mut len = given.msg_namelen;
+        // SAFETY: the name's place is as long as the program said.
+        unsafe { address::give(&address_of(&source), given.msg_name.cast(), &raw mut len) };
+        given.msg_namelen = len;
+    }
     if let Source::Virtual(Name { destination: Some(destination), family, .. }) = source {
         // SAFETY: the control part has room for as many bytes as the program said.
         unsafe { give_destination(given, room, destination, family) };

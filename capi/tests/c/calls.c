@@ -641,6 +641,140 @@ static void datagrams(void) {
     close(fd);
 }
 
+/* Messages of connections: no source, bytes thrown away, data with the connect, and what is none. */
+static void stream_messages(void) {
+    char bytes[8];
+    struct iovec part = {.iov_base = bytes, .iov_len = sizeof bytes};
+    struct sockaddr_storage address, from;
+    struct msghdr message = {.msg_name = &from, .msg_namelen = sizeof from, .msg_iov = &part, .msg_iovlen = 1};
+    socklen_t len, size = sizeof from;
+    int listener = bound(), left, right;
+    listen(listener, 5);
+    say("recvmsg of a listener", recvmsg(listener, &message, 0));
+    pair(&left, &right);
+    send(left, "123456", 6, 0);
+    readable(right);
+    say("thrown away without a place", recv(right, NULL, 3, MSG_TRUNC));
+    say("recvfrom", recvfrom(right, bytes, 2, 0, (struct sockaddr *)&from, &size));
+    say("the length of its source", size);
+    say("the byte", bytes[0]);
+    message.msg_namelen = sizeof from;
+    say("recvmsg", recvmsg(right, &message, 0));
+    say("the length of that source", message.msg_namelen);
+    close(left);
+    close(right);
+    int client = fresh();
+    len = at(&address, port_of(listener));
+    say("data with the connect", sendto(client, "early", 5, MSG_FASTOPEN, (struct sockaddr *)&address, len));
+    int server = accept(listener, NULL, NULL);
+    say("it comes", recv(server, bytes, 5, MSG_WAITALL));
+    say("again", sendto(client, "x", 1, MSG_FASTOPEN, (struct sockaddr *)&address, len));
+    close(client);
+    close(server);
+    close(listener);
+}
+
+/* An epoll goes on watching a socket whatever becomes of it. */
+static void watched(void) {
+    struct epoll_event event = {.events = EPOLLOUT, .data.u64 = 77}, seen;
+    struct sockaddr_storage address, own;
+    int listener = bound();
+    listen(listener, 5);
+    socklen_t len = at(&address, port_of(listener)), own_len = at(&own, 0);
+    for (int late = 0; late < 2; late++) {
+        int fd = fresh(), epoll = epoll_create1(0);
+        fcntl(fd, F_SETFL, O_NONBLOCK);
+        if (!late) epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+        bind(fd, (struct sockaddr *)&own, own_len);
+        if (late) epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+        say("connect of a bound one", connect(fd, (struct sockaddr *)&address, len));
+        memset(&seen, 0, sizeof seen);
+        int ready = 0;
+        for (int turn = 0; turn < 500 && option(fd, SOL_SOCKET, SO_ERROR) == 0 && !(seen.events & EPOLLOUT); turn++)
+            ready = epoll_wait(epoll, &seen, 1, 10);
+        say("its epoll tells", ready == 1 && seen.data.u64 == 77 && (seen.events & EPOLLOUT) != 0);
+        say("it is watched", epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event));
+        close(fd);
+        close(epoll);
+    }
+    int nobody = bound();
+    struct sockaddr_storage refused;
+    socklen_t refused_len = at(&refused, port_of(nobody));
+    int fd = fresh(), epoll = epoll_create1(0);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+    connect(fd, (struct sockaddr *)&refused, refused_len);
+    int error = 0;
+    for (int turn = 0; turn < 500 && error == 0; turn++) {
+        epoll_wait(epoll, &seen, 1, 10);
+        error = option(fd, SOL_SOCKET, SO_ERROR);
+    }
+    say("a refused one", error == ECONNREFUSED);
+    /* Linux says once more that it has failed (ECONNABORTED) where SO_ERROR was read. */
+    if (connect(fd, (struct sockaddr *)&address, len) < 0 && errno == ECONNABORTED)
+        connect(fd, (struct sockaddr *)&address, len);
+    memset(&seen, 0, sizeof seen);
+    for (int turn = 0; turn < 500 && !(seen.events & EPOLLOUT && !(seen.events & EPOLLHUP)); turn++)
+        epoll_wait(epoll, &seen, 1, 10);
+    say("its epoll tells", seen.data.u64 == 77 && (seen.events & EPOLLOUT) != 0);
+    close(fd);
+    close(epoll);
+    close(nobody);
+    close(listener);
+}
+
+/* Sends until nothing more is taken for a while. */
+static void fill(int fd) {
+    static char bytes[65536];
+    struct pollfd one = {.fd = fd, .events = POLLOUT};
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    while (poll(&one, 1, 300) > 0)
+        while (send(fd, bytes, sizeof bytes, 0) > 0) {
+        }
+    errno = 0;
+}
+
+/* Both ends write, and neither reads: the reset must be told to whoever waits for room. */
+static void full_and_reset(void) {
+    int left, right;
+    struct linger now = {.l_onoff = 1, .l_linger = 0};
+    pair(&left, &right);
+    fill(left);
+    fill(right);
+    polled("a full one", right, POLLOUT, 0);
+    setsockopt(left, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    close(left);
+    struct pollfd one = {.fd = right, .events = POLLOUT};
+    say("after a reset there is room", poll(&one, 1, 5000) == 1 && (one.revents & (POLLOUT | POLLERR | POLLHUP)) != 0);
+    say("and no write is taken", send(right, "x", 1, MSG_NOSIGNAL) < 0);
+    close(right);
+}
+
+/* Where a datagram was sent to, for whoever does not ask where it came from; and messages without a destination. */
+static void datagram_messages(void) {
+    static char bytes[70000];
+    struct iovec part = {.iov_base = bytes, .iov_len = 5};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    struct sockaddr_storage address;
+    int server = bound(), client = fresh();
+    socklen_t len = at(&address, port_of(server));
+    say("sendmsg to nobody", sendmsg(bound(), &message, 0));
+    set(server, family == AF_INET ? IPPROTO_IP : IPPROTO_IPV6, family == AF_INET ? IP_PKTINFO : IPV6_RECVPKTINFO, 1);
+    sendto(client, "hello", 5, 0, (struct sockaddr *)&address, len);
+    readable(server);
+    _Alignas(struct cmsghdr) char control[128];
+    message.msg_control = control, message.msg_controllen = sizeof control;
+    say("recvmsg without a place for the source", recvmsg(server, &message, 0));
+    struct cmsghdr *first = CMSG_FIRSTHDR(&message);
+    say("the destination is told", first && first->cmsg_type == (family == AF_INET ? IP_PKTINFO : IPV6_PKTINFO));
+    connect(client, (struct sockaddr *)&address, len);
+    struct msghdr plain = {.msg_iov = &part, .msg_iovlen = 1};
+    part.iov_len = sizeof bytes;
+    say("sendmsg of too much", sendmsg(client, &plain, 0));
+    close(client);
+    close(server);
+}
+
 static void resolver(void) {
     section = "resolver";
     struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM}, *found = NULL;
@@ -681,10 +815,15 @@ int main(void) {
             options(fresh());
             options(bound());
             names();
-            if (type == SOCK_STREAM)
+            if (type == SOCK_STREAM) {
                 stream_states();
-            else
+                stream_messages();
+                watched();
+                full_and_reset();
+            } else {
                 datagrams();
+                datagram_messages();
+            }
             shared_ports();
             quiet();
             timeouts();

@@ -78,6 +78,8 @@ export interface Calls {
   tcpRead(socket: number, most: number): Promise<Uint8Array>;
   /** Writes all of it. */
   tcpWrite(socket: number, data: Uint8Array): Promise<void>;
+  /** Waits until the connection is over both ways, or has failed. */
+  tcpOver(socket: number): Promise<void>;
   /** 0 reading, 1 writing, 2 both. */
   shutdown(socket: number, how: 0 | 1 | 2): Promise<void>;
   setOption(socket: number, option: string, value: number): Promise<void>;

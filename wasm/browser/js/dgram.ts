@@ -3,7 +3,7 @@
 /// <reference path="./streams.d.ts" preserve="true" />
 
 import { EventEmitter } from "events";
-import { failure, hostOf, portOf } from "./errors.js";
+import { failure, hostOf, optionsOf, portOf } from "./errors.js";
 import type { AddressInfo } from "./net.js";
 import type { Node } from "./node.js";
 import type { UdpSocket } from "./udp.js";
@@ -49,7 +49,7 @@ export class Socket extends EventEmitter {
     const all = [options, ...rest];
     const listener = all.find((each) => typeof each === "function") as (() => void) | undefined;
     const address = rest.find((each) => typeof each === "string") as string | undefined;
-    const settings = typeof options === "object" ? options : { port: typeof options === "number" ? options : 0, ...(address ? { address } : {}) };
+    const settings: BindOptions = typeof options === "object" ? optionsOf(options) : { port: typeof options === "number" ? options : 0, ...(address ? { address } : {}) };
     if (this.#bound) throw failure("ERR_SOCKET_ALREADY_BOUND", "the socket is bound");
     portOf(settings.port ?? 0);
     if (listener) this.once("listening", listener);
@@ -206,7 +206,7 @@ export interface Dgram {
 export function dgram(node: Node): Dgram {
   return {
     createSocket(options, listener) {
-      const socket = new Socket(node, typeof options === "string" ? options : options.type);
+      const socket = new Socket(node, typeof options === "string" ? options : optionsOf<SocketOptions>(options).type);
       if (listener) socket.on("message", listener);
       return socket;
     },

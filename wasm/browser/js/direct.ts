@@ -1,6 +1,6 @@
 // Sockets in the shape of the Direct Sockets API (WICG), on a node instead of the machine's own network.
 
-import { failure, hostOf, portOf } from "./errors.js";
+import { failure, hostOf, optionsOf, portOf } from "./errors.js";
 import type { Node } from "./node.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
 import type { UdpSocket } from "./udp.js";
@@ -221,7 +221,8 @@ export function directSockets(node: Node): DirectSockets {
     /^[\d.]+$|:/.test(host) ? host.replace(/^\[|\]$/g, "") : (await node.resolve(host)).ipv4;
 
   class TCPSocket extends Base<TCPSocketOpenInfo> {
-    constructor(remoteAddress: string, remotePort: number, options: TCPSocketOptions = {}) {
+    constructor(remoteAddress: string, remotePort: number, given?: TCPSocketOptions) {
+      const options = optionsOf(given);
       hostOf(remoteAddress);
       portOf(remotePort, "remote port", 1);
       super(async (ended) => {
@@ -239,7 +240,8 @@ export function directSockets(node: Node): DirectSockets {
   }
 
   class TCPServerSocket extends Base<TCPServerSocketOpenInfo> {
-    constructor(localAddress: string, options: TCPServerSocketOptions = {}) {
+    constructor(localAddress: string, given?: TCPServerSocketOptions) {
+      const options = optionsOf(given);
       hostOf(localAddress);
       const port = portOf(options.localPort ?? 0, "local port");
       super(async (ended) => {
@@ -255,7 +257,8 @@ export function directSockets(node: Node): DirectSockets {
   }
 
   class UDPSocket extends Base<UDPSocketOpenInfo> {
-    constructor(options: UDPSocketOptions = {}) {
+    constructor(given?: UDPSocketOptions) {
+      const options = optionsOf(given);
       const { remoteAddress, remotePort, localAddress, localPort } = options;
       if ((remoteAddress === undefined) !== (remotePort === undefined)) {
         throw failure("EINVAL", "a remote address and a remote port belong together: give both, or neither");

@@ -19,9 +19,15 @@ export interface Surroundings {
 interface Waiting {
   read: (() => void)[];
   write: (() => void)[];
+  /** Whoever wants to know of every change. */
+  any: (() => void)[];
   /** News that came while nobody waited: whoever waits next looks again at once. */
   readNews: boolean;
   writeNews: boolean;
+}
+
+function wakeAll({ read, write, any }: Waiting): void {
+  [...read, ...write, ...any].forEach((wake) => wake());
 }
 
 /** The answer that there is none. */
@@ -99,8 +105,9 @@ export class Engine implements Reports {
   }
 
   /** Waits until a socket may be read from, or written to. */
-  readiness(socket: number, interest: "read" | "write"): Promise<void> {
+  readiness(socket: number, interest: "read" | "write" | "any"): Promise<void> {
     const waiting = this.#waitingFor(socket);
+    if (interest === "any") return new Promise((resolve) => waiting.any.push(resolve));
     const news = interest === "read" ? "readNews" : "writeNews";
     if (waiting[news]) {
       waiting[news] = false;
@@ -112,7 +119,7 @@ export class Engine implements Reports {
   #waitingFor(socket: number): Waiting {
     let waiting = this.#waiting.get(socket);
     if (!waiting) {
-      waiting = { read: [], write: [], readNews: false, writeNews: false };
+      waiting = { read: [], write: [], any: [], readNews: false, writeNews: false };
       this.#waiting.set(socket, waiting);
     }
     return waiting;
@@ -123,8 +130,7 @@ export class Engine implements Reports {
     const waiting = this.#waiting.get(socket);
     this.#waiting.delete(socket);
     if (!this.#ended) this.call((core, now) => core.close(now, socket, reset));
-    waiting?.read.forEach((wake) => wake());
-    waiting?.write.forEach((wake) => wake());
+    if (waiting) wakeAll(waiting);
   }
 
   /** Asks something whose answer comes later; it is JSON. None within {@link ANSWER_TIMEOUT} is one, too. */
@@ -158,10 +164,7 @@ export class Engine implements Reports {
     clearTimeout(this.#timer);
     this.disconnect();
     for (const link of [...this.#links.keys()]) this.closeLink(link);
-    for (const waiting of this.#waiting.values()) {
-      waiting.read.forEach((wake) => wake());
-      waiting.write.forEach((wake) => wake());
-    }
+    this.#waiting.forEach(wakeAll);
     this.#waiting.clear();
     for (const answer of this.#questions.values()) answer(failed("ENETDOWN", "the node has left the network"));
     this.#questions.clear();
@@ -268,6 +271,7 @@ export class Engine implements Reports {
     waiting.readNews ||= read && waiting.read.length === 0;
     waiting.writeNews ||= write && waiting.write.length === 0;
     // A promise's reactions run after this call has returned.
+    waiting.any.splice(0).forEach((wake) => wake());
     if (read) waiting.read.splice(0).forEach((wake) => wake());
     if (write) waiting.write.splice(0).forEach((wake) => wake());
   }

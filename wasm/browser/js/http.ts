@@ -1,5 +1,6 @@
 import { type Head, parseChunkLine, parseRequest, parseResponse } from "../core/core.js";
 import { bytesOf, failure, made, shown } from "./errors.js";
+import type { Address } from "./calls.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
 
 /** Bytes of one head, and of a chunk's line. */
@@ -268,13 +269,24 @@ function stream(parts: AsyncGenerator<Uint8Array, void>, done: () => void): Read
   return new ReadableStream<Uint8Array>(source, { highWaterMark: 0 });
 }
 
+/** How content is sent; `gone` is aborted when nobody takes it any more. */
+interface Sending {
+  chunked: boolean;
+  length: number | undefined;
+  gone: AbortSignal;
+}
+
 /** Writes content of so many bytes, or in chunks, or to the end of the connection. */
-async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, chunked: boolean, length: number | undefined): Promise<void> {
+async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, { chunked, length, gone }: Sending): Promise<void> {
   const reader = body.getReader();
   let left = length ?? Infinity;
+  // The handler may have nothing to say for long: it learns at once that nobody listens any more.
+  const cancel = (): void => void reader.cancel(gone.reason).catch(() => undefined);
+  gone.addEventListener("abort", cancel);
   try {
     for (;;) {
       const { value, done } = await reader.read();
+      gone.throwIfAborted();
       if (done) break;
       if (value.length === 0) continue;
       left -= value.length;
@@ -290,6 +302,7 @@ async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, chunked
     await reader.cancel(error).catch(() => undefined);
     throw error;
   } finally {
+    gone.removeEventListener("abort", cancel);
     reader.releaseLock();
   }
 }
@@ -343,6 +356,7 @@ export class HttpServer {
     await socket.setNoDelay();
     const reader = new Reader(socket);
     reader.timely = true;
+    const over = socket.over();
     for (;;) {
       let head: Head | undefined;
       const idle = setTimeout(() => socket.close(), IDLE_LIMIT);
@@ -353,12 +367,18 @@ export class HttpServer {
       } finally {
         clearTimeout(idle);
       }
-      if (!head || !(await this.#exchange(socket, reader, head))) return;
+      if (!head) return;
+      // A client that goes ends what is being done for it.
+      const gone = new AbortController();
+      let ended = false;
+      void over.then(() => ended || gone.abort(failure("ECONNRESET", "the client has gone")));
+      const goesOn = await this.#exchange(socket, reader, head, gone.signal).finally(() => (ended = true));
+      if (!goesOn) return;
     }
   }
 
   /** Answers one request; returns whether another may follow. */
-  async #exchange(socket: TcpSocket, reader: Reader, head: Head): Promise<boolean> {
+  async #exchange(socket: TcpSocket, reader: Reader, head: Head, gone: AbortSignal): Promise<boolean> {
     const [method, target, minor] = [head.first, head.second, head.minor];
     const headers = headersOf(head);
     head.free();
@@ -371,7 +391,8 @@ export class HttpServer {
       const { address } = socket.local;
       const url = urlOf(target, headers, minor, address.includes(":") ? `[${address}]` : address);
       const bodyless = how.kind === "none" || method === "GET" || method === "HEAD";
-      request = bodyless ? new Request(url, { method, headers }) : await withBody(url, method, headers, incoming.parts);
+      const init = { method, headers, signal: gone };
+      request = bodyless ? new Request(url, init) : await withBody(url, init, incoming.parts);
     } catch (error) {
       await refuse(socket, 400, `${(error as Error).message}\n`);
       return false;
@@ -383,18 +404,39 @@ export class HttpServer {
     if (minor >= 1 && headers.get("expect")?.toLowerCase() === "100-continue") await put(socket, "HTTP/1.1 100 Continue\r\n\r\n");
     let response: Response;
     try {
-      response = usable(await this.#handler(request, { remote: socket.remote, headers }));
+      response = usable(await this.#handled(request, { remote: socket.remote, headers }, gone));
     } catch (error) {
+      gone.throwIfAborted();
       console.error(error);
       response = new Response("the page's handler failed; its console says why\n", { status: 500 });
     }
     const tokens = (headers.get("connection") ?? "").toLowerCase().split(",").map((token) => token.trim());
     const again = minor >= 1 && !tokens.includes("close");
-    await respond(socket, response, { method, minor, again });
+    await respond(socket, response, { method, minor, again, gone });
     // What the handler left unread precedes the next request. Where it ended the reading, nobody knows where that is.
     if (again && (await incoming.drained().catch(() => false))) return true;
     await linger(socket);
     return false;
+  }
+
+  /** Waits for the handler's answer, but no longer than somebody waits for it. */
+  async #handled(request: Request, about: { remote: Address; headers: Headers }, gone: AbortSignal): Promise<Response> {
+    const handled = Promise.resolve(this.#handler(request, about));
+    let stop = (): void => undefined;
+    const left = new Promise<never>((_, reject) => {
+      stop = () => reject(gone.reason as Error);
+      if (gone.aborted) stop();
+      gone.addEventListener("abort", stop);
+    });
+    try {
+      return await Promise.race([handled, left]);
+    } catch (error) {
+      // An answer that comes too late is for nobody.
+      if (gone.aborted) void handled.then((late) => late.body?.cancel(gone.reason)).catch(() => undefined);
+      throw error;
+    } finally {
+      gone.removeEventListener("abort", stop);
+    }
   }
 
   /** Stops listening, and closes what is open. */
@@ -416,11 +458,11 @@ function takesStreams(): boolean {
 }
 
 /** Makes a request with content; none if that is too long for a browser that takes it only whole. */
-async function withBody(url: URL, method: string, headers: Headers, parts: AsyncGenerator<Uint8Array, void>): Promise<Request | undefined> {
+async function withBody(url: URL, init: RequestInit, parts: AsyncGenerator<Uint8Array, void>): Promise<Request | undefined> {
   if (takesStreams()) {
     // TypeScript's types do not know `duplex`, which the standard asks for.
-    const init: RequestInit & { duplex: "half" } = { method, headers, body: stream(parts, () => undefined), duplex: "half" };
-    return new Request(url, init);
+    const streaming: RequestInit & { duplex: "half" } = { ...init, body: stream(parts, () => undefined), duplex: "half" };
+    return new Request(url, streaming);
   }
   const held: Uint8Array<ArrayBuffer>[] = [];
   let length = 0;
@@ -430,7 +472,7 @@ async function withBody(url: URL, method: string, headers: Headers, parts: Async
     held.push(new Uint8Array(part));
   }
   const whole = new Blob(held);
-  const request = new Request(url, { method, headers, body: whole });
+  const request = new Request(url, { ...init, body: whole });
   if (!request.body) Object.defineProperty(request, "body", { value: whole.stream() });
   return request;
 }
@@ -446,7 +488,7 @@ function usable(response: Response): Response {
 async function respond(
   socket: TcpSocket,
   response: Response,
-  { method, minor, again }: { method: string; minor: number; again: boolean },
+  { method, minor, again, gone }: { method: string; minor: number; again: boolean; gone: AbortSignal },
 ): Promise<void> {
   const headers = new Headers(response.headers);
   const bodyless = NULL_BODY.includes(response.status) || response.body === null;
@@ -473,13 +515,13 @@ async function respond(
     throw error;
   });
   const length = headers.get("content-length");
-  if (response.body && !bodyless && method !== "HEAD") await send(socket, response.body, chunked, length === null ? undefined : Number(length));
+  if (response.body && !bodyless && method !== "HEAD") await send(socket, response.body, { chunked, length: length === null ? undefined : Number(length), gone });
   else await response.body?.cancel();
 }
 
 async function refuse(socket: TcpSocket, status: number, text: string): Promise<void> {
   const response = new Response(text, { status, headers: { "content-type": "text/plain; charset=utf-8" } });
-  await respond(socket, response, { method: "GET", minor: 0, again: false });
+  await respond(socket, response, { method: "GET", minor: 0, again: false, gone: new AbortController().signal });
   await linger(socket);
 }
 
@@ -498,6 +540,9 @@ export async function fetchOver(
   const fields = made(() => new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined)));
   // Not all browsers say whether a request has content.
   let body = ["GET", "HEAD"].includes(request.method) ? undefined : new Uint8Array(await request.arrayBuffer());
+  // The type that the request has found for its content is that of every repetition.
+  const type = request.headers.get("content-type");
+  if (body && type && !fields.has("content-type")) fields.set("content-type", type);
   for (let turn = 0; ; turn += 1) {
     const response = await exchange(connect, request, { fields, body, host: turn === 0 ? init?.host : undefined });
     const location = response.headers.get("location");
@@ -554,8 +599,6 @@ async function exchange(
     const headers = new Headers(fields);
     headers.set("host", host ?? url.host);
     headers.set("connection", "close");
-    const type = request.headers.get("content-type");
-    if (body && type && !headers.has("content-type")) headers.set("content-type", type);
     if (!headers.has("accept")) headers.set("accept", "*/*");
     if (body) headers.set("content-length", String(body.length));
     await socket.write(lines(`${request.method} ${url.pathname}${url.search} HTTP/1.1`, headers));

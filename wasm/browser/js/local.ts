@@ -73,6 +73,10 @@ export class LocalCalls implements Calls {
     }
   }
 
+  async tcpOver(socket: number): Promise<void> {
+    while (!this.#engine.call((core) => core.isOver(socket))) await this.#engine.readiness(socket, "any");
+  }
+
   async shutdown(socket: number, how: 0 | 1 | 2): Promise<void> {
     this.#engine.call((core, now) => core.shutdown(now, socket, how));
   }

@@ -4,7 +4,7 @@
 
 import { EventEmitter } from "events";
 import { Duplex } from "readable-stream";
-import { failure, portOf } from "./errors.js";
+import { failure, optionsOf, portOf } from "./errors.js";
 import type { Node } from "./node.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
 
@@ -69,7 +69,7 @@ export class Socket extends Duplex {
   connect(options: ConnectOptions | number, ...rest: (string | (() => void) | undefined)[]): this {
     const host = rest.find((each) => typeof each === "string") as string | undefined;
     const listener = rest.find((each) => typeof each === "function") as (() => void) | undefined;
-    const settings = typeof options === "object" ? options : { port: options, ...(host ? { host } : {}) };
+    const settings: ConnectOptions = typeof options === "object" ? optionsOf(options) : { port: options, ...(host ? { host } : {}) };
     portOf(settings.port, "port", 1);
     if (this.#closing) throw failure("EALREADY", "the socket is being closed: connect it again once it has emitted 'close'");
     if (this.destroyed) this.#beginAgain();
@@ -299,7 +299,7 @@ export class Server extends EventEmitter {
     const host = rest.find((each) => typeof each === "string") as string | undefined;
     const backlog = rest.find((each) => typeof each === "number") as number | undefined;
     const listener = rest.find((each) => typeof each === "function") as (() => void) | undefined;
-    const { port = 0, ...more } = typeof options === "object" ? options : { port: options, ...(host ? { host } : {}), ...(backlog ? { backlog } : {}) };
+    const { port = 0, ...more } = typeof options === "object" ? optionsOf<ListenOptions>(options) : { port: options, ...(host ? { host } : {}), ...(backlog ? { backlog } : {}) };
     portOf(port);
     if (this.#state === "opening" || this.#state === "open") throw failure("EALREADY", "the server listens already");
     if (listener) this.once("listening", listener);
@@ -404,7 +404,7 @@ export interface Net {
 /** Makes what `node:net` offers for a node. */
 export function net(node: Node): Net {
   const connect: Net["connect"] = (options, ...rest) => {
-    const { allowHalfOpen } = typeof options === "object" ? options : {};
+    const { allowHalfOpen } = typeof options === "object" ? optionsOf<ConnectOptions>(options) : {};
     return new Socket(node, allowHalfOpen === undefined ? {} : { allowHalfOpen }).connect(options, ...rest);
   };
   const isIPv4 = (address: string): boolean => /^(25[0-5]|2[0-4]\d|1?\d?\d)(\.(25[0-5]|2[0-4]\d|1?\d?\d)){3}$/.test(address);

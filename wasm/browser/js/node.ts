@@ -452,6 +452,7 @@ export class Node extends EventTarget {
   /** Connects over TCP to a member's name or an address. */
   async connect(host: string, port: number, options?: { signal?: AbortSignal }): Promise<TcpSocket> {
     const { signal } = optionsOf(options);
+    if (signal !== undefined && !((signal as unknown) instanceof AbortSignal)) throw failure("EINVAL", `signal is an AbortSignal, not ${shown(signal)}`);
     const target = await aborting(this.#address(host, portOf(port, "port", 1)), signal);
     return TcpSocket.connect(this.#calls, target, signal);
   }

@@ -101,6 +101,11 @@ export class TcpSocket {
     }
   }
 
+  /** Waits until the connection is over, whoever ended it: both ways, by a reset, or by being closed here. */
+  async over(): Promise<void> {
+    if (!this.#closed) await this.#calls.tcpOver(this.#socket).catch(() => undefined);
+  }
+
   /** Says that nothing more will be written after what was; reading goes on. */
   shutdown(): Promise<void> {
     return this.#inTurn(async () => {

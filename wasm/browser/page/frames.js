@@ -18,7 +18,7 @@ const UNREAD_LIMIT = 300_000;
 const READY_LIMIT = 10_000;
 
 /** Fields of a member's answer that have a meaning for the connection only, or that would bind the frame's own origin. */
-const DROPPED = ["connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "alt-svc", "strict-transport-security", "clear-site-data", "service-worker-allowed", "x-frame-options", "report-to", "reporting-endpoints", "nel"];
+const DROPPED = ["connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "alt-svc", "strict-transport-security", "clear-site-data", "service-worker-allowed", "x-frame-options", "report-to", "reporting-endpoints", "nel", "content-security-policy-report-only"];
 /** Nothing outside of the member's own origin is loaded, sent to or framed. */
 const POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; form-action 'self'";
 
@@ -71,6 +71,8 @@ export class Frame {
   #waiting = [];
   /** What ends the requests that run. */
   #stops = new Set();
+  /** What tells that a frame does not do what it is asked to: a page in it may have put itself in its place. */
+  #silent;
   #tell;
   opened;
 
@@ -122,7 +124,8 @@ export class Frame {
         source.postMessage("unisockets-port", origin, [port2]);
       };
       addEventListener("message", this.#greet);
-      this.#element.src = `${origin}/~unisockets/frame`;
+      // Nothing to go back to: a frame that is gone back to belongs to nobody.
+      this.#element.contentWindow.location.replace(`${origin}/~unisockets/frame`);
     }).catch((error) => {
       this.close();
       throw error;
@@ -132,11 +135,14 @@ export class Frame {
   show(location) {
     this.#wanted = location;
     this.#again = 0;
+    clearTimeout(this.#silent);
+    this.#silent = setTimeout(() => this.#tell({ silent: true }), READY_LIMIT);
     this.#port.postMessage({ kind: "show", location });
   }
 
   close() {
     removeEventListener("message", this.#greet);
+    clearTimeout(this.#silent);
     this.#port?.close();
     this.#waiting = [];
     this.#stops.forEach((stop) => stop.abort());
@@ -144,6 +150,7 @@ export class Frame {
   }
 
   #take(data, [reply]) {
+    clearTimeout(this.#silent);
     if (data?.kind === "shown" && data.location === this.#wanted) this.#wanted = undefined;
     // A member's page can say anything here: what it shows is below its own name.
     const isPath = typeof data?.location === "string" && data.location.startsWith("/") && data.location.length <= LOCATION_MAX;
@@ -210,7 +217,11 @@ export class Frame {
     reply.postMessage({ status, statusText, headers: kept, empty: !reader });
     if (!reader) return stop.abort();
     await new Promise((resolve) => {
-      let unread = setTimeout(resolve, UNREAD_LIMIT);
+      const forget = () => {
+        reply.postMessage({ error: "nobody has read it for too long" });
+        resolve();
+      };
+      let unread = setTimeout(forget, UNREAD_LIMIT);
       reply.onclose = resolve;
       reply.onmessage = async ({ data }) => {
         clearTimeout(unread);
@@ -218,15 +229,16 @@ export class Frame {
         const part = await reader.read().catch((error) => ({ error: String(error.message) }));
         reply.postMessage(part.error ? { error: part.error } : { data: part.value });
         if (!part.value) return resolve();
-        unread = setTimeout(resolve, UNREAD_LIMIT);
+        unread = setTimeout(forget, UNREAD_LIMIT);
       };
     });
     stop.abort();
     reply.close();
   }
 
-  /** A redirect to the member by its name stays within its origin. */
+  /** A redirect to the member by its name stays within its origin, and a policy of the member's reports to nobody: a browser sends reports whatever the policy here says. */
   #bent(name, value) {
+    if (name === "content-security-policy") return value.replace(/(^|[;,])\s*report-(uri|to)\b[^;,]*/gi, "$1");
     if (name !== "location" || !URL.canParse(value)) return value;
     const url = new URL(value);
     return this.#isOwn(url) ? url.pathname + url.search + url.hash : value;

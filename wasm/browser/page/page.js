@@ -25,6 +25,8 @@ const DELIVERY_LIMIT = 60_000;
 const UNWANTED_LIMIT = 1_000;
 /** Most bytes of a page that is shown. */
 const PAGE_MAX = 2 * 1024 * 1024;
+/** How long an offered link stays before another one may take its place, in milliseconds. */
+const OFFER_STAYS = 1_000;
 const VIEW_NOTE = "At an origin of its own, which reaches that member and nothing else.";
 const ECHO_PORT = 7;
 const HTTP_PORT = 80;
@@ -55,6 +57,7 @@ function complain(error) {
 /** Does something that a person asked for, with the button disabled meanwhile; failures are shown. */
 async function perform(button, work) {
   complain();
+  const focused = button !== null && button !== undefined && document.activeElement === button;
   if (button) button.disabled = true;
   try {
     await work();
@@ -62,6 +65,8 @@ async function perform(button, work) {
     complain(error);
   } finally {
     if (button) button.disabled = false;
+    // A browser takes the focus from what is disabled: whoever uses the keyboard goes on where he was.
+    if (focused && document.activeElement === document.body) button.focus();
   }
 }
 
@@ -130,8 +135,10 @@ function signalingOfShells() {
 
 function show(secret) {
   say(`On ${node.network}.`);
+  const focused = $("join").contains(document.activeElement) || document.activeElement === document.body;
   $("join").hidden = true;
   $("joined").hidden = false;
+  if (focused) $("self-title").focus();
   $("leave").hidden = false;
   $("self-name").textContent = node.name;
   $("self-ipv4").textContent = node.ipv4;
@@ -315,23 +322,31 @@ async function members() {
     asking = false;
   }
   const present = found.filter((member) => member.present && member.key !== node.key);
-  for (const key of lines.keys()) {
-    if (!present.some((member) => member.key === key)) lines.delete(key);
+  for (const [key, { busy }] of lines) {
+    if (busy.count === 0 && !present.some((member) => member.key === key)) lines.delete(key);
   }
-  for (const member of present) if (!lines.has(member.key)) lines.set(member.key, { member, shown: line(member) });
+  for (const member of present) {
+    const known = lines.get(member.key);
+    const same = known && known.member.name === member.name && known.member.ipv4 === member.ipv4;
+    if (same || known?.busy.count > 0) continue;
+    const busy = { count: 0 };
+    lines.set(member.key, { member, busy, shown: line(member, busy) });
+  }
   // Whoever has another secret is on another network: that looks like nobody.
   const secretly = node.network.includes("~") ? " If somebody should be, compare the network's name and the secret." : "";
   const alone = element("li", {}, `Nobody else is here yet: send somebody an invitation.${secretly}`);
-  const wanted = present.length > 0 ? present.map((member) => lines.get(member.key).shown) : [alone];
+  // A line with a transfer stays until that is over.
+  const wanted = lines.size > 0 ? [...lines.values()].map(({ shown }) => shown) : [alone];
   const list = $("members");
   // Lines that stay are not touched: somebody may be on one of their buttons.
   const same = wanted.length === list.children.length && wanted.every((each, at) => list.children[at] === each);
   if (!same) list.replaceChildren(...wanted);
 }
 
-function line(member) {
+function line(member, busy) {
   const host = member.name ?? member.ipv4;
-  const about = element("span", { textContent: member.ipv4 });
+  const about = element("output", { textContent: member.ipv4 });
+  const transfer = element("output");
   const button = (text, work) => {
     const made = element("button", { type: "button", textContent: text, ariaLabel: `${text} ${host}` });
     made.onclick = () => perform(made, work);
@@ -342,14 +357,18 @@ function line(member) {
     about.textContent = `${member.ipv4}: ${echo.roundTrip.toFixed(1)} ms`;
   });
   const browse = button("Browse", () => visit(`http://${host}/`));
-  const send = button("Send a file", () => choose(member, host, about));
-  return element("li", {}, element("strong", { textContent: host }), about, ping, browse, send);
+  const send = button("Send a file", async () => {
+    busy.count += 1;
+    await choose(member, host, transfer).finally(() => (busy.count -= 1));
+  });
+  return element("li", {}, element("strong", { textContent: host }), about, ping, browse, send, transfer);
 }
 
 let frame;
 let visits = 0;
 
 async function visit(address) {
+  $("leads").hidden = true;
   // Whoever asks for another page meanwhile wants that one.
   const own = (visits += 1);
   const text = address.includes("://") ? address : `http://${address}`;
@@ -370,16 +389,18 @@ async function visit(address) {
   $("view-note").textContent = VIEW_NOTE;
   if (frame?.key !== member.key || frame.host !== url.host) {
     frame?.close();
-    frame = new Frame(node, member, url.host, $("view"), ({ shown, link }) => {
-      // Not while somebody writes there.
-      if (shown && document.activeElement !== $("address")) $("address").value = shown;
-      if (link) {
-        $("address").value = link;
-        say("The link leads to another member: press Go to follow it.");
-        // Never while somebody writes elsewhere: a member's page may ask for this at any time.
-        if ([document.body, $("view")].includes(document.activeElement)) $("address").focus();
+    const made = new Frame(node, member, url.host, $("view"), ({ shown, link, silent }) => {
+      if (frame !== made) return;
+      // Not while somebody is about to go elsewhere.
+      if (shown && !$("browse").contains(document.activeElement)) $("address").value = shown;
+      if (link) offer(link);
+      if (silent) {
+        made.close();
+        frame = undefined;
+        complain(new Error("The page in the frame does not answer. Press Go to load it again."));
       }
     });
+    frame = made;
     frame.open(pattern);
   }
   const current = frame;
@@ -393,6 +414,24 @@ async function visit(address) {
   }
   if (own !== visits) return;
   current.show(url.pathname + url.search + url.hash);
+}
+
+let offered = -Infinity;
+
+/** Offers to follow a link to another member, which only a person does: a member's page may ask for it at any time, and as often as it likes. */
+function offer(link) {
+  // What is about to be pressed does not change under the finger.
+  if (performance.now() - offered < OFFER_STAYS) return;
+  offered = performance.now();
+  const follow = element("button", { type: "button", textContent: "Follow" });
+  follow.onclick = () =>
+    perform(follow, async () => {
+      $("leads").hidden = true;
+      $("address").value = link;
+      await visit(link);
+    });
+  $("leads").replaceChildren(`The link leads to ${link.slice(0, 200)} `, follow);
+  $("leads").hidden = false;
 }
 
 /** Shows a page where members have no origins of their own. */

@@ -161,6 +161,13 @@ impl Core {
         Ok(self.node.stack.readiness(id).contains(Readiness::WRITABLE) && self.node.stack.peer_address(id).is_ok())
     }
 
+    /// Returns whether a connection is over both ways, or has failed: nobody takes what is sent.
+    #[wasm_bindgen(js_name = isOver)]
+    pub fn is_over(&self, socket: u32) -> Result<bool, JsValue> {
+        let readiness = self.node.stack.readiness(self.sockets.get(socket)?);
+        Ok(readiness.contains(Readiness::ERROR) || readiness.contains(Readiness::HANG_UP))
+    }
+
     /// Sends on a connection; returns how many bytes were taken, or -1 where it would have to wait.
     pub fn send(&mut self, now_us: f64, socket: u32, data: &[u8]) -> Result<i32, JsValue> {
         let (now, id) = (at(now_us), self.sockets.get(socket)?);

@@ -31,6 +31,10 @@ async function ask(request, url) {
   let late;
   const head = await new Promise((resolve) => {
     reply.onmessage = ({ data }) => resolve(data);
+    request.signal.addEventListener("abort", () => {
+      reply.postMessage("cancel");
+      resolve({ error: "it is not wanted any more" });
+    });
     frame.postMessage({ path: url.pathname + url.search, method: request.method, headers, body }, [port2]);
     late = setTimeout(() => {
       reply.postMessage("cancel");
@@ -42,18 +46,24 @@ async function ask(request, url) {
   return new Response(head.empty ? null : stream(reply), { status: head.status, statusText: head.statusText, headers: head.headers });
 }
 
-/** The content, a part for each time that it is asked for. */
+/** The content, a part for each time that it is asked for; an error may come at any time. */
 function stream(reply) {
+  let wake = () => undefined;
   return new ReadableStream(
     {
-      async pull(controller) {
-        const part = await new Promise((resolve) => {
-          reply.onmessage = ({ data }) => resolve(data);
+      start(controller) {
+        reply.onmessage = ({ data: part }) => {
+          if (part.error !== undefined) controller.error(new TypeError(part.error));
+          else if (part.data) controller.enqueue(part.data);
+          else controller.close();
+          wake();
+        };
+      },
+      pull() {
+        return new Promise((resolve) => {
+          wake = resolve;
           reply.postMessage("more");
         });
-        if (part.error !== undefined) controller.error(new TypeError(part.error));
-        else if (part.data) controller.enqueue(part.data);
-        else controller.close();
       },
       cancel: () => reply.postMessage("cancel"),
     },
