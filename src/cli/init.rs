@@ -39,6 +39,7 @@ pub(super) fn run(options: &args::Init) -> Result<(), Failure> {
     let program = i32::try_from(program.id()).ok().and_then(Pid::from_raw);
     let program = program.ok_or_else(|| Failure::failed("the program has no process number"))?;
     close_standard_streams();
+    isolate::close_inherited([options.front, options.node]);
     let front = Arc::new(front);
     {
         let front = Arc::clone(&front);

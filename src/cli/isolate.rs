@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
@@ -25,6 +27,35 @@ pub(super) fn inherited(number: i32) -> io::Result<OwnedFd> {
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
     Ok(descriptor)
+}
+
+/// Closes everything that this process was started with but its standard streams and some: what is the program's ends
+/// with the program, a lock or the end of a pipe.
+pub(super) fn close_inherited(but: [i32; 2]) {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    // The folder that is being read is open, too, and closed afterwards.
+    let is_inherited = |path: &std::path::Path| std::fs::read_link(path).is_ok_and(|to| !to.starts_with("/proc"));
+    let paths: Vec<_> = open.flatten().map(|entry| entry.path()).filter(|path| is_inherited(path)).collect();
+    let numbers = paths.iter().filter_map(|path| path.file_name()?.to_str()?.parse::<i32>().ok());
+    for number in numbers.filter(|number| !but.contains(number)) {
+        drop(inherited(number));
+    }
+}
+
+/// Has a command start with its standard streams only.
+pub(super) fn without_inherited(command: &mut Command) {
+    let close = || {
+        let (first, last) = (libc::c_ulong::from(3u8), libc::c_ulong::from(u32::MAX));
+        let flags = libc::c_ulong::from(libc::CLOSE_RANGE_CLOEXEC);
+        // SAFETY: the call only marks descriptors, and may be made between fork and exec. A kernel before 5.11 does not
+        // know it: there they stay.
+        let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+        Ok(())
+    };
+    // SAFETY: what is called allocates nothing and takes no lock.
+    unsafe { command.pre_exec(close) };
 }
 
 /// Lets tasks wait for a channel.

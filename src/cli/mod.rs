@@ -44,12 +44,20 @@ pub(crate) fn main() -> ExitCode {
     let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A log that nobody reads any more is no reason to say so where nobody reads.
     logging.with_ansi(colours).with_target(false).log_internal_errors(false).init();
+    if let Command::Init(command) = &options.command {
+        return ended(init::run(command));
+    }
     // One thread: the hops between stack, link and sockets are the cost, not the work between them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the operating system gives a runtime its descriptors");
     let result = runtime.block_on(run(options));
     // A read of standard input may still hang in a thread of its own.
     runtime.shutdown_background();
+    ended(result)
+}
+
+/// Says how the tool has ended.
+fn ended(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -66,7 +74,8 @@ async fn run(options: Options) -> Result<(), Failure> {
         Command::Run(command) => run::run(&command).await,
         Command::Up(command) => up::up(command).await,
         Command::Down => up::down(),
-        Command::Init(command) => init::run(&command),
+        // It has no tasks: `main` has run it.
+        Command::Init(_) => Ok(()),
         Command::Nc(command) => nc::run(command).await,
         Command::Ping(command) => ping::run(command).await,
         Command::Forward(command) => forward::forward(command).await,

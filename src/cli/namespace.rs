@@ -13,7 +13,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{
+    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU,
+};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
@@ -35,11 +37,9 @@ pub(super) async fn run(options: &args::Run, program: &Path) -> Result<(), Failu
         return Err(Failure::usage("standard output is the program's; give --capture a file"));
     }
     let (ours, theirs) = Channel::pair()?;
-    let mut node = node(&super::run::node_arguments(options))?
-        .stdin(theirs.0)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut node = node(&super::run::node_arguments(options))?;
+    isolate::without_inherited(&mut node);
+    let mut node = node.stdin(theirs.0).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     // Its words go through this command: who waits for the end of this command's output must not wait for the node.
     let mut words = node.stderr.take().map(OwnedFd::from);
     isolate::enter().map_err(|error| {
@@ -129,7 +129,8 @@ fn signals() -> io::Result<Signals> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let wanted = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+    let wanted =
+        [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGWINCH, SIGIO, SIGXCPU];
     let wanted = wanted.into_iter().filter(|signal| ignored & 1 << (signal - 1) == 0);
     SignalDelivery::with_pipe(read, write, WithOrigin::default(), wanted)
 }

@@ -147,6 +147,7 @@ async fn background() -> Result<(), Failure> {
     let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--background");
     let mut command = tokio::process::Command::new(itself);
     command.args(arguments).arg("--invites");
+    super::isolate::without_inherited(command.as_std_mut());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut node = command.spawn()?;
     // However much it has to say, it must not wait for somebody to read it.

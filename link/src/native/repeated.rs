@@ -44,9 +44,24 @@ fn is_dtls(datagram: &[u8]) -> bool {
     matches!(carried(datagram), [20..=63, 0xfe, ..])
 }
 
-/// Whether a datagram is a ClientHello in clear: behind the record's 13 bytes is the kind of the message.
+/// Returns the kind of the handshake's message that a datagram begins with in clear: it is behind the record's 13 bytes.
+fn handshake(datagram: &[u8]) -> Option<u8> {
+    matches!(carried(datagram), [22, 0xfe, _, 0, 0, ..]).then(|| carried(datagram).get(13).copied()).flatten()
+}
+
+/// Whether a datagram is a ClientHello in clear.
 fn is_client_hello(datagram: &[u8]) -> bool {
-    matches!(carried(datagram), [22, 0xfe, _, 0, 0, ..]) && carried(datagram).get(13) == Some(&1)
+    handshake(datagram) == Some(1)
+}
+
+/// Whether a datagram begins with a ServerHello in clear.
+fn is_server_hello(datagram: &[u8]) -> bool {
+    handshake(datagram) == Some(2)
+}
+
+/// Whether a datagram begins with a ChangeCipherSpec.
+fn changes_cipher(datagram: &[u8]) -> bool {
+    matches!(carried(datagram), [20, 0xfe, ..])
 }
 
 #[derive(Debug)]
@@ -59,34 +74,44 @@ struct Datagram {
 
 /// The last datagrams, and when they are repeated.
 #[derive(Debug, Default)]
-struct Kept(VecDeque<Datagram>);
+struct Kept {
+    datagrams: VecDeque<Datagram>,
+    /// Whether this end is the server of DTLS.
+    serves: bool,
+}
 
 impl Kept {
     fn sent(&mut self, now_us: u64, destination: SocketAddr, datagram: &[u8]) {
         // Whatever a client sends next shows that its hello has arrived. A later copy of it could be taken for the wish
         // to begin anew (RFC 6347, section 4.2.8), and the peer would drop the keys that were agreed on.
-        self.0.retain(|earlier| !is_client_hello(&earlier.contents));
-        if self.0.len() >= KEPT_MAX {
-            self.0.pop_front();
+        self.datagrams.retain(|earlier| !is_client_hello(&earlier.contents));
+        // A server's end of the handshake answers the client's: what it has said before has arrived. There are clients that
+        // would begin with new keys at a copy of it.
+        self.serves |= is_server_hello(datagram);
+        if self.serves && changes_cipher(datagram) {
+            self.datagrams.retain(|earlier| handshake(&earlier.contents).is_none());
+        }
+        if self.datagrams.len() >= KEPT_MAX {
+            self.datagrams.pop_front();
         }
         let due_us = now_us + REPEAT_US;
-        self.0.push_back(Datagram { destination, contents: datagram.to_vec(), repeats: 0, due_us });
+        self.datagrams.push_back(Datagram { destination, contents: datagram.to_vec(), repeats: 0, due_us });
     }
 
     /// Returns the next datagram to repeat.
     fn poll(&mut self, now_us: u64) -> Option<(SocketAddr, Vec<u8>)> {
-        let place = self.0.iter().position(|datagram| datagram.due_us <= now_us)?;
-        let datagram = &mut self.0[place];
+        let place = self.datagrams.iter().position(|datagram| datagram.due_us <= now_us)?;
+        let datagram = &mut self.datagrams[place];
         datagram.repeats += 1;
         if datagram.repeats >= REPEATS_MAX {
-            return self.0.remove(place).map(|datagram| (datagram.destination, datagram.contents));
+            return self.datagrams.remove(place).map(|datagram| (datagram.destination, datagram.contents));
         }
         datagram.due_us = now_us + (REPEAT_US << datagram.repeats);
         Some((datagram.destination, datagram.contents.clone()))
     }
 
     fn due_us(&self) -> Option<u64> {
-        self.0.iter().map(|datagram| datagram.due_us).min()
+        self.datagrams.iter().map(|datagram| datagram.due_us).min()
     }
 }
 
@@ -216,12 +241,29 @@ mod tests {
         let mut kept = Kept::default();
         kept.sent(0, peer, &record(22, 1));
         kept.sent(1, peer, &[&record(22, 1)[..], b"with a cookie"].concat());
-        assert_eq!(kept.0.len(), 1);
+        assert_eq!(kept.datagrams.len(), 1);
         assert!(kept.poll(REPEAT_US + 1).is_some_and(|(_, contents)| contents.ends_with(b"cookie")));
         kept.sent(2, peer, &record(22, 16));
         kept.sent(3, peer, &record(23, 0));
-        let left: Vec<_> = kept.0.iter().map(|datagram| (datagram.contents[0], datagram.contents[13])).collect();
+        let left: Vec<_> =
+            kept.datagrams.iter().map(|datagram| (datagram.contents[0], datagram.contents[13])).collect();
         assert_eq!(left, [(22, 16), (23, 0)]);
+    }
+
+    #[test]
+    fn a_servers_flight_is_repeated_only_until_its_last() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let record = |kind: u8, message: u8| [&[kind, 0xfe, 0xfd][..], &[0; 10], &[message]].concat();
+        let left = |datagrams: &[(u8, u8)]| {
+            let mut kept = Kept::default();
+            for (kind, message) in datagrams {
+                kept.sent(0, peer, &record(*kind, *message));
+            }
+            kept.datagrams.iter().map(|datagram| (datagram.contents[0], datagram.contents[13])).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&[(22, 2), (22, 12)]), [(22, 2), (22, 12)], "no answer yet");
+        assert_eq!(left(&[(22, 2), (22, 12), (20, 1), (23, 0)]), [(20, 1), (23, 0)]);
+        assert_eq!(left(&[(22, 11), (20, 1)]), [(22, 11), (20, 1)], "a client's flight has both");
     }
 
     #[test]

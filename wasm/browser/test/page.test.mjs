@@ -227,9 +227,11 @@ test("a hostile page in the frame reaches its own member, and nothing else", { t
   assert.equal(await bystander.evaluate(() => asked), 0);
   assert.equal(await victim.title(), "unisockets: this tab is a host");
   // Links: to the member by its name they stay in its origin, to another one they are the reader's to follow.
-  await victim.locator("#browse button").click();
+  await victim.locator("#address").fill("http://ev");
   await frame.getByText("away").click();
-  await victim.waitForFunction(() => document.getElementById("address").value === "http://bystander/");
+  await victim.locator("#leads").filter({ hasText: "http://bystander/" }).waitFor();
+  // What somebody is about to send is not the page's to change.
+  assert.equal(await victim.locator("#address").inputValue(), "http://ev");
   await frame.getByText("on", { exact: true }).click();
   await frame.getByText("the second page, for evil").waitFor();
   assert.equal(await victim.locator("#address").inputValue(), "http://evil/two");

@@ -406,6 +406,7 @@ test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }
       }
     };
     const signal = (await node.status()).signaling && globalThis.location.origin;
+    const [{ net }, { dgram }, { directSockets }] = await Promise.all(["net", "dgram", "direct"].map((name) => import(`/dist/${name}.js`)));
     const echo = await node.listen(7);
     void echo.accept().then((socket) => socket.readable.pipeTo(socket.writable));
     const tcp = await node.connect("clumsy", 7);
@@ -454,12 +455,18 @@ test("bad arguments throw errors with a code and a sentence", { timeout: LIMIT }
       await code(() => node.ping("clumsy", { timeout: NaN })),
       await code(() => node.listen(0, { backlog: -1 })),
       await code(() => node.capture({ limit: NaN })),
+      await code(() => node.connect("clumsy", 7, { signal: 5 })),
+      await code(() => net(node).connect(null)),
+      await code(() => new (net(node).Server)().listen(null, 5)),
+      await code(() => dgram(node).createSocket(null)),
+      await code(() => new (directSockets(node).TCPServerSocket)("::", 5)),
+      await code(() => new (directSockets(node).UDPSocket)(null)),
       await code(() => node.bind(5, { host: "10.99.0.1" })),
       await code(() => node.listen(4000).then(() => node.listen(4000))),
     ];
   });
   assert.deepEqual(codes, [
-    ...Array(39).fill("EINVAL"),
+    ...Array(45).fill("EINVAL"),
     "EADDRNOTAVAIL",
     "EADDRINUSE",
   ]);
@@ -765,6 +772,7 @@ test("http: answers arrive whatever becomes of the request, and the next request
       if (pathname === "/echo") return new Response(request.body);
       if (pathname === "/refuse") return new Response("x".repeat(100_000), { status: 413 });
       if (pathname === "/leave") return await request.body.cancel(), new Response("left");
+      if (pathname === "/moved") return new Response(null, { status: 307, headers: { location: "/type" } });
       if (pathname === "/type") return new Response(request.headers.get("content-type"));
       if (pathname === "/null") return null;
       if (pathname === "/text") return "text";
@@ -787,6 +795,8 @@ test("http: answers arrive whatever becomes of the request, and the next request
     const refused = await node.fetch("http://web/refuse", { method: "POST", body });
     const refusal = (await refused.text()).length;
     const type = await (await node.fetch("http://web/type", { method: "POST", body: new URLSearchParams({ a: "b" }) })).text();
+    const moved = await (await node.fetch("http://web/moved", { method: "POST", body: new URLSearchParams({ a: "b" }) })).text();
+    if (moved !== type) throw new Error(`the repetition says ${moved}`);
     await node.fetch("http://web/away", { headers: { authorization: "secret", "x-kept": "1" } });
     // A request whose content the handler ends, with another one in that content.
     const inner = "GET /inner HTTP/1.1\r\nHost: web\r\n\r\n";
@@ -894,6 +904,34 @@ test("http: answers arrive whatever becomes of the request, and the next request
   assert.equal(await other.evaluate(async () => (await node.fetch("http://web/plain")).text()), "plain");
   await client.evaluate(() => held.forEach((socket) => socket.reset()));
   await other.context().close();
+  for (const each of [page, client]) await each.context().close();
+});
+
+/** A handler that waits, and content that does not come, kept their connections for ever when the client had gone. */
+test("http: a client that goes ends what is being done for it", { timeout: LIMIT }, async () => {
+  const page = await tab("waiting-room");
+  await page.evaluate(async () => {
+    globalThis.ended = [];
+    await node.serve({ port: 80 }, async (request) => {
+      const { pathname } = new URL(request.url);
+      request.signal.addEventListener("abort", () => ended.push(`${pathname} ${request.signal.reason.code}`));
+      if (pathname === "/wait") await new Promise(() => undefined);
+      return new Response(new ReadableStream({ pull: () => new Promise(() => undefined), cancel: () => void ended.push("cancelled") }));
+    });
+  });
+  const client = await tab("hasty");
+  await client.evaluate(async () => {
+    for (const path of ["/wait", "/stream"]) {
+      const socket = await node.connect("waiting-room", 80);
+      await socket.write(`GET ${path} HTTP/1.1\r\nHost: waiting-room\r\n\r\n`);
+      if (path === "/stream") await socket.read();
+      else await new Promise((resolve) => setTimeout(resolve, 300));
+      socket.reset();
+    }
+  });
+  await page.waitForFunction(() => ended.length === 3);
+  assert.deepEqual((await page.evaluate(() => ended)).sort(), ["/stream ECONNRESET", "/wait ECONNRESET", "cancelled"]);
+  await page.waitForFunction(async () => (await node.status()).sockets.every(({ remote }) => !remote));
   for (const each of [page, client]) await each.context().close();
 });
 
