@@ -1,7 +1,6 @@
 //! How a node gets a link to a peer, proves itself, finds out about a loss, and gets it back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use unisockets_link::{Link, Lost, Role, Signal, signal};
 use unisockets_signaling::envelope::{self, Content};
@@ -234,9 +233,7 @@ impl NodeCore {
 
     /// Says that all lanes of a link are open: the node introduces itself.
     pub fn link_opened(&mut self, now: Instant, id: LinkId) {
-        if let Some(entry) = self.links.get_mut(&id) {
-            entry.introduced_at = Some(now);
-        }
+        self.links.entry(id).and_modify(|entry| entry.introduced_at = Some(now));
         self.introduce(id, Stage::Opened);
     }
 
@@ -245,16 +242,6 @@ impl NodeCore {
         let links: Vec<LinkId> = self.peers.values().filter_map(|peer| peer.link).collect();
         for link in links {
             self.introduce(link, Stage::Heard);
-        }
-    }
-
-    /// Takes the news that a link has measured its round trip.
-    pub fn link_measured(&mut self, id: LinkId) {
-        if let Some(entry) = self.links.get(&id)
-            && let Some(round_trip_us) = entry.link.as_ref().and_then(|link| link.round_trip_us())
-            && let Some(peer) = self.peers.get(&entry.peer).filter(|peer| peer.link == Some(id))
-        {
-            self.stack.set_round_trip(peer.path, Duration::from_micros(round_trip_us));
         }
     }
 
@@ -388,12 +375,7 @@ impl NodeCore {
         if let Some(old) = old {
             self.drop_link(old);
         }
-        // The peer has answered a hello, which takes a round trip. What the link has measured itself is nearer to the
-        // truth, but may not be known yet.
-        if let Some(introduced_at) = self.links.get(&id).and_then(|entry| entry.introduced_at) {
-            self.stack.set_round_trip(path, now.saturating_since(introduced_at));
-        }
-        self.link_measured(id);
+        self.fit_path(now, id, path);
         self.stack.path_up(now, path, PathConfig { mtu, verify_checksums: false });
         self.device_up(path);
     }

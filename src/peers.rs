@@ -10,6 +10,7 @@ use unisockets_signaling::identity::PublicKey;
 use unisockets_signaling::protocol::{Bytes32, GoneReason};
 use unisockets_stack::{Instant, PathId};
 
+use crate::node::NodeCore;
 use crate::tap::Tap;
 
 /// How long an attempt may take from its start to the peer's hello.
@@ -286,5 +287,27 @@ pub(crate) struct LinkEntry {
 impl LinkEntry {
     pub(crate) fn counters(&self) -> Counters {
         self.link.as_ref().map(|link| link.counters()).unwrap_or_default()
+    }
+}
+
+impl NodeCore {
+    /// Says how far away a peer is whose link is in use now.
+    pub(crate) fn fit_path(&mut self, now: Instant, id: LinkId, path: PathId) {
+        // The peer has answered a hello, which takes a round trip. What the link has measured itself is nearer to the
+        // truth, but may not be known yet.
+        if let Some(introduced_at) = self.links.get(&id).and_then(|entry| entry.introduced_at) {
+            self.stack.set_round_trip(path, now.saturating_since(introduced_at));
+        }
+        self.link_measured(id);
+    }
+
+    /// Takes the news that a link has measured its round trip.
+    pub fn link_measured(&mut self, id: LinkId) {
+        if let Some(entry) = self.links.get(&id)
+            && let Some(round_trip_us) = entry.link.as_ref().and_then(|link| link.round_trip_us())
+            && let Some(peer) = self.peers.get(&entry.peer).filter(|peer| peer.link == Some(id))
+        {
+            self.stack.set_round_trip(peer.path, Duration::from_micros(round_trip_us));
+        }
     }
 }

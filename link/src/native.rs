@@ -26,7 +26,7 @@ use webrtc::data_channel::{DataChannel, DataChannelEvent, RTCDataChannelInit};
 use webrtc::error::Error as RtcError;
 use webrtc::peer_connection::{
     PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder, RTCIceServer,
-    RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState, SettingEngineBuilder,
+    RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState, SettingEngine, SettingEngineBuilder,
 };
 use webrtc::runtime::AsyncUdpSocket;
 
@@ -288,6 +288,26 @@ impl PeerConnectionEventHandler for Reporter {
     }
 }
 
+/// What the library is told about every link.
+fn settings(relay_only: bool) -> SettingEngine {
+    SettingEngineBuilder::new()
+        .with_multicast_dns_mode(MulticastDnsMode::Disabled)
+        .with_include_loopback_candidate(true)
+        .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(frame::MESSAGE_LEN_MAX as u32))
+        .with_sctp_max_receive_buffer_size(RECEIVE_WINDOW)
+        .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(250))
+        .with_ice_timeouts(Some(DISCONNECTED_TIMEOUT), Some(FAILED_TIMEOUT), Some(CONSENT_INTERVAL))
+        .with_host_acceptance_min_wait(Some(Duration::ZERO))
+        .with_srflx_acceptance_min_wait(Some(Duration::from_millis(100)))
+        .with_prflx_acceptance_min_wait(Some(Duration::from_millis(100)))
+        .with_turn_allocation_refresh_interval_cap(ALLOCATION_REFRESH)
+        .with_relay_acceptance_min_wait(Some(if relay_only { Duration::ZERO } else { RELAY_WAIT }))
+        // Whoever offers is the client of DTLS, and so the one who opens the SCTP association here. Other stacks open
+        // it where they offer, whatever they are in DTLS: two that both wait, or both begin, would not meet.
+        .with_answering_dtls_role(RTCDtlsRole::Server)
+        .build()
+}
+
 /// Makes the connection with its negotiated channels.
 async fn connect(
     config: &Config,
@@ -304,22 +324,7 @@ async fn connect(
         RTCConfigurationBuilder::new().with_ice_servers(servers.collect()).with_ice_transport_policy(policy).build();
     // The library's pauses of 200 ms between checks cost more than all the rest of making a link; a pair
     // is given up after as long as before.
-    let settings = SettingEngineBuilder::new()
-        .with_multicast_dns_mode(MulticastDnsMode::Disabled)
-        .with_include_loopback_candidate(true)
-        .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(frame::MESSAGE_LEN_MAX as u32))
-        .with_sctp_max_receive_buffer_size(RECEIVE_WINDOW)
-        .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(250))
-        .with_ice_timeouts(Some(DISCONNECTED_TIMEOUT), Some(FAILED_TIMEOUT), Some(CONSENT_INTERVAL))
-        .with_host_acceptance_min_wait(Some(Duration::ZERO))
-        .with_srflx_acceptance_min_wait(Some(Duration::from_millis(100)))
-        .with_prflx_acceptance_min_wait(Some(Duration::from_millis(100)))
-        .with_turn_allocation_refresh_interval_cap(ALLOCATION_REFRESH)
-        .with_relay_acceptance_min_wait(Some(if config.relay_only { Duration::ZERO } else { RELAY_WAIT }))
-        // Whoever offers is the client of DTLS, and so the one who opens the SCTP association here. Other stacks open
-        // it where they offer, whatever they are in DTLS: two that both wait, or both begin, would not meet.
-        .with_answering_dtls_role(RTCDtlsRole::Server)
-        .build();
+    let settings = settings(config.relay_only);
     let addresses = if config.bind.is_empty() {
         vec![SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from(([0u16; 8], 0))]
     } else {

@@ -149,57 +149,6 @@ impl Flow {
         if self.meter.sent_bytes > limits::BULK_AFTER { Class::Bulk } else { Class::Interactive }
     }
 
-    /// Notes bytes written to the send ring; returns how many more are committed.
-    pub(crate) fn wrote(&mut self, was_empty: bool, bytes: usize) -> usize {
-        // The engine starts an empty send ring from its beginning.
-        self.send_used = if was_empty { bytes } else { self.send_used.saturating_add(bytes) };
-        self.connection.rings.send.touch(self.send_used)
-    }
-
-    /// Gives the memory of both rings back if nothing is in them; returns how many bytes that were.
-    pub(crate) fn rest(&mut self) -> usize {
-        if self.holds_received() || self.connection.send_queue() > 0 {
-            return 0;
-        }
-        self.send_used = 0;
-        self.forget_received() + self.connection.rings.send.discard()
-    }
-
-    /// Returns how many more bytes are committed once so many more have come.
-    pub(crate) fn receive_growth(&self, len: usize) -> usize {
-        self.connection.rings.receive.growth(self.receive_used.saturating_add(len))
-    }
-
-    /// Returns how many bytes may still come while memory is used up.
-    pub(crate) fn receive_allowance(&self) -> usize {
-        let touched = self.connection.rings.receive.touched();
-        let allowed = touched + self.receive_credit.max(limits::PAGE_LEN.saturating_sub(touched));
-        allowed.saturating_sub(self.receive_used)
-    }
-
-    /// Whether a buffer is longer than a near peer's.
-    pub(crate) fn is_long(&self) -> bool {
-        self.connection.receive_capacity().max(self.connection.send_capacity()) > limits::TCP_BUFFER_DEFAULT
-    }
-
-    /// Gives the memory of what came and has been read back; returns how many bytes that is, 0 if some is still needed.
-    pub(crate) fn forget_received(&mut self) -> usize {
-        if self.holds_received() {
-            return 0;
-        }
-        self.receive_used = 0;
-        self.connection.rings.receive.discard()
-    }
-
-    /// Whether something is in the receive ring: not read yet, or come before what is missing.
-    fn holds_received(&self) -> bool {
-        let in_order = match (self.receive_high, self.receive_next) {
-            (Some(high), Some(next)) => (high.wrapping_sub(next) as i32) <= 0,
-            _ => true,
-        };
-        !in_order || (self.connection.recv_queue() > 0 && !planted!(UnreadBytesGivenBack))
-    }
-
     /// Notes a sign of life of the peer.
     pub(crate) fn heard(&mut self, now: Instant) {
         self.heard_at = now;
@@ -248,11 +197,6 @@ impl Flow {
     /// Bytes received and not yet read.
     pub(crate) fn unread(&self) -> usize {
         self.connection.recv_queue()
-    }
-
-    /// Bytes that the connection's rings have committed.
-    pub(crate) fn committed(&self) -> usize {
-        self.connection.rings.receive.touched() + self.connection.rings.send.touched()
     }
 
     /// Whether a bare acknowledgement says once more that all but the FIN has come. The engine takes three of
