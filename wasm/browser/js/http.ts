@@ -356,7 +356,13 @@ export class HttpServer {
     await socket.setNoDelay();
     const reader = new Reader(socket);
     reader.timely = true;
-    const over = socket.over();
+    // A client that goes ends what is being done for it.
+    let current: AbortController | undefined;
+    let over = false;
+    void socket.over().then(() => {
+      over = true;
+      current?.abort(failure("ECONNRESET", "the client has gone"));
+    });
     for (;;) {
       let head: Head | undefined;
       const idle = setTimeout(() => socket.close(), IDLE_LIMIT);
@@ -368,11 +374,9 @@ export class HttpServer {
         clearTimeout(idle);
       }
       if (!head) return;
-      // A client that goes ends what is being done for it.
-      const gone = new AbortController();
-      let ended = false;
-      void over.then(() => ended || gone.abort(failure("ECONNRESET", "the client has gone")));
-      const goesOn = await this.#exchange(socket, reader, head, gone.signal).finally(() => (ended = true));
+      if (over) return head.free();
+      current = new AbortController();
+      const goesOn = await this.#exchange(socket, reader, head, current.signal).finally(() => (current = undefined));
       if (!goesOn) return;
     }
   }
