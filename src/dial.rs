@@ -600,6 +600,8 @@ impl NodeCore {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use unisockets_signaling::envelope::SessionId;
     use unisockets_signaling::identity::KeyPair;
     use unisockets_signaling::network::Network;
@@ -642,6 +644,30 @@ mod tests {
         core.handle_signal(now, key, &payload);
         assert!(core.incidents().next().is_none());
         assert_eq!(core.peers[&key].given_up_at(), None);
+    }
+
+    /// A program connects before there is a link: how far away the peer is shows when it answers the node's hello.
+    #[test]
+    fn the_first_connection_to_a_far_peer_has_long_buffers() {
+        use unisockets_stack::{Error, Family, Kind, Prefix};
+        for (ms, len) in [(0, 1 << 20), (20, 4 << 20)] {
+            let peer_pair = KeyPair::from_seed(&[2; 32]);
+            let (mut core, key) = (dialling(&peer_pair), peer_pair.public());
+            let (link, session) =
+                core.peers[&key].attempt.as_ref().map(|attempt| (attempt.link, attempt.session)).unwrap();
+            let own = address_v6(core.network.id(), &core.key).into();
+            core.stack.set_addresses(&[own], &[Prefix { address: own, len: 48 }]);
+            let socket = core.stack.socket(Kind::Tcp, Family::V6).unwrap();
+            let address = (core.peers[&key].ipv6, 80).into();
+            assert_eq!(core.stack.connect(NOW, socket, address), Err(Error::InProgress));
+            core.link_opened(NOW, link);
+            let ends = Ends { network: core.network.id(), from: &key, to: &core.key };
+            let hello = Hello::sign(ends, &peer_pair, Stage::Heard, (7, 0), session, None);
+            let answered = NOW + Duration::from_millis(ms);
+            core.handle_control(answered, link, &Control::Hello(Box::new(hello)).emit());
+            assert_eq!(core.peers[&key].link, Some(link), "both have proven themselves");
+            assert_eq!(core.stack.options(socket).unwrap().receive_buffer, len, "{ms} ms");
+        }
     }
 
     /// A first offer that was lost with a connection to signaling was not made again, and its callers waited for nothing.
