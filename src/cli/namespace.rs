@@ -37,9 +37,12 @@ pub(super) async fn run(options: &args::Run, program: &Path) -> Result<(), Failu
         return Err(Failure::usage("standard output is the program's; give --capture a file"));
     }
     let (ours, theirs) = Channel::pair()?;
-    let mut node = node(&super::run::node_arguments(options))?;
-    isolate::without_inherited(&mut node);
-    let mut node = node.stdin(theirs.0).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut node = {
+        let mut command = node(&super::run::node_arguments(options))?;
+        isolate::without_inherited(&mut command);
+        // The command holds the node's end of the channel, which only the node shall have: it goes with this block.
+        command.stdin(theirs.0).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?
+    };
     // Its words go through this command: who waits for the end of this command's output must not wait for the node.
     let mut words = node.stderr.take().map(OwnedFd::from);
     isolate::enter().map_err(|error| {
