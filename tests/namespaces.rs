@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,37 @@ fn status_signals_and_input_pass_through_and_bad_programs_are_named() {
     std::fs::write(net.place.path("text"), "no program").unwrap();
     let unusable = net.run(&["./text"]);
     assert_eq!(unusable.code, Some(126), "{unusable:?}");
+}
+
+/// Returns the command lines of all processes that have a file open.
+fn holders(file: &Path) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let holds = |process: &PathBuf| {
+        let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        open.map(|entry| entry.path()).any(|open| std::fs::read_link(open).is_ok_and(|to| to == file))
+    };
+    let line = |process: PathBuf| std::fs::read(process.join("cmdline")).unwrap_or_default();
+    processes.filter(holds).map(|process| String::from_utf8_lossy(&line(process)).replace('\0', " ")).collect()
+}
+
+/// A lock that a program was started with is held for as long as it runs, not for as long as its node delivers; and
+/// signals that programs use among themselves reach it.
+#[test]
+fn what_a_program_inherits_is_its_own() {
+    let net = net();
+    let tool = env!("CARGO_BIN_EXE_unisockets");
+    let program = "trap 'echo alarm' ALRM; echo ready; while :; do sleep 0.1; done";
+    for way in [&[][..], &["--preload"]] {
+        let opened = ["sh", "-c", "exec 9>held; exec \"$@\"", "sh", tool, "run"];
+        let running = net.place.start_other(&[&opened[..], way, &["--", "sh", "-c", program]].concat());
+        running.out.wait("the program", |text| text.contains("ready"));
+        let holders = holders(&net.place.path("held").canonicalize().unwrap());
+        assert!(holders.iter().any(|line| line.starts_with("sh -c trap")), "{way:?}: {holders:?}");
+        let others = [format!("{tool} node"), format!("{tool} init")];
+        assert!(!holders.iter().any(|line| others.iter().any(|other| line.starts_with(other))), "{way:?}: {holders:?}");
+        running.signal(rustix::process::Signal::ALARM);
+        running.out.wait("the signal", |text| text.contains("alarm"));
+    }
 }
 
 /// What is written last arrives though the program is gone at once, and nothing stays behind.

@@ -229,8 +229,14 @@ impl Process {
     #[cfg(target_os = "linux")]
     #[allow(dead_code, reason = "tests of signals alone use it")]
     pub fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Sends it a signal.
+    #[cfg(target_os = "linux")]
+    #[allow(dead_code, reason = "tests of signals alone use it")]
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Ends its standard input; what it still receives it goes on with.
