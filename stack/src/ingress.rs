@@ -205,12 +205,7 @@ impl Stack {
         bytes: &[u8],
         segment: &Segment,
     ) -> Result<(), DropReason> {
-        let room = self.flows.get(id).and_then(|flow| flow.room_for(segment)).unwrap_or(segment.payload_len);
-        let payload_len = self.affordable_receive(id, path, room);
-        if payload_len == 0 && room > 0 {
-            // As a kernel short of memory does: the peer repeats it, more and more slowly.
-            return Err(DropReason::Memory);
-        }
+        let payload_len = self.receivable(id, path, segment)?;
         if payload_len < segment.payload_len {
             // The engine reckons with twice the window until it has sent one that is scaled, and marks as received what
             // it had no place for.

@@ -6,6 +6,7 @@
 use crate::flow::{Flow, FlowId, Owner};
 use crate::limits;
 use crate::options::{BY_DISTANCE, Options};
+use crate::packet::{DropReason, Segment};
 use crate::path::{Path, PathId};
 use crate::shard::Stack;
 use crate::tcp::{Connection, Rings};
@@ -152,15 +153,27 @@ impl Stack {
         }
     }
 
-    /// Returns how many of `len` bytes a connection may take in: all, unless they would commit memory that its peer must
-    /// not have. What it has given back it may use again, and a page it always may.
-    pub(crate) fn affordable_receive(&mut self, id: FlowId, path: PathId, len: usize) -> usize {
-        let growth = self.flows.get(id).map_or(0, |flow| flow.receive_growth(len));
+    /// Returns how many bytes of a segment's data a connection may take in: what lies in its window, unless that would
+    /// commit memory that its peer must not have. What it has given back it may use again, and a page it always may.
+    ///
+    /// # Errors
+    /// [`DropReason::Memory`] if that is none of what there is room for. As a kernel short of memory does: the peer
+    /// repeats it, more and more slowly.
+    pub(crate) fn receivable(&mut self, id: FlowId, path: PathId, segment: &Segment) -> Result<usize, DropReason> {
+        let Some(flow) = self.flows.get(id) else {
+            return Ok(segment.payload_len);
+        };
+        let room = flow.room_for(segment).unwrap_or(segment.payload_len);
+        // What has come before is acknowledged again, and commits nothing.
+        let growth = flow.landing(segment).map_or(0, |_| flow.receive_growth(room));
         if growth == 0 || !self.is_full(path) {
-            return len;
+            return Ok(room);
         }
         self.turn_over(id);
-        self.flows.get(id).map_or(0, |flow| flow.receive_allowance().min(len))
+        match self.flows.get(id).map_or(0, Flow::receive_allowance) {
+            0 => Err(DropReason::Memory),
+            allowance => Ok(allowance.min(room)),
+        }
     }
 
     /// Lets a connection that has read all that came use its own memory again, though all is committed. It goes on so, a

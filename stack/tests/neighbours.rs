@@ -236,6 +236,20 @@ fn who_has_little_goes_on_beside_full_memory() {
         let got = star.transfer(peer, pair, &data[..200_000]);
         assert!(got == data[..200_000], "peer {peer}: {} bytes have come", got.len());
     }
+    // What has come before is acknowledged again, also where nothing new has room: else its peer repeats it for ever.
+    let (own_client, first) = (own.0, star.peers[0].path);
+    let mut seen = Vec::new();
+    star.run(SECOND);
+    assert!(star.peers[0].stack.send(star.now, own_client, &data[..1_000]).is_ok());
+    assert!(star.peers[0].stack.poll_packet(star.now, first, wire::ROOM, &mut seen).is_some());
+    let from = star.peers[0].from;
+    star.middle.handle_packet(star.now, from, &seen).unwrap();
+    for _ in 0..8 {
+        let _ = star.peers[0].stack.send(star.now, own_client, &data[..1_000]);
+        star.run(SECOND);
+    }
+    assert_eq!(star.middle.handle_packet(star.now, from, &seen), Ok(()));
+    assert!(star.middle.poll_packet(star.now, from, wire::ROOM, &mut Vec::new()).is_some(), "acknowledged again");
     while star.middle.accept(star.now, listener).is_ok() {}
     let new = star.pair(9, 80, listener);
     let got = star.transfer(9, new, b"hello");
