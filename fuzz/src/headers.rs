@@ -210,6 +210,8 @@ pub(crate) struct Seen {
     /// The sequence number after it.
     pub(crate) end: u32,
     pub(crate) acknowledgement: u32,
+    /// As written, not scaled.
+    pub(crate) window: u16,
 }
 
 /// Reads a legal TCP packet.
@@ -237,7 +239,24 @@ pub(crate) fn seen(packet: &[u8]) -> Option<Seen> {
         sequence: be32(4),
         end: be32(4).wrapping_add(counted),
         acknowledgement: be32(8),
+        window: be16(14),
     })
+}
+
+/// Returns the shift count that a legal TCP packet offers (RFC 7323, 2.2).
+pub(crate) fn window_scale(packet: &[u8]) -> Option<u8> {
+    let (_, start) = upper(packet)?;
+    let header_len = usize::from(packet.get(start + 12)? >> 4) * 4;
+    let mut options = packet.get(start + 20..start + header_len)?;
+    loop {
+        match *options {
+            [3, 3, shift, ..] => return Some(shift),
+            [] | [0, ..] => return None,
+            [1, ..] => options = &options[1..],
+            [_, len, ..] if len >= 2 => options = options.get(usize::from(len)..)?,
+            _ => return None,
+        }
+    }
 }
 
 /// Returns the flags of a legal TCP packet.

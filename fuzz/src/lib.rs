@@ -17,6 +17,7 @@ mod room;
 mod script;
 pub mod seeds;
 pub mod signal;
+mod windows;
 pub mod wire;
 
 /// A target with its name, which is also the name of its binary and of its folder in the corpus.

@@ -15,6 +15,7 @@ use unisockets_stack::{
 
 use crate::headers::{self, Segment};
 use crate::script::Script;
+use crate::windows::Windows;
 
 /// Steps of one script.
 const STEPS_MAX: usize = 400;
@@ -32,6 +33,10 @@ const EVENTS_MAX: usize = 4_096;
 const MEMORY_MAX: usize = 512 << 20;
 /// See [`MEMORY_MAX`].
 const TIME_WAIT_MAX: usize = 16_384;
+/// Families and buffers of sockets, in bytes: small rings fill up, wrap and close windows; windows of large ones have a
+/// scale.
+pub(crate) const BUFFERS: &[(Family, usize)] =
+    &[(Family::V4, 16 << 10), (Family::V6, 16 << 10), (Family::V4, 300 << 10), (Family::V6, 300 << 10)];
 pub(crate) const ROOM: Room = Room { stream: 1 << 20, datagram: 1 << 20 };
 
 /// What one step does; the numbers are part of the corpus.
@@ -62,6 +67,7 @@ struct World {
     now: Instant,
     sides: [Side; 2],
     flight: VecDeque<(usize, Vec<u8>)>,
+    windows: Windows,
     /// Whether a packet was changed or made up, so that streams may differ.
     tampered: bool,
 }
@@ -174,6 +180,7 @@ impl World {
             now: Instant::from_millis(1_000),
             sides: [Side::new(0, config), Side::new(1, config)],
             flight: VecDeque::new(),
+            windows: Windows::default(),
             tampered: false,
         }
     }
@@ -222,11 +229,10 @@ impl World {
         let (now, side) = (self.now, &mut self.sides[at]);
         if kind == op::SOCKET {
             let kind = script.pick(&[Kind::Tcp, Kind::Udp, Kind::Echo]);
-            let family = script.pick(&[Family::V4, Family::V6]);
+            let (family, buffer) = script.pick(BUFFERS);
             if side.sockets.len() < SOCKETS_MAX {
                 let socket = side.stack.socket(kind, family).expect("there are few sockets");
-                // Small rings fill up, wrap and close windows.
-                for option in [SocketOption::ReceiveBuffer(16 * 1024), SocketOption::SendBuffer(16 * 1024)] {
+                for option in [SocketOption::ReceiveBuffer(buffer), SocketOption::SendBuffer(buffer)] {
                     side.stack.set_option(socket, option).expect("every socket has buffers");
                 }
                 side.sockets.push((socket, Passed::default()));
@@ -311,7 +317,7 @@ impl World {
             held += peeked.data.len();
         }
         // No script asks for a larger buffer than this, and an empty queue takes any datagram.
-        assert!(held <= usize::from(u16::MAX) + DATAGRAM_LEN_MAX, "a receive queue holds {held} bytes");
+        assert!(held <= (300 << 10) + DATAGRAM_LEN_MAX, "a receive queue holds {held} bytes");
     }
 
     fn option(&mut self, at: usize, script: &mut Script<'_>) {
@@ -359,8 +365,11 @@ impl World {
     }
 
     fn flush(&mut self, at: usize, room: Room) -> usize {
-        let flight = &mut self.flight;
+        let (flight, windows, tampered) = (&mut self.flight, &mut self.windows, self.tampered);
         self.sides[at].flush(self.now, room, |packet| {
+            if !tampered {
+                windows.sent(&packet);
+            }
             if flight.len() < FLIGHT_MAX {
                 flight.push_back((1 - at, packet));
             }
@@ -428,7 +437,7 @@ impl World {
     /// What is said about paths from outside.
     fn path(&mut self, at: usize, script: &mut Script<'_>) {
         let (now, side) = (self.now, &mut self.sides[at]);
-        match script.u8() % 8 {
+        match script.u8() % 9 {
             0 => side.stack.path_lost(side.path),
             1 => side.stack.path_up(now, side.path, side.config),
             2 => side.stack.path_writable(side.path),
@@ -442,6 +451,7 @@ impl World {
                 side.path = side.stack.open_path(side.config).expect("there are few paths");
                 side.route(now, 1 - at);
             }
+            7 => side.stack.set_round_trip(side.path, Duration::from_millis(u64::from(script.u8()))),
             _ => {
                 let _ = side.stack.flow_count(side.path);
                 side.config.mtu = script.pick(&[1_280, 1_500, 9_000, 16_384]);

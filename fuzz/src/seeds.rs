@@ -274,8 +274,12 @@ fn ports() -> Vec<(&'static str, Vec<u8>)> {
 
 fn wire() -> Vec<(&'static str, Vec<u8>)> {
     let play = |scripts: &[&str]| scripts.iter().flat_map(|script| write(wire::op::NAMES, script)).collect::<Vec<u8>>();
-    let dial = |host: u8| format!("~SOCKET 0 1 ~BIND 0 1 0 ~LISTEN 0 9 SOCKET 0 1 CONNECT 0 {host} 0 SETTLE ~ACCEPT 0");
-    let (four, six) = (dial(0), dial(3));
+    let dial = |host: u8, buffer: u8| {
+        format!("~SOCKET 0 {buffer} ~BIND 0 1 0 ~LISTEN 0 9 SOCKET 0 {buffer} CONNECT 0 {host} 0 SETTLE ~ACCEPT 0")
+    };
+    let (four, six, large) = (dial(0, 1), dial(3, 1), dial(3, 3));
+    let much = "SEND 0 255 255 SEND 0 255 255 SEND 0 255 255 SEND 0 255 255 SEND 0 255 255 SETTLE \
+        ~RECV 1 0 255 255 SEND 0 255 255 SETTLE";
     let talk = "SEND 0 30 0 ~SEND 1 60 0 SETTLE ~RECV 1 0 99 0 RECV 0 1 99 0 RECV 0 2 99 0 0 9";
     let close = "SHUTDOWN 0 0 RUN 1 9 ~CLOSE 1 SETTLE";
     let bad = "CONDITIONS 2 20 40 2 1 1 0 ~CONDITIONS 2 20 40 2 1 1 0 SEND 0 60 0 RUN 2 200 ~RECV 1 0 255 0 \
@@ -292,6 +296,7 @@ fn wire() -> Vec<(&'static str, Vec<u8>)> {
         ("dialled", play(&["1", &four])),
         ("stream_v4", play(&["1", &four, talk])),
         ("stream_v6", play(&["0", &six, talk, talk, close])),
+        ("large_windows", play(&["2", &large, much, talk])),
         ("bad_conditions", play(&["1", &four, bad, talk])),
         ("forged", play(&["0", &four, talk, forged, talk])),
         ("options", play(&["1", &six, talk, options])),

@@ -15,6 +15,7 @@ use unisockets_stack::{Instant, PathConfig};
 
 use crate::packet::{ROOM, Side};
 use crate::script::Script;
+use crate::windows::Windows;
 
 use programs::{Ledger, Program};
 
@@ -55,6 +56,7 @@ struct World {
     /// What has been on each of them.
     kept: [VecDeque<Vec<u8>>; 2],
     ledger: Ledger,
+    windows: Windows,
 }
 
 /// Runs one input.
@@ -83,6 +85,7 @@ impl World {
             wires: [1, 2].map(|seed| Fault::new(Conditions::default(), seed)),
             kept: [const { VecDeque::new() }; 2],
             ledger: Ledger::default(),
+            windows: Windows::default(),
         }
     }
 
@@ -156,8 +159,9 @@ impl World {
     fn exchange(&mut self) {
         let now_us = self.now.as_micros();
         for from in 0..2 {
-            let (wire, kept) = (&mut self.wires[from], &mut self.kept[from]);
+            let (wire, kept, windows) = (&mut self.wires[from], &mut self.kept[from], &mut self.windows);
             self.ends[from].side.flush(self.now, ROOM, |packet| {
+                windows.sent(&packet);
                 wire.handle_packet(now_us, &packet);
                 if kept.len() == KEPT_MAX {
                     kept.pop_front();
@@ -263,6 +267,7 @@ mod tests {
             world.heal();
             let moved = world.ledger.moved();
             assert!(moved > 0 || name == "dialled", "{name} moves nothing");
+            assert_eq!(world.windows.scaled() > 0, name == "large_windows", "{name} has windows with a scale");
             if name == "bad_conditions" {
                 assert!(world.wires.iter().all(|wire| wire.lost() > 0), "{name} loses packets");
                 let drops: u64 = world.ends.iter().flat_map(|end| end.side.stack.drops()).map(|(_, n)| n).sum();

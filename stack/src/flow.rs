@@ -284,6 +284,10 @@ impl Stack {
             path.flow_count -= 1;
             path.long_count -= usize::from(flow.is_long());
             path.committed -= committed;
+            // A path that is down serves none of them.
+            if path.dirty.len() >= 2 * path.flow_count + limits::TIMERS_SPARE {
+                path.dirty.retain(|id| self.flows.get(*id).is_some());
+            }
         }
         if self.flows.len() == 0 {
             self.timers.clear();

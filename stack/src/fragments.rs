@@ -1,13 +1,13 @@
 //! Reassembly of datagrams, bounded in count, bytes, pieces and age (threat T5).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::limits;
 use crate::packet::{DropReason, Packet};
 use crate::time::Instant;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Key {
     source: IpAddr,
     destination: IpAddr,
@@ -16,7 +16,8 @@ struct Key {
 }
 
 struct Datagram {
-    pieces: BTreeMap<usize, Vec<u8>>,
+    /// Where each begins, in order, and its bytes.
+    pieces: Vec<(usize, Vec<u8>)>,
     bytes: usize,
     total_len: Option<usize>,
     expires_at: Instant,
@@ -27,6 +28,8 @@ struct Datagram {
 pub(crate) struct Reassembly {
     datagrams: HashMap<Key, Datagram>,
     bytes: usize,
+    /// Datagrams that made room for others and are not counted yet.
+    crowded_out: usize,
 }
 
 impl Reassembly {
@@ -44,24 +47,13 @@ impl Reassembly {
         let key =
             Key { source: packet.source, destination: packet.destination, protocol: packet.protocol, id: fragment.id };
         let key = if planted!(FragmentIdIgnored) { Key { id: 0, ..key } } else { key };
-        let known = self.datagrams.get(&key).and_then(|datagram| datagram.pieces.get(&fragment.offset));
-        if known.is_some_and(|known| known == data) {
+        let known = self.datagrams.get(&key).and_then(|datagram| datagram.pieces.get(datagram.place(fragment.offset)));
+        if known.is_some_and(|(at, known)| *at == fragment.offset && known == data) {
             return Ok(None);
         }
-        if !self.datagrams.contains_key(&key) && self.datagrams.len() >= limits::REASSEMBLY_LEN_MAX {
-            return Err(DropReason::Reassembly);
-        }
-        let of_source = self.datagrams.iter().filter(|(known, _)| known.source == key.source);
-        let (len, bytes) = of_source.fold((0, 0), |(len, bytes), (_, datagram)| (len + 1, bytes + datagram.bytes));
-        let one_more = usize::from(!self.datagrams.contains_key(&key));
-        if self.bytes + data.len() > limits::REASSEMBLY_BYTES_MAX
-            || bytes + data.len() > limits::REASSEMBLY_BYTES_PEER_MAX
-            || len + one_more > limits::REASSEMBLY_LEN_PEER_MAX
-        {
-            return Err(DropReason::Reassembly);
-        }
+        self.make_room(key, data.len())?;
         let datagram = self.datagrams.entry(key).or_insert_with(|| Datagram {
-            pieces: BTreeMap::new(),
+            pieces: Vec::new(),
             bytes: 0,
             total_len: None,
             expires_at: now + limits::REASSEMBLY_TIMEOUT,
@@ -70,15 +62,36 @@ impl Reassembly {
             self.forget(&key);
             return Err(DropReason::Reassembly);
         }
-        datagram.pieces.insert(fragment.offset, data.to_vec());
+        datagram.pieces.insert(datagram.place(fragment.offset), (fragment.offset, data.to_vec()));
         datagram.bytes += data.len();
         self.bytes += data.len();
         if datagram.total_len != Some(datagram.bytes) {
             return Ok(None);
         }
-        let whole = datagram.pieces.values().flatten().copied().collect();
+        let whole = datagram.pieces.iter().flat_map(|(_, data)| data).copied().collect();
         self.forget(&key);
         Ok(Some(whole))
+    }
+
+    /// Ends the oldest others until a piece fits, those of its own source where that has too much: a datagram that has
+    /// lost a piece waits in vain, and must not keep out those that follow.
+    fn make_room(&mut self, key: Key, piece_len: usize) -> Result<(), DropReason> {
+        loop {
+            let new = usize::from(!self.datagrams.contains_key(&key));
+            let of_source = self.datagrams.keys().filter(|known| known.source == key.source);
+            let source_is_full = of_source.count() + new > limits::REASSEMBLY_LEN_PEER_MAX;
+            if !source_is_full
+                && self.datagrams.len() + new <= limits::REASSEMBLY_LEN_MAX
+                && self.bytes + piece_len <= limits::REASSEMBLY_BYTES_MAX
+            {
+                return Ok(());
+            }
+            let others = self.datagrams.iter().filter(|(known, _)| **known != key);
+            let choice = others.filter(|(known, _)| !source_is_full || known.source == key.source);
+            let oldest = choice.map(|(known, datagram)| (datagram.expires_at, *known)).min();
+            self.forget(&oldest.ok_or(DropReason::Reassembly)?.1);
+            self.crowded_out += 1;
+        }
     }
 
     fn forget(&mut self, key: &Key) {
@@ -87,13 +100,13 @@ impl Reassembly {
         }
     }
 
-    /// Drops what has waited too long and returns how many datagrams that were.
+    /// Drops what has waited too long, and returns how many datagrams that were, with those that made room for others.
     pub(crate) fn expire(&mut self, now: Instant) -> usize {
         let old: Vec<Key> = self.datagrams.iter().filter(|(_, d)| d.expires_at <= now).map(|(k, _)| *k).collect();
         for key in &old {
             self.forget(key);
         }
-        old.len()
+        old.len() + std::mem::take(&mut self.crowded_out)
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -102,6 +115,11 @@ impl Reassembly {
 }
 
 impl Datagram {
+    /// Returns the place among the pieces of one that begins at `offset`.
+    fn place(&self, offset: usize) -> usize {
+        self.pieces.partition_point(|(at, _)| *at < offset)
+    }
+
     fn accepts(&mut self, offset: usize, len: usize, more: bool) -> bool {
         let end = offset + len;
         if self.pieces.len() >= limits::FRAGMENTS_MAX {
@@ -116,9 +134,9 @@ impl Datagram {
         if self.total_len.is_some_and(|total| end > total) {
             return false;
         }
-        let before = self.pieces.range(..=offset).next_back().is_none_or(|(at, data)| at + data.len() <= offset);
-        let after = self.pieces.range(offset..).next().is_none_or(|(at, _)| *at >= end);
-        before && after
+        let (before, after) = self.pieces.split_at(self.place(offset));
+        before.last().is_none_or(|(at, data)| at + data.len() <= offset)
+            && after.first().is_none_or(|(at, _)| *at >= end)
     }
 }
 
@@ -155,20 +173,57 @@ mod tests {
     }
 
     #[test]
-    fn holes_that_never_end_are_bounded_and_expire() {
+    fn holes_that_never_end_are_bounded_and_make_room_for_what_follows() {
         let mut reassembly = Reassembly::default();
-        let mut hole = |source: u32, id| {
+        let hole = |reassembly: &mut Reassembly, source: u32, id| {
             let source = format!("10.0.1.{source}");
-            add(&mut reassembly, &pieces_of(&source, id, 9_000)[1]).is_ok()
+            assert_eq!(add(reassembly, &pieces_of(&source, id, 9_000)[1]), Ok(None));
         };
-        let of_one = (0..1_000).filter(|id| hole(0, *id)).count();
-        assert_eq!(of_one, limits::REASSEMBLY_LEN_PEER_MAX);
-        assert!(hole(1, 0), "another source still has room");
-        let kept = of_one
-            + 1
-            + (1..100).flat_map(|source| (1..17).map(move |id| (source, id))).filter(|(s, i)| hole(*s, *i)).count();
-        assert_eq!(kept, limits::REASSEMBLY_LEN_MAX);
-        assert_eq!(reassembly.expire(Instant::ZERO + limits::REASSEMBLY_TIMEOUT), kept);
+        hole(&mut reassembly, 1, 0);
+        for id in 0..1_000 {
+            hole(&mut reassembly, 0, id);
+        }
+        // A source crowds out its own first.
+        assert_eq!(reassembly.datagrams.len(), limits::REASSEMBLY_LEN_PEER_MAX + 1);
+        assert_eq!(reassembly.expire(Instant::ZERO), 1_000 - limits::REASSEMBLY_LEN_PEER_MAX);
+        for (source, id) in (1..100).flat_map(|source| (1..17).map(move |id| (source, id))) {
+            hole(&mut reassembly, source, id);
+        }
+        assert_eq!(reassembly.datagrams.len(), limits::REASSEMBLY_LEN_MAX);
+        let whole = pieces_of("10.0.2.1", 1, 9_000);
+        assert!(whole.iter().filter_map(|piece| add(&mut reassembly, piece).unwrap()).count() == 1, "there is room");
+        let crowded_out = 1 + 99 * 16 + 16 + 1 - limits::REASSEMBLY_LEN_MAX;
+        let kept = reassembly.datagrams.len();
+        assert_eq!(reassembly.expire(Instant::ZERO + limits::REASSEMBLY_TIMEOUT), crowded_out + kept);
+        assert_eq!((reassembly.bytes, reassembly.poll_timeout()), (0, None));
+    }
+
+    #[test]
+    fn waiting_bytes_are_bounded() {
+        let mut reassembly = Reassembly::default();
+        for source in (0..32).map(|source| format!("10.0.1.{source}")) {
+            for id in 0..limits::REASSEMBLY_LEN_PEER_MAX as u32 {
+                for piece in &pieces_of(&source, id, 60_000)[1..] {
+                    assert_eq!(add(&mut reassembly, piece), Ok(None));
+                    assert!(reassembly.bytes <= limits::REASSEMBLY_BYTES_MAX);
+                }
+            }
+        }
+        assert!(reassembly.bytes + 60_000 > limits::REASSEMBLY_BYTES_MAX, "the bound was reached");
+        let held: usize = reassembly.datagrams.values().map(|known| known.bytes).sum();
+        assert_eq!(reassembly.bytes, held);
+    }
+
+    #[test]
+    fn a_datagram_has_no_more_pieces_than_it_may() {
+        let (mut reassembly, payload) = (Reassembly::default(), vec![0; 8 * limits::FRAGMENTS_MAX + 16]);
+        let (a, b) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        // Pieces of eight bytes, the shortest that there may be.
+        let pieces = Header::new(a, b, 17).packets(&payload, 28, 1);
+        for piece in &pieces[..limits::FRAGMENTS_MAX] {
+            assert_eq!(add(&mut reassembly, piece), Ok(None));
+        }
+        assert_eq!(add(&mut reassembly, &pieces[limits::FRAGMENTS_MAX]), Err(DropReason::Reassembly));
         assert_eq!(reassembly.bytes, 0);
     }
 

@@ -124,7 +124,7 @@ impl Stack {
         if v4 != (packet.protocol == packet::PROTOCOL_ICMP) || packet.payload.len() < HEADER_LEN {
             return Err(DropReason::Malformed);
         }
-        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
+        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums || packet.bytes.is_empty();
         let sum = || match v4 {
             true => checksum::checksum(&[packet.payload]),
             false => checksum::transport_checksum(packet.source, packet.destination, packet.protocol, packet.payload),

@@ -171,8 +171,9 @@ impl Stack {
             Verdict::Pass if age == Age::Old => self.challenge(now, path, id, segment),
             Verdict::Pass => match age {
                 Age::Late(acknowledgement) => {
-                    let bytes = packet.with_acknowledgement(acknowledgement).ok_or(DropReason::Malformed)?;
-                    self.take_with_fin(now, path, id, &bytes, &Segment { acknowledgement, ..*segment })
+                    let window = flow.window_heard;
+                    let bytes = packet.with_acknowledgement(acknowledgement, window).ok_or(DropReason::Malformed)?;
+                    self.take_with_fin(now, path, id, &bytes, &Segment { acknowledgement, window, ..*segment })
                 }
                 Age::Fresh | Age::Old => self.take_with_fin(now, path, id, packet.bytes, segment),
             },
@@ -256,9 +257,6 @@ impl Stack {
         flow.meter.received_bytes += received as u64;
         flow.meter.heard(now, segment);
         flow.heard(now);
-        if segment.ack && !segment.syn && !segment.rst {
-            flow.window_heard = segment.window;
-        }
         if segment.syn && flow.state == State::SynSent && flow.connection.state() != flow.state {
             // The answer to our SYN: only now is it known what comes next.
             flow.receive_next = Some(segment.sequence.wrapping_add(1));
@@ -272,6 +270,10 @@ impl Stack {
         // The engine takes no acknowledgement of a segment that it throws away.
         if taken || flow.connection.state() != flow.state {
             flow.acknowledged.note(segment, flow.send_next);
+        }
+        // What comes late says what the window was (RFC 9293, section 3.10.7.4).
+        if !segment.syn && flow.acknowledged.newest() == Some(segment.acknowledgement) {
+            flow.window_heard = segment.window;
         }
         // Nobody will read this: a reset says so (RFC 2525, section 2.17), also where TIME-WAIT would begin.
         if flow.owner == Owner::Orphan && received > 0 {

@@ -171,7 +171,13 @@ impl Stack {
         }
         self.turn_over(id);
         match self.flows.get(id).map_or(0, Flow::receive_allowance) {
-            0 => Err(DropReason::Memory),
+            0 => {
+                // Whoever waits for more than has come waits in vain.
+                if let Some(Owner::Socket(socket)) = self.flows.get(id).map(|flow| flow.owner) {
+                    self.mark_ready(socket);
+                }
+                Err(DropReason::Memory)
+            }
             allowance => Ok(allowance.min(room)),
         }
     }

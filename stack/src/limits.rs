@@ -72,7 +72,8 @@ pub(crate) const ORPHANS_SHARE: usize = 64;
 pub(crate) const ORPHANS_MAX: usize = 8_192;
 /// Connections in TIME-WAIT; the oldest makes room.
 pub(crate) const TIME_WAIT_MAX: usize = 16_384;
-/// Timers in the heap above two for each connection: those that are not meant any more.
+/// Timers in the heap, and connections in the queue of a path, above two for each connection: those that are not meant
+/// any more.
 pub(crate) const TIMERS_SPARE: usize = 64;
 /// Largest backlog of a listener (SOMAXCONN of Linux).
 pub(crate) const BACKLOG_MAX: usize = 4_096;
@@ -86,10 +87,9 @@ pub(crate) const GROUPS_MAX: usize = 20;
 pub(crate) const REASSEMBLY_LEN_MAX: usize = 256;
 /// Bytes held by incomplete datagrams per stack.
 pub(crate) const REASSEMBLY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Incomplete datagrams of one source: a sixteenth, so that one member does not keep others' fragments out.
+/// Incomplete datagrams of one source: a sixteenth, 1 MiB at most, so that one member does not keep others' fragments
+/// out.
 pub(crate) const REASSEMBLY_LEN_PEER_MAX: usize = 16;
-/// Bytes held by them.
-pub(crate) const REASSEMBLY_BYTES_PEER_MAX: usize = 1024 * 1024;
 /// Fragments of one datagram: 65,535 bytes at the smallest MTU need 53.
 pub(crate) const FRAGMENTS_MAX: usize = 64;
 /// How long fragments wait for the rest (RFC 8200, section 4.5 says 60 s; a link is faster).

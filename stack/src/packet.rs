@@ -231,18 +231,20 @@ impl<'a> Packet<'a> {
         Some(copy)
     }
 
-    /// Copies a TCP packet with another acknowledgement; a checksum that was right stays right, and a wrong one
-    /// wrong (RFC 1624).
-    pub(crate) fn with_acknowledgement(&self, acknowledgement: u32) -> Option<Vec<u8>> {
+    /// Copies a TCP packet with another acknowledgement and window; a checksum that was right stays right, and a wrong
+    /// one wrong (RFC 1624).
+    pub(crate) fn with_acknowledgement(&self, acknowledgement: u32, window: u16) -> Option<Vec<u8>> {
         let mut copy = self.bytes.to_vec();
         let at = copy.len().checked_sub(self.payload.len())?;
         let tcp = copy.get_mut(at..).filter(|tcp| tcp.len() >= 20)?;
-        let mut sum = u32::from(!be16(tcp, 16)) + u32::from(!be16(tcp, 8)) + u32::from(!be16(tcp, 10));
-        sum += (acknowledgement >> 16) + (acknowledgement & 0xffff);
+        let mut sum = u32::from(!be16(tcp, 16));
+        for (at, word) in [(8, (acknowledgement >> 16) as u16), (10, acknowledgement as u16), (14, window)] {
+            sum += u32::from(!be16(tcp, at)) + u32::from(word);
+            tcp[at..at + 2].copy_from_slice(&word.to_be_bytes());
+        }
         while sum >> 16 != 0 {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        tcp[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
         tcp[16..18].copy_from_slice(&(!(sum as u16)).to_be_bytes());
         Some(copy)
     }

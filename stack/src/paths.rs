@@ -245,3 +245,35 @@ impl Stack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::{Family, Kind};
+
+    /// A path that is down serves nobody: connections that came and went stayed in its queue, one after the other.
+    #[test]
+    fn a_path_without_a_link_remembers_no_connections_that_are_gone() {
+        let now = Instant::ZERO;
+        let mut stack = Stack::new(7);
+        let (own, peer) = ("10.80.0.1".parse().unwrap(), "10.80.0.2".parse().unwrap());
+        stack.set_addresses(&[own], &[]);
+        let path = stack.open_path(PathConfig { mtu: 1_500, verify_checksums: false }).unwrap();
+        stack.add_route(now, peer, path);
+        let connect = |stack: &mut Stack| {
+            let socket = stack.socket(Kind::Tcp, Family::V4).unwrap();
+            let _ = stack.connect(now, socket, std::net::SocketAddr::new(peer, 80));
+            socket
+        };
+        let kept = connect(&mut stack);
+        for _ in 0..5_000 {
+            let socket = connect(&mut stack);
+            stack.close(now, socket);
+        }
+        let waiting = &stack.paths.get(path).unwrap().dirty;
+        assert!(waiting.len() <= 2 + limits::TIMERS_SPARE, "{}", waiting.len());
+        let live: Vec<FlowId> = stack.flows.iter().map(|(id, _)| id).collect();
+        assert_eq!(live.len(), 1);
+        assert!(waiting.contains(&live[0]), "who still waits is served: {kept:?}");
+    }
+}

@@ -68,7 +68,7 @@ pub enum Event {
 
 /// A keyed hash, so that peers cannot choose collisions.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct KeyedHash(u64, u64);
+pub(crate) struct KeyedHash(pub(crate) u64, pub(crate) u64);
 
 impl BuildHasher for KeyedHash {
     type Hasher = SipHasher13;

@@ -292,7 +292,9 @@ impl Stack {
     pub fn recv_at_least(&mut self, socket: SocketId, data: &mut [u8], least: usize) -> Result<usize, Error> {
         let shut = self.socket_ref(socket)?.receive_shut;
         let flow = self.flows.get(self.flow_of(socket)?).ok_or(Error::NotConnected)?;
-        let least = least.min(data.len()).min(flow.connection.receive_capacity());
+        // Where memory is used up, nothing more comes before something is read.
+        let least = if self.is_full(flow.path) { 1 } else { least.min(flow.connection.receive_capacity()) };
+        let least = least.min(data.len());
         if flow.unread() < least && flow.may_hear_more() && flow.error.is_none() && !shut {
             return Err(Error::Again);
         }
@@ -454,7 +456,8 @@ impl Stack {
             return Readiness::NONE.with(Readiness::ERROR, failed);
         }
         let connection = &flow.connection;
-        let (unread, enough) = (flow.unread(), options.receive_low_water.min(connection.receive_capacity() / 2).max(1));
+        let low_water = if self.is_full(flow.path) { 1 } else { options.receive_low_water };
+        let (unread, enough) = (flow.unread(), low_water.min(connection.receive_capacity() / 2).max(1));
         let read_closed = receive_shut || (!connection.may_recv() && unread == 0);
         // As Linux: writable from a third of the buffer on, so that writers are not woken for crumbs.
         let free = connection.send_capacity() - connection.send_queue();

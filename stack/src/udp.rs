@@ -229,7 +229,7 @@ impl Stack {
         if len < packet::UDP_HEADER_LEN || len != payload.len() {
             return Err(DropReason::Malformed);
         }
-        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
+        let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums || packet.bytes.is_empty();
         // Zero means "none" over IPv4 only (RFC 768; RFC 8200, section 8.1).
         let absent = payload[6] == 0 && payload[7] == 0;
         if absent && packet.source.is_ipv6() {

@@ -5,12 +5,17 @@ mod wire;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use unisockets_stack::{Error, Family, Instant, Kind, PathConfig, PathEnd, PathId, Prefix, Readiness, SocketId, Stack};
+use unisockets_stack::{
+    Error, Event, Family, Instant, Kind, PathConfig, PathEnd, PathId, Prefix, Readiness, Shutdown, SocketId,
+    SocketOption, Stack,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const CONFIG: PathConfig = PathConfig { mtu: 16_384, verify_checksums: true };
 const NODE_MEMORY_MAX: usize = 512 << 20;
 const ORPHANS_MAX: usize = 8_192;
+const BACKLOG_MAX: usize = 4_096;
+const FLOWS_PEER_MAX: usize = 57_344;
 
 struct Peer {
     stack: Stack,
@@ -336,4 +341,67 @@ fn a_lost_path_remembers_no_sockets_that_are_closed() {
     star.middle.path_up(star.now, from, CONFIG);
     star.flush();
     assert!(star.middle.readiness(waiting).contains(Readiness::WRITABLE), "who still waits is told");
+}
+
+/// Who waits for more than has come (MSG_WAITALL, SO_RCVLOWAT) gets what there is where memory is used up: nothing more
+/// comes before something is read, and all connections of a peer stood still.
+#[test]
+fn who_waits_for_more_than_there_is_room_for_gets_what_has_come() {
+    let mut star = Star::new(1);
+    let listener = star.listen(80, 256);
+    let data = wire::pattern(1 << 20);
+    let clients: Vec<SocketId> = (0..100).map(|_| star.start(0, 80)).collect();
+    star.flush();
+    let servers: Vec<SocketId> = (0..100).map(|_| star.middle.accept(star.now, listener).unwrap().0).collect();
+    for server in &servers[50..] {
+        star.middle.set_option(*server, SocketOption::ReceiveLowWater(1 << 19)).unwrap();
+    }
+    let (mut sent, mut got) = (vec![0; 100], vec![0; 100]);
+    let mut buffer = vec![0; data.len()];
+    let limit = star.now + 120 * SECOND;
+    while got.iter().any(|got| *got < data.len()) {
+        assert!(star.now < limit, "all stand still: {got:?}");
+        for (client, sent) in clients.iter().zip(&mut sent) {
+            if *sent < data.len() {
+                *sent += star.peers[0].stack.send(star.now, *client, &data[*sent..]).unwrap_or(0);
+            } else {
+                // What is left may be less than the low water mark.
+                let _ = star.peers[0].stack.shutdown(star.now, *client, Shutdown::Write);
+            }
+        }
+        star.run(SECOND / 10);
+        // Programs that sleep until they are told.
+        let told: Vec<Event> = std::iter::from_fn(|| star.middle.poll_event()).collect();
+        for (number, server) in servers.iter().enumerate() {
+            let rest = data.len() - got[number];
+            if rest == 0 || !told.contains(&Event::Ready(*server)) {
+                continue;
+            }
+            let readable = star.middle.readiness(*server).contains(Readiness::READABLE);
+            let least = if number < 50 { rest } else { 1 };
+            if readable && let Ok(len) = star.middle.recv_at_least(*server, &mut buffer[..rest], least) {
+                assert!(buffer[..len] == data[got[number]..got[number] + len], "{number}");
+                got[number] += len;
+            }
+        }
+    }
+}
+
+/// Connections of one peer leave places for those of others (threat T4).
+#[test]
+fn one_peer_does_not_take_all_connections() {
+    let mut star = Star::new(2);
+    for port in 0..16 {
+        star.listen(80 + port, BACKLOG_MAX);
+    }
+    let last = star.listen(79, BACKLOG_MAX);
+    for port in 0..16 {
+        for _ in 0..BACKLOG_MAX {
+            star.start(0, 80 + port);
+            star.flush();
+        }
+    }
+    assert_eq!(star.middle.flow_count(star.peers[0].from), FLOWS_PEER_MAX);
+    let (client, _) = star.pair(1, 79, last);
+    assert_eq!(star.peers[1].stack.take_error(client), Ok(None));
 }

@@ -200,6 +200,7 @@ scripts! {
     rfc9293_3_10_7_4_a_fin_before_a_hole_is_kept
     rfc9293_3_10_7_4_a_fin_counts_only_when_all_before_it_has_come
     rfc9293_3_10_7_4_a_fin_that_acknowledges_data_but_not_ours
+    rfc9293_3_10_7_4_a_late_ack_does_not_widen_the_window
     rfc9293_3_10_7_4_a_late_fin_in_close_wait_is_acknowledged
     rfc9293_3_10_7_4_a_late_fin_in_closing_is_acknowledged
     rfc9293_3_10_7_4_a_late_fin_in_last_ack_is_acknowledged

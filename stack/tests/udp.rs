@@ -5,8 +5,10 @@ mod wire;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use unisockets_stack::{DropReason, Error, Event, Family, Kind, PathEnd, Readiness, SocketId, SocketOption};
-use wire::{Wire, pattern};
+use unisockets_stack::{
+    DropReason, Error, Event, Family, Kind, PathConfig, PathEnd, Readiness, SocketId, SocketOption,
+};
+use wire::{Node, ROOM, Wire, pattern};
 
 fn udp(wire: &mut Wire, node: usize, address: &str) -> SocketId {
     let stack = &mut wire.nodes[node].stack;
@@ -210,4 +212,53 @@ fn sockets_that_share_a_port_share_what_comes() {
         counts[owner.unwrap()] += 1;
     }
     assert!(counts.iter().all(|count| *count > 5), "{counts:?}");
+}
+
+/// The identification of IPv4 has 16 bits, and a piece that was lost leaves its datagram open for 15 s: pieces of two
+/// may meet (RFC 4963). Their sum says so, also on a link that is authenticated.
+#[test]
+fn pieces_of_two_datagrams_make_none() {
+    let mut wire = Wire::new(1_500);
+    let server = udp(&mut wire, 1, "0.0.0.0:53");
+    let client = udp(&mut wire, 0, "0.0.0.0:0");
+    let trusted = PathConfig { mtu: 1_500, verify_checksums: false };
+    let path = wire.nodes[1].path;
+    wire.nodes[1].stack.path_up(wire.now, path, trusted);
+    let to = SocketAddr::new(wire.nodes[1].v4, 53);
+    let mut pieces = |byte: u8| -> Vec<Vec<u8>> {
+        let Node { stack, path, .. } = &mut wire.nodes[0];
+        assert_eq!(stack.send_to(wire.now, client, &[byte; 2_000], Some(to)), Ok(2_000));
+        let mut pieces = Vec::new();
+        let mut packet = Vec::new();
+        while stack.poll_packet(wire.now, *path, ROOM, &mut packet).is_some() {
+            packet[4..6].copy_from_slice(&[7, 7]);
+            pieces.push(std::mem::take(&mut packet));
+        }
+        assert_eq!(pieces.len(), 2);
+        pieces
+    };
+    let (first, second) = (pieces(1), pieces(2));
+    let mut take = |packet: &[u8]| wire.nodes[1].stack.handle_packet(wire.now, path, packet);
+    assert_eq!((take(&first[0]), take(&second[1])), (Ok(()), Err(DropReason::Checksum)));
+    assert_eq!((take(&second[0]), take(&second[1])), (Ok(()), Ok(())));
+    assert_eq!(wire.nodes[1].stack.recv_from(server).map(|received| received.data), Ok(vec![2; 2_000]));
+    assert_eq!(wire.nodes[1].stack.recv_from(server), Err(Error::Again));
+}
+
+/// One lost piece in a hundred left sixteen datagrams open within two seconds, and from then on every other one of more
+/// than a packet was refused for 15 s.
+#[test]
+fn lost_pieces_do_not_keep_out_what_follows() {
+    let mut wire = Wire::new(1_500);
+    let server = udp(&mut wire, 1, "0.0.0.0:53");
+    let client = udp(&mut wire, 0, "0.0.0.0:0");
+    wire.lose = |from, number, _| from == 0 && number % 100 == 50;
+    let to = SocketAddr::new(wire.nodes[1].v4, 53);
+    let mut arrived = 0;
+    for _ in 0..5_000 {
+        wire.nodes[0].stack.send_to(wire.now, client, &[7; 2_000], Some(to)).unwrap();
+        wire.run(Duration::from_millis(1));
+        arrived += usize::from(wire.nodes[1].stack.recv_from(server).is_ok());
+    }
+    assert!(arrived >= 4_800, "{arrived} of 5,000 have come");
 }

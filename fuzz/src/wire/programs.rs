@@ -9,7 +9,7 @@ use unisockets_stack::{
 };
 
 use super::{SOCKETS_MAX, op};
-use crate::packet::{v4, v6};
+use crate::packet::{BUFFERS, v4, v6};
 use crate::script::Script;
 
 /// Events in one go: one for each socket and each path.
@@ -191,9 +191,9 @@ pub(super) fn call(
     if kind == op::SOCKET {
         if programs.len() < SOCKETS_MAX {
             let kind = script.pick(&[Kind::Tcp, Kind::Udp]);
-            let socket = stack.socket(kind, script.pick(&[Family::V4, Family::V6])).expect("there are few sockets");
-            // Small rings fill up, wrap and close windows.
-            for option in [SocketOption::ReceiveBuffer(16 * 1024), SocketOption::SendBuffer(16 * 1024)] {
+            let (family, buffer) = script.pick(BUFFERS);
+            let socket = stack.socket(kind, family).expect("there are few sockets");
+            for option in [SocketOption::ReceiveBuffer(buffer), SocketOption::SendBuffer(buffer)] {
                 stack.set_option(socket, option).expect("every socket has buffers");
             }
             programs.push(Program::new(socket, kind, stack.readiness(socket)));
