@@ -19,6 +19,9 @@ pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 /// The same for each address of loopback, where a proxy, or a whole test, is one address.
 pub const CONNECTIONS_PER_LOOPBACK_ADDRESS_MAX: usize = 16_384;
 
+/// Connections of an address above its limit that are still told so; one more is closed unheard.
+const SURPLUS_MAX: usize = 32;
+
 /// How many connections one address may have at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -51,10 +54,11 @@ pub(crate) struct Callers {
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A place among the connections of an address; dropping it gives it back.
+/// A place among the connections of an address, from its first packet on; dropping it gives it back.
 pub(crate) struct Call {
     callers: Arc<Callers>,
     address: IpAddr,
+    limit: usize,
 }
 
 impl Drop for Call {
@@ -84,26 +88,35 @@ impl Callers {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a connection in, or not.
-    pub(crate) fn admit(self: &Arc<Self>, caller: IpAddr) -> Result<Call, Refused> {
+    /// Counts a connection that was accepted, whatever it is for: whoever never asks for anything has a place as well.
+    /// Nothing if the address has far too many.
+    pub(crate) fn enter(self: &Arc<Self>, caller: IpAddr) -> Option<Call> {
         let address = counted(caller);
-        if self.buckets.check_key(&address).is_err() {
-            return Err(Refused::TooFast);
-        }
         let is_loopback = caller.to_canonical().is_loopback();
         let limit = if is_loopback { self.limits.per_loopback_address } else { self.limits.per_address };
         let mut open = self.open();
         let count = open.entry(address).or_default();
-        if *count >= limit {
-            return Err(Refused::TooMany);
+        if *count >= limit + SURPLUS_MAX {
+            return None;
         }
         *count += 1;
-        Ok(Call { callers: Arc::clone(self), address })
+        Some(Call { callers: Arc::clone(self), address, limit })
     }
 
     /// Forgets the buckets of addresses that have been quiet.
     pub(crate) fn forget_quiet(&self) {
         self.buckets.retain_recent();
+    }
+}
+
+impl Call {
+    /// Lets the connection become a member's, or not.
+    pub(crate) fn admit(&self) -> Result<(), Refused> {
+        if self.callers.buckets.check_key(&self.address).is_err() {
+            return Err(Refused::TooFast);
+        }
+        let count = self.callers.open().get(&self.address).copied().unwrap_or_default();
+        if count > self.limit { Err(Refused::TooMany) } else { Ok(()) }
     }
 }
 
@@ -116,10 +129,11 @@ fn counted(address: IpAddr) -> IpAddr {
 }
 
 /// Both ends of a connection: what a server is called depends on its own.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Ends {
-    pub(crate) caller: SocketAddr,
     pub(crate) local: SocketAddr,
+    /// The connection's place; the listener itself has none.
+    pub(crate) call: Option<Arc<Call>>,
 }
 
 impl Address for Ends {
@@ -133,25 +147,32 @@ impl Connected<Ends> for Ends {
     }
 }
 
-/// A listener that tells both ends of each connection.
-pub(crate) struct EndsListener(pub(crate) TcpListener);
+/// A listener that tells both ends of each connection, and closes those of an address that has too many.
+pub(crate) struct EndsListener {
+    pub(crate) listener: TcpListener,
+    pub(crate) callers: Arc<Callers>,
+}
 
 impl AddrListener<TcpStream, Ends> for EndsListener {
     async fn bind_to(ends: Ends) -> std::io::Result<Self> {
-        TcpListener::bind(ends.local).await.map(Self)
+        let callers = Callers::new(Limits::default());
+        TcpListener::bind(ends.local).await.map(|listener| Self { listener, callers })
     }
 
     async fn accept_stream(&self) -> std::io::Result<(TcpStream, Ends)> {
-        let (stream, caller) = self.0.accept().await?;
-        let local = stream.local_addr()?;
-        // The challenge follows the answer to the upgrade at once: it must not wait until that was acknowledged.
-        let _ = stream.set_nodelay(true);
-        Ok((stream, Ends { caller, local }))
+        loop {
+            let (stream, caller) = self.listener.accept().await?;
+            if let Some(call) = self.callers.enter(caller.ip()) {
+                let local = stream.local_addr()?;
+                // The challenge follows the answer to the upgrade at once: it must not wait until that was acknowledged.
+                let _ = stream.set_nodelay(true);
+                return Ok((stream, Ends { local, call: Some(Arc::new(call)) }));
+            }
+        }
     }
 
     fn get_local_addr(&self) -> std::io::Result<Ends> {
-        let local = self.0.local_addr()?;
-        Ok(Ends { caller: local, local })
+        Ok(Ends { local: self.listener.local_addr()?, call: None })
     }
 }
 
@@ -159,17 +180,25 @@ impl AddrListener<TcpStream, Ends> for EndsListener {
 mod tests {
     use super::*;
 
-    /// Only the rate was limited once: one address could take all connections of a server, and keep them.
+    fn enter(callers: &Arc<Callers>, from: &str) -> Call {
+        callers.enter(from.parse().unwrap()).expect("it is not far too many")
+    }
+
+    /// Only the rate was limited once: one address could take all connections of a server, and keep them. Then only
+    /// members were counted: whoever connected and said nothing was not.
     #[test]
     fn an_address_has_a_bounded_number_of_connections_at_one_time() {
         let callers = Callers::new(Limits::default());
-        let stranger: IpAddr = "192.0.2.1".parse().unwrap();
-        let mut calls: Vec<Call> = (0..256).map(|_| callers.admit(stranger).ok().unwrap()).collect();
-        assert_eq!(callers.admit(stranger).err(), Some(Refused::TooMany));
-        assert_eq!(callers.admit("::ffff:192.0.2.1".parse().unwrap()).err(), Some(Refused::TooMany));
-        assert!(callers.admit("192.0.2.2".parse().unwrap()).is_ok(), "another address is not concerned");
+        let stranger = "192.0.2.1";
+        let mut calls: Vec<Call> = (0..256).map(|_| enter(&callers, stranger)).collect();
+        assert!(calls.iter().all(|call| call.admit().is_ok()));
+        let surplus: Vec<Call> = (0..SURPLUS_MAX).map(|_| enter(&callers, "::ffff:192.0.2.1")).collect();
+        assert_eq!(surplus[0].admit(), Err(Refused::TooMany));
+        assert!(callers.enter(stranger.parse().unwrap()).is_none(), "nobody listens to more");
+        assert!(enter(&callers, "192.0.2.2").admit().is_ok(), "another address is not concerned");
+        drop(surplus);
         calls.pop();
-        assert!(callers.admit(stranger).is_ok(), "whoever goes makes room");
+        assert!(enter(&callers, stranger).admit().is_ok(), "whoever goes makes room");
         calls.clear();
         assert!(callers.open().is_empty(), "an address without connections is forgotten");
     }
@@ -177,20 +206,19 @@ mod tests {
     #[test]
     fn an_ipv6_network_is_one_address_and_each_address_of_loopback_has_more() {
         let callers = Callers::new(Limits { per_address: 2, per_loopback_address: 3 });
-        let _calls = ["2001:db8::1", "2001:db8::2"].map(|ip| callers.admit(ip.parse().unwrap()).ok().unwrap());
-        assert_eq!(callers.admit("2001:db8::3".parse().unwrap()).err(), Some(Refused::TooMany));
-        for loopback in ["127.0.0.1", "127.0.0.2", "::1"].map(|ip| ip.parse().unwrap()) {
-            let calls: Vec<Call> = (0..3).map(|_| callers.admit(loopback).ok().unwrap()).collect();
-            assert_eq!(callers.admit(loopback).err(), Some(Refused::TooMany));
-            drop(calls);
+        let calls = ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(|ip| enter(&callers, ip));
+        assert_eq!(calls[2].admit(), Err(Refused::TooMany));
+        for loopback in ["127.0.0.1", "127.0.0.2", "::1"] {
+            let calls: Vec<Call> = (0..3).map(|_| enter(&callers, loopback)).collect();
+            assert!(calls.iter().all(|call| call.admit().is_ok()));
+            assert_eq!(enter(&callers, loopback).admit(), Err(Refused::TooMany));
         }
     }
 
     #[test]
     fn an_address_that_connects_too_fast_is_refused() {
         let callers = Callers::new(Limits::default());
-        let stranger: IpAddr = "192.0.2.1".parse().unwrap();
-        let refused = (0..2 * CONNECTS_BURST).filter_map(|_| callers.admit(stranger).err()).next();
+        let refused = (0..2 * CONNECTS_BURST).filter_map(|_| enter(&callers, "192.0.2.1").admit().err()).next();
         assert_eq!(refused, Some(Refused::TooFast));
     }
 }

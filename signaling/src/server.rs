@@ -374,9 +374,10 @@ fn serve(
         Some(page) => with_page(router, page, hosts),
         None => router.route("/", get(front)),
     };
+    let callers = Arc::clone(&shared.callers);
     let router = router.with_state(shared).into_make_service_with_connect_info::<Ends>();
     let listener = TcpListener::from_std(listener).map_err(|error| ServeError(format!("cannot serve: {error}")))?;
-    let mut server = axum_server::Server::<Ends>::from_listener(EndsListener(listener))
+    let mut server = axum_server::Server::<Ends>::from_listener(EndsListener { listener, callers })
         .handle(handle.clone())
         .first_request_timeout(REQUEST_LIMIT);
     server.http_builder().http1().header_read_timeout(REQUEST_LIMIT).max_buf_size(HEAD_MAX);
@@ -434,8 +435,8 @@ async fn upgrade(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let call = shared.callers.admit(ends.caller.ip());
-    if matches!(call, Err(Refused::TooFast)) {
+    let admitted = ends.call.as_ref().map_or(Ok(()), |call| call.admit());
+    if admitted == Err(Refused::TooFast) {
         return (StatusCode::TOO_MANY_REQUESTS, "too many connections from this address; slow down\n").into_response();
     }
     if shared.draining.load(Ordering::Acquire) || shared.outgoing().len() >= CONNECTIONS_MAX {
@@ -449,12 +450,12 @@ async fn upgrade(
         .read_buffer_size(4 * 1024)
         .write_buffer_size(4 * 1024)
         .max_write_buffer_size(4 * FRAME_LEN_MAX)
-        .on_upgrade(async move |socket| match call {
-            Ok(call) => {
-                converse(shared, socket, host).await;
-                drop(call);
+        .on_upgrade(async move |socket| {
+            match admitted {
+                Ok(()) => converse(shared, socket, host).await,
+                Err(_) => turn_away(socket).await,
             }
-            Err(_) => turn_away(socket).await,
+            drop(ends);
         })
 }
 

@@ -397,6 +397,29 @@ async fn an_address_with_too_many_connections_is_turned_away_and_told_when_to_re
     let (_member, _) = Joined::join(&server, settings(&server, 1)).await;
 }
 
+/// Only what asked to become a member was counted: an address could take all descriptors of a server in silence.
+#[tokio::test]
+async fn an_address_that_only_connects_is_closed_unheard_beyond_its_places() {
+    let limits = Limits { per_loopback_address: 3, ..Limits::default() };
+    let server = Server::start(Config { limits, ..loopback() }).await.unwrap();
+    let mut silent = Vec::new();
+    let mut closed = false;
+    // Some more than its places are still told that they are too many.
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        closed = matches!(timeout(Duration::from_millis(100), stream.read(&mut [0])).await, Ok(Ok(0) | Err(_)));
+        if closed {
+            break;
+        }
+        silent.push(stream);
+    }
+    assert!(closed && silent.len() >= 3, "closed: {closed}, {} are open", silent.len());
+    let mut other = connect_from(Ipv4Addr::new(127, 0, 0, 2), server.address()).await;
+    assert!(matches!(hear(&mut other).await, FromServer::Challenge { .. }), "another address is not concerned");
+    drop(silent);
+    let (_member, _) = Joined::join(&server, settings(&server, 1)).await;
+}
+
 #[tokio::test]
 async fn instances_that_share_a_directory_and_a_bus_deliver_to_each_other() {
     let directory = Arc::new(LocalDirectory::in_memory(PREFIX_V4, pair(200)));

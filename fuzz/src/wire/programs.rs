@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use unisockets_stack::{
-    DATAGRAM_LEN_MAX, Error, Event, Family, Instant, Kind, Readiness, Shutdown, SocketId, SocketOption, Stack,
+    DATAGRAM_LEN_MAX, Error, Event, Instant, Kind, Readiness, Shutdown, SocketId, SocketOption, Stack,
 };
 
 use super::{SOCKETS_MAX, op};
