@@ -418,7 +418,12 @@ impl NodeCore {
             Bye::Refused => {
                 let text = format!("{} refused the link; its status says why", key.short());
                 self.incident(now, "refused_by_peer", text);
-                self.forget_peer(now, key, PathEnd::Unreachable);
+                // What stands beside a refused attempt was let in once, and goes on.
+                if !current && self.peers.get(&key).is_some_and(|peer| peer.link.is_some()) {
+                    self.link_lost(now, id, Lost::Setup);
+                } else {
+                    self.forget_peer(now, key, PathEnd::Unreachable);
+                }
             }
             Bye::Leaving | Bye::Idle => {}
         }
@@ -584,18 +589,6 @@ impl NodeCore {
             self.forget_peer(now, key, PathEnd::Idle);
         }
     }
-
-    /// Says goodbye on every link and closes it.
-    pub fn leave(&mut self, now: Instant) {
-        let keys: Vec<PublicKey> = self.peers.keys().copied().collect();
-        for key in keys {
-            let link = self.peers.get(&key).and_then(|peer| peer.link).and_then(|id| self.links.get(&id));
-            if let Some(link) = link.and_then(|entry| entry.link.as_ref()) {
-                let _ = link.send_control(&Control::Bye { reason: Bye::Leaving }.emit());
-            }
-            self.forget_peer(now, key, PathEnd::Reset);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -626,6 +619,36 @@ mod tests {
         core
     }
 
+    /// The peer answers the hello of an attempt after a round trip, and the link is up.
+    fn prove(core: &mut NodeCore, peer_pair: &KeyPair, round_trip: Duration) -> LinkId {
+        let key = peer_pair.public();
+        let (link, session) = core.peers[&key].attempt.as_ref().map(|attempt| (attempt.link, attempt.session)).unwrap();
+        core.link_opened(NOW, link);
+        let ends = Ends { network: core.network.id(), from: &key, to: &core.key };
+        let hello = Hello::sign(ends, peer_pair, Stage::Heard, (7, 0), session, None);
+        core.handle_control(NOW + round_trip, link, &Control::Hello(Box::new(hello)).emit());
+        assert_eq!(core.peers[&key].link, Some(link), "both have proven themselves");
+        link
+    }
+
+    /// A second attempt that the peer refuses, as where a lease has ended meanwhile, once ended the link that stood.
+    #[test]
+    fn a_refused_attempt_leaves_the_link_that_stands() {
+        let peer_pair = KeyPair::from_seed(&[2; 32]);
+        let (mut core, key) = (dialling(&peer_pair), peer_pair.public());
+        let standing = prove(&mut core, &peer_pair, Duration::ZERO);
+        let refusal = Control::Bye { reason: Bye::Refused }.emit();
+        // It came back while the next one was being set up.
+        core.peers.get_mut(&key).unwrap().link = None;
+        core.dial(NOW, key);
+        core.peers.get_mut(&key).unwrap().link = Some(standing);
+        let attempt = core.peers[&key].attempt.as_ref().unwrap().link;
+        core.handle_control(NOW, attempt, &refusal);
+        assert_eq!((core.peers[&key].link, core.peers[&key].attempt.is_some()), (Some(standing), false));
+        core.handle_control(NOW, standing, &refusal);
+        assert!(!core.peers.contains_key(&key), "one that is refused itself ends");
+    }
+
     /// Two nodes that could not reach each other for a while were once given up, although both were back at signaling
     /// and their introductions came through: one had not been found there before.
     #[test]
@@ -653,19 +676,12 @@ mod tests {
         for (ms, len) in [(0, 1 << 20), (20, 4 << 20)] {
             let peer_pair = KeyPair::from_seed(&[2; 32]);
             let (mut core, key) = (dialling(&peer_pair), peer_pair.public());
-            let (link, session) =
-                core.peers[&key].attempt.as_ref().map(|attempt| (attempt.link, attempt.session)).unwrap();
             let own = address_v6(core.network.id(), &core.key).into();
             core.stack.set_addresses(&[own], &[Prefix { address: own, len: 48 }]);
             let socket = core.stack.socket(Kind::Tcp, Family::V6).unwrap();
             let address = (core.peers[&key].ipv6, 80).into();
             assert_eq!(core.stack.connect(NOW, socket, address), Err(Error::InProgress));
-            core.link_opened(NOW, link);
-            let ends = Ends { network: core.network.id(), from: &key, to: &core.key };
-            let hello = Hello::sign(ends, &peer_pair, Stage::Heard, (7, 0), session, None);
-            let answered = NOW + Duration::from_millis(ms);
-            core.handle_control(answered, link, &Control::Hello(Box::new(hello)).emit());
-            assert_eq!(core.peers[&key].link, Some(link), "both have proven themselves");
+            prove(&mut core, &peer_pair, Duration::from_millis(ms));
             assert_eq!(core.stack.options(socket).unwrap().receive_buffer, len, "{ms} ms");
         }
     }

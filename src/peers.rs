@@ -8,8 +8,9 @@ use unisockets_link::{Counters, Link, Role};
 use unisockets_signaling::envelope::SessionId;
 use unisockets_signaling::identity::PublicKey;
 use unisockets_signaling::protocol::{Bytes32, GoneReason};
-use unisockets_stack::{Instant, PathId};
+use unisockets_stack::{Instant, PathEnd, PathId};
 
+use crate::hello::{Bye, Control};
 use crate::node::NodeCore;
 use crate::tap::Tap;
 
@@ -291,6 +292,18 @@ impl LinkEntry {
 }
 
 impl NodeCore {
+    /// Says goodbye on every link and closes it.
+    pub fn leave(&mut self, now: Instant) {
+        let keys: Vec<PublicKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            let link = self.peers.get(&key).and_then(|peer| peer.link).and_then(|id| self.links.get(&id));
+            if let Some(link) = link.and_then(|entry| entry.link.as_ref()) {
+                let _ = link.send_control(&Control::Bye { reason: Bye::Leaving }.emit());
+            }
+            self.forget_peer(now, key, PathEnd::Reset);
+        }
+    }
+
     /// Says how far away a peer is whose link is in use now.
     pub(crate) fn fit_path(&mut self, now: Instant, id: LinkId, path: PathId) {
         // The peer has answered a hello, which takes a round trip. What the link has measured itself is nearer to the
