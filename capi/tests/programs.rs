@@ -268,6 +268,10 @@ delta: yes
 \"delta\" is in the status: yes
 \"elsewhere\" is in the status: yes
 the same node: no
+bind: yes
+an option of the other: yes
+keep-alive: 1 and 0
+listening: 1 and 0
 down: yes
 a node is left to others: no
 down again: Network is down
@@ -275,6 +279,11 @@ a bad server: Network is down
 and why
 ";
     assert_eq!(said, wanted);
+    let mut bare = command(&program, None, &["bare"]);
+    bare.env("UNISOCKETS_PROGRAM", built().join("unisockets")).env("UNISOCKETS_SIGNAL", &signal);
+    bare.env("XDG_DATA_HOME", &place.folder).env("XDG_RUNTIME_DIR", &place.folder);
+    let bare = bare.output().unwrap();
+    assert!(bare.status.success(), "{bare:?}");
     assert!(std::fs::metadata(&capture).unwrap().len() > 0);
     let wanted = "another name: Transport endpoint is already connected
 as it is: yes
@@ -296,8 +305,7 @@ a node is left to others: no
 }
 
 /// What the script of socket calls says otherwise with our sockets, by the words behind the kind of socket, and why.
-const DIFFERENT: [(&str, &str); 3] = [
-    ("bind to the same port with SO_REUSEPORT", "the option is kept, but no port is shared"),
+const DIFFERENT: [(&str, &str); 2] = [
     ("poll a listener", "a listener's descriptor can always be written to"),
     ("getpeername after a reset", "the name of a descriptor's other end stays"),
 ];

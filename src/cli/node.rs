@@ -88,7 +88,8 @@ fn follow(pid: u32) -> Result<OwnedFd, Failure> {
         .map_err(|error| Failure::failed(format!("cannot follow process {pid}: {error}")))
 }
 
-/// Waits until the followed process has ended, no socket is open, and no process is there that was given the node.
+/// Waits until the followed process has ended, no socket is open, and no process is there that was given the node or has
+/// asked it.
 async fn outlive(host: &Host, followed: Option<OwnedFd>, linger: Duration) {
     let Some(followed) = followed else {
         return std::future::pending().await;
@@ -110,8 +111,11 @@ async fn outlive(host: &Host, followed: Option<OwnedFd>, linger: Duration) {
             idle_since = tokio::time::Instant::now();
         }
         let invitation = host.invitation().to_owned();
-        let heirs = tokio::task::spawn_blocking(move || has_heirs(&invitation)).await.unwrap_or(false);
-        if !heirs && idle_since.elapsed() >= linger && host.socket_count() == 0 {
+        let lingers = idle_since.elapsed() < linger || host.socket_count() > 0;
+        let heirs = lingers
+            || host.is_needed()
+            || tokio::task::spawn_blocking(move || has_heirs(&invitation)).await.unwrap_or(false);
+        if !heirs && host.socket_count() == 0 {
             host.delivered().await;
             if host.socket_count() == 0 {
                 return;
@@ -121,7 +125,8 @@ async fn outlive(host: &Host, followed: Option<OwnedFd>, linger: Duration) {
     }
 }
 
-/// Whether a process was started with this invitation in its environment.
+/// Whether a process was started with this invitation in its environment. Where a program has put a title there, which
+/// overwrites it, only what it has asked for tells.
 fn has_heirs(invitation: &str) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return false;

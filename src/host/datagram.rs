@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::net::{recv, recvfrom, send};
+use rustix::net::{recvfrom, send};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -31,6 +31,8 @@ use crate::tcp::Socket;
 const SENDERS_MAX: usize = 64;
 /// Datagrams taken from a program before others have their turn.
 const TURNS_MAX: usize = 32;
+/// Datagrams looked at when a socket is closed: more than wait in a queue of the kernel's (net.unix.max_dgram_qlen).
+const QUEUED_MAX: usize = 1_024;
 /// Looking at a datagram socket takes about 5 µs: they are looked at so seldom that it is 1 % of a processor.
 const SWEEP_COST: Duration = Duration::from_micros(500);
 
@@ -105,7 +107,7 @@ impl Datagram {
         let before = self.peer().take();
         if let Some(peer) = before {
             peer.task.abort();
-            drain(&peer.socket, socket, Destination::Peer);
+            drain(&peer.socket, socket, Destination::Peer, &self.name.to_string());
         }
     }
 
@@ -146,7 +148,8 @@ pub(super) async fn serve(inner: Arc<Inner>, id: u64, entry: Arc<Entry>, shared:
     };
     let ingress = Arc::new(ingress);
     let name = shared.name.to_string();
-    let forwarding = tokio::spawn(forward(Arc::clone(&ingress), Arc::clone(&entry.socket), Destination::InFront, name));
+    let forwarding =
+        tokio::spawn(forward(Arc::clone(&ingress), Arc::clone(&entry.socket), Destination::InFront, name.clone()));
     tokio::select! {
         () = deliver(&entry, &shared) => {}
         () = shared.closing.notified() => {}
@@ -154,12 +157,12 @@ pub(super) async fn serve(inner: Arc<Inner>, id: u64, entry: Arc<Entry>, shared:
     // What the program sent before it closed is still on its way to the network.
     forwarding.abort();
     let _ = forwarding.await;
-    drain(&ingress, &entry.socket, Destination::InFront);
+    drain(&ingress, &entry.socket, Destination::InFront, &name);
     let peer = shared.peer().take();
     if let Some(mut peer) = peer {
         peer.task.abort();
         let _ = (&mut peer.task).await;
-        drain(&peer.socket, &entry.socket, Destination::Peer);
+        drain(&peer.socket, &entry.socket, Destination::Peer, &name);
     }
     // Nobody else has the socket now: its port is free when whoever waits for that is told.
     drop(entry);
@@ -233,11 +236,19 @@ fn split(message: &[u8], destination: Destination) -> Option<(Option<SocketAddr>
     }
 }
 
-/// Sends what is still in a queue, as far as there is room.
-fn drain(from: &AsyncFd<OwnedFd>, socket: &Arc<Socket>, destination: Destination) {
+/// Sends what the program has in a queue still, as far as there is room.
+fn drain(from: &AsyncFd<OwnedFd>, socket: &Arc<Socket>, destination: Destination, program: &str) {
     let mut message = vec![0; DATAGRAM_LEN_MAX + datagram::DESTINATION_LEN + 1];
-    while let Ok((len, _)) = recv(from.get_ref(), &mut message[..], RecvFlags::DONTWAIT) {
-        if let Some((to, payload)) = split(&message[..len], destination) {
+    for _ in 0..QUEUED_MAX {
+        let (len, sender) = match recvfrom(from.get_ref(), &mut message[..], RecvFlags::DONTWAIT) {
+            Ok((len, _, sender)) => (len, sender),
+            Err(Errno::AGAIN) => return,
+            // Somebody else's mistake, such as a reset of the pair: nothing was received.
+            Err(_) => continue,
+        };
+        if sender.is_some_and(|sender| is_of(&sender, program))
+            && let Some((to, payload)) = split(&message[..len], destination)
+        {
             let _ = socket.driver.with(|state, now, _| state.core.stack.send_to(now, socket.id, payload, to));
         }
     }

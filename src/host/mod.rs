@@ -5,6 +5,7 @@
 //! `unisockets_descriptors`. Descriptors are their own leash: the kernel tells the host when the last copy of one is
 //! closed, in whatever process, so nothing is lost with a program that exits, and nothing is kept for it.
 
+mod askers;
 mod bound;
 mod datagram;
 mod descriptor;
@@ -32,6 +33,7 @@ use crate::config::hex;
 use crate::handle::Node;
 use crate::patience::Patience;
 use crate::tcp::Socket;
+use askers::Askers;
 use errors::Ended;
 
 /// How long a program may take to say what it wants, and to take the answer.
@@ -71,6 +73,7 @@ struct Inner {
     ended: Mutex<Ended>,
     invitation: String,
     token: String,
+    askers: Askers,
     /// Woken when a socket has ended.
     changed: Notify,
     leaving: Notify,
@@ -107,8 +110,9 @@ impl Host {
             next_id: AtomicU64::new(1),
             entries: Mutex::default(),
             ended: Mutex::default(),
-            invitation: format!("@{name}#{token}"),
+            invitation: format!("@{name}#{token}#{}", rustix::process::geteuid().as_raw()),
             token,
+            askers: Askers::default(),
             changed: Notify::new(),
             leaving: Notify::new(),
         });
@@ -134,6 +138,11 @@ impl Host {
     /// Waits until a program has asked the node to leave.
     pub async fn asked_to_leave(&self) {
         self.inner.leaving.notified().await;
+    }
+
+    /// Returns whether a program runs that has asked this node for anything, which it may do again.
+    pub fn is_needed(&self) -> bool {
+        self.inner.askers.any_runs()
     }
 
     /// Waits until no program holds a socket any more.
@@ -234,7 +243,9 @@ async fn answer_all(inner: Arc<Inner>, listener: UnixListener) {
 
 async fn answer(inner: Arc<Inner>, mut stream: UnixStream) {
     let own = rustix::process::geteuid().as_raw();
-    let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
+    let peer = stream.peer_cred().ok();
+    let known = peer.is_some_and(|peer| peer.uid() == own || peer.uid() == 0);
+    let process = peer.and_then(|peer| peer.pid());
     let mut text = Vec::new();
     let limit = REQUEST_LEN_MAX as u64 + 1;
     let heard = timeout(REQUEST_LIMIT, (&mut stream).take(limit).read_to_end(&mut text)).await;
@@ -249,6 +260,9 @@ async fn answer(inner: Arc<Inner>, mut stream: UnixStream) {
             text: "only the user who has started this node ends it, or has it write a capture".to_owned(),
         }),
         Ok(call) if known || call.token.as_ref().is_some_and(|token| same(token, &inner.token)) => {
+            if let Some(process) = process {
+                inner.askers.note(process);
+            }
             inner.handle(call.request).await
         }
         Ok(_) => Err(Fault { errno: libc::EACCES, text: "this node belongs to another user".to_owned() }),

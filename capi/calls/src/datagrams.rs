@@ -44,8 +44,7 @@ pub(crate) fn way(fd: RawFd, destination: SocketAddr) -> Result<Option<Way>, Err
     if destination.port() == 0 {
         return Err(libc::EINVAL);
     }
-    let routes = node::node()?.ok_or(libc::ENETDOWN)?;
-    if routes.routes.connect(destination.ip()) != Route::Network {
+    if node::of(&name)?.routes.connect(destination.ip()) != Route::Network {
         return Err(libc::ENETUNREACH);
     }
     Ok(Some(Way { ingress: name.ingress(), destination: datagram::emit_destination(destination) }))

@@ -14,32 +14,65 @@ pub(crate) fn identify(fd: RawFd) -> Option<Name> {
     Name::parse(&system::own_name(fd)?).ok()
 }
 
-/// Descriptors below [`BOUND_MAX`] that were bound or listened here, as bits: a send would wait on them for ever. A bit
-/// may be of a descriptor that is another one by now, which costs a look.
-static BOUND: [AtomicU64; BOUND_MAX / 64] = [const { AtomicU64::new(0) }; BOUND_MAX / 64];
-const BOUND_MAX: usize = 65_536;
+/// Descriptors below [`NOTED_MAX`] of which something is known, as bits. A bit may be of a descriptor that is another one
+/// by now.
+struct Noted([AtomicU64; NOTED_MAX / 64]);
+const NOTED_MAX: usize = 65_536;
+
+impl Noted {
+    const fn new() -> Noted {
+        Noted([const { AtomicU64::new(0) }; NOTED_MAX / 64])
+    }
+
+    fn place(&self, fd: RawFd) -> Option<(&AtomicU64, u64)> {
+        let fd = usize::try_from(fd).ok()?;
+        self.0.get(fd / 64).map(|word| (word, 1 << (fd % 64)))
+    }
+
+    fn note(&self, fd: RawFd, is: bool) {
+        match self.place(fd) {
+            Some((word, bit)) if is => word.fetch_or(bit, Ordering::Relaxed),
+            Some((word, bit)) => word.fetch_and(!bit, Ordering::Relaxed),
+            None => 0,
+        };
+    }
+
+    fn has(&self, fd: RawFd) -> bool {
+        self.place(fd).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+    }
+}
+
+/// Those that were bound or listened here: a send would wait on them for ever.
+static BOUND: Noted = Noted::new();
+/// Those that listen, so that nobody asks the node each time that no connection waits.
+static LISTENING: Noted = Noted::new();
 
 /// Notes that a descriptor carries connections, not bytes.
 pub(crate) fn note_bound(fd: RawFd) {
-    if let Some(word) = usize::try_from(fd).ok().and_then(|fd| BOUND.get(fd / 64)) {
-        word.fetch_or(1 << (fd % 64), Ordering::Relaxed);
-    }
+    BOUND.note(fd, true);
+    LISTENING.note(fd, false);
 }
 
 /// Returns whether a descriptor carries connections, not bytes.
 pub(crate) fn is_bound(fd: RawFd) -> bool {
-    let Some(word) = usize::try_from(fd).ok().and_then(|fd| BOUND.get(fd / 64)) else {
-        return false;
-    };
-    let bit = 1 << (fd % 64);
-    if word.load(Ordering::Relaxed) & bit == 0 {
+    if !BOUND.has(fd) {
         return false;
     }
     let is_bound = identify(fd).is_some_and(|name| name.state == State::Bound);
     if !is_bound {
-        word.fetch_and(!bit, Ordering::Relaxed);
+        BOUND.note(fd, false);
     }
     is_bound
+}
+
+/// Notes that a descriptor listens.
+pub(crate) fn note_listening(fd: RawFd) {
+    LISTENING.note(fd, true);
+}
+
+/// Returns whether a descriptor is known to listen.
+pub(crate) fn is_listening(fd: RawFd) -> bool {
+    LISTENING.has(fd)
 }
 
 /// Finds the other end of a connection or of a connected datagram socket.
@@ -181,6 +214,22 @@ impl Drop for Fresh {
     }
 }
 
+/// Commands of `fcntl` that the C library's bindings lack (fcntl.h of Linux).
+const F_SETSIG: c_int = 10;
+const F_GETSIG: c_int = 11;
+
+/// Gives a descriptor what only the kernel knows of another, as far as that is set.
+pub(crate) fn inherit(from: RawFd, to: RawFd) {
+    for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_TIMESTAMP, libc::SO_TIMESTAMPNS] {
+        let mut value = [0; 16];
+        if let Ok(len) = kernel_option(from, libc::SOL_SOCKET, name, &mut value)
+            && value[..len].iter().any(|byte| *byte != 0)
+        {
+            let _ = set_kernel_option(to, libc::SOL_SOCKET, name, &value[..len]);
+        }
+    }
+}
+
 /// Puts a virtual descriptor into the place of the one that a program has, with what only the kernel knows of that:
 /// whether it waits, for how long, whether it is closed on exec, which epolls watch it.
 ///
@@ -191,10 +240,11 @@ pub(crate) fn swap(fd: RawFd, before: Cookie, new: &OwnedFd) -> Result<(), Errno
     let status = system::fcntl_int(fd, libc::F_GETFL, 0)?;
     let kept = status & (libc::O_NONBLOCK | libc::O_ASYNC);
     system::fcntl_int(raw, libc::F_SETFL, kept)?;
-    for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_TIMESTAMP, libc::SO_TIMESTAMPNS] {
-        let mut value = [0; 16];
-        if let Ok(len) = kernel_option(fd, libc::SOL_SOCKET, name, &mut value) {
-            let _ = set_kernel_option(raw, libc::SOL_SOCKET, name, &value[..len]);
+    inherit(fd, raw);
+    // Who is told of what happens, and by which signal (fcntl(2)).
+    for (get, set) in [(libc::F_GETOWN, libc::F_SETOWN), (F_GETSIG, F_SETSIG)] {
+        if let Some(value) = system::fcntl_int(fd, get, 0).ok().filter(|value| *value != 0) {
+            system::fcntl_int(raw, set, value)?;
         }
     }
     let close_on_exec = system::fcntl_int(fd, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;

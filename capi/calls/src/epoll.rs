@@ -1,6 +1,6 @@
 //! Which epolls watch a socket that another one may take the place of: they lose it then, and get it back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,12 +25,19 @@ pub(crate) struct Interest {
     socket: Cookie,
 }
 
-static WATCHED: LazyLock<Mutex<HashMap<RawFd, Vec<Interest>>>> = LazyLock::new(Mutex::default);
+/// Interests by socket, and the epolls that have any.
+#[derive(Default)]
+pub(crate) struct Table {
+    sockets: HashMap<RawFd, Vec<Interest>>,
+    epolls: HashSet<RawFd>,
+}
+
+static WATCHED: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
 /// How many there are, so that closing a descriptor costs nothing where nothing is watched.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// What has the table to itself.
-pub(crate) type Guard = MutexGuard<'static, HashMap<RawFd, Vec<Interest>>>;
+pub(crate) type Guard = MutexGuard<'static, Table>;
 
 /// Keeps every other thread from the table.
 pub(crate) fn hold() -> Guard {
@@ -55,7 +62,7 @@ fn remember(epoll: RawFd, operation: c_int, fd: RawFd, event: Option<(u32, u64)>
     if operation == libc::EPOLL_CTL_DEL {
         if COUNT.load(Ordering::Acquire) > 0 {
             let mut watched = watched();
-            if let Some(interests) = watched.get_mut(&fd) {
+            if let Some(interests) = watched.sockets.get_mut(&fd) {
                 interests.retain(|interest| interest.epoll != epoll);
             }
         }
@@ -69,13 +76,14 @@ fn remember(epoll: RawFd, operation: c_int, fd: RawFd, event: Option<(u32, u64)>
     }
     let socket = descriptor::cookie(fd);
     let mut watched = watched();
-    if watched.len() >= WATCHED_MAX {
+    if watched.sockets.len() >= WATCHED_MAX {
         return;
     }
-    let interests = watched.entry(fd).or_default();
+    watched.epolls.insert(epoll);
+    let interests = watched.sockets.entry(fd).or_default();
     interests.retain(|interest| interest.epoll != epoll);
     interests.push(Interest { epoll, events, data, socket });
-    COUNT.store(watched.len(), Ordering::Release);
+    COUNT.store(watched.sockets.len(), Ordering::Release);
 }
 
 /// Whether another descriptor may take the place of this one: of an ordinary socket the virtual one, of one that is bound
@@ -96,7 +104,7 @@ pub(crate) fn replay(fd: RawFd, before: Cookie) {
     }
     let now = descriptor::cookie(fd);
     let mut watched = watched();
-    let Some(interests) = watched.get_mut(&fd) else {
+    let Some(interests) = watched.sockets.get_mut(&fd) else {
         return;
     };
     interests.retain_mut(|interest| {
@@ -110,17 +118,19 @@ pub(crate) fn replay(fd: RawFd, before: Cookie) {
     }
 }
 
-/// Forgets a descriptor that is closed.
+/// Forgets a descriptor that is closed, be it a socket that was watched or an epoll: its number may be another one's
+/// soon, which has asked for nothing.
 pub(crate) fn forget(fd: RawFd) {
-    take(fd);
-}
-
-fn take(fd: RawFd) -> Vec<Interest> {
     if COUNT.load(Ordering::Acquire) == 0 {
-        return Vec::new();
+        return;
     }
     let mut watched = watched();
-    let interests = watched.remove(&fd).unwrap_or_default();
-    COUNT.store(watched.len(), Ordering::Release);
-    interests
+    watched.sockets.remove(&fd);
+    if watched.epolls.remove(&fd) {
+        watched.sockets.retain(|_, interests| {
+            interests.retain(|interest| interest.epoll != fd);
+            !interests.is_empty()
+        });
+    }
+    COUNT.store(watched.sockets.len(), Ordering::Release);
 }

@@ -10,11 +10,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use unisockets_descriptors::passing::{self, Place};
-use unisockets_descriptors::{About, Answer, Reply, Request};
+use unisockets_descriptors::{About, Answer, Name, Reply, Request};
 
 use crate::config::{self, Config, Routes};
 use crate::system::{self, Errno};
@@ -23,6 +23,8 @@ use crate::system::{self, Errno};
 pub(crate) struct Node {
     pub(crate) place: Place,
     pub(crate) routes: Routes,
+    /// Which node it is, in the names of its sockets.
+    instance: u64,
     /// Whether this program has started it.
     is_own: bool,
     /// What it was found or started with, as far as that is known: completed by what it says of itself.
@@ -33,7 +35,16 @@ impl Node {
     fn new(place: Place, is_own: bool, found: Config, about: About) -> Node {
         let routes = Routes::new(&about);
         let network = about.network.split('~').next().map(str::to_owned);
-        Node { place, routes, is_own, settings: Config { network, name: about.name, ..found } }
+        let instance = about.instance;
+        Node { place, routes, instance, is_own, settings: Config { network, name: about.name, ..found } }
+    }
+
+    /// Asks this node.
+    ///
+    /// # Errors
+    /// The node's; ENETDOWN if it does not answer.
+    pub(crate) fn ask(&self, request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> {
+        ask_at(&self.place, request)
     }
 
     /// Checks that settings, as far as they say anything, are those of this node.
@@ -77,7 +88,16 @@ pub(crate) enum Known {
     There(Arc<Node>),
 }
 
-static KNOWN: RwLock<Known> = RwLock::new(Known::Nothing);
+/// The node, and those that this program has left, the oldest first: sockets of theirs may be open still.
+pub(crate) struct Nodes {
+    known: Known,
+    left: Vec<Arc<Node>>,
+}
+
+/// Nodes that are remembered after they were left.
+const LEFT_MAX: usize = 16;
+
+static NODES: RwLock<Nodes> = RwLock::new(Nodes { known: Known::Nothing, left: Vec::new() });
 /// The process of which a thread looks for a node or starts one, so that two threads do not start two; 0 if none does. A
 /// child finds its parent's number here, and nobody who would ever take it away.
 static STARTER: AtomicU32 = AtomicU32::new(0);
@@ -85,11 +105,15 @@ static STARTER: AtomicU32 = AtomicU32::new(0);
 const STARTER_PAUSE: Duration = Duration::from_millis(2);
 
 /// What has the node to itself.
-pub(crate) type Guard = RwLockWriteGuard<'static, Known>;
+pub(crate) type Guard = RwLockWriteGuard<'static, Nodes>;
 
 /// Keeps every other thread from the node that is known; nobody has it for long.
 pub(crate) fn hold() -> Guard {
-    KNOWN.write().unwrap_or_else(PoisonError::into_inner)
+    NODES.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn nodes() -> RwLockReadGuard<'static, Nodes> {
+    NODES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The right to start a node.
@@ -145,13 +169,13 @@ fn failed(text: &str, errno: Errno) -> Errno {
 /// # Errors
 /// ENETDOWN if there should be one and is not; the text of [`last`] says why.
 pub(crate) fn node() -> Result<Option<Arc<Node>>, Errno> {
-    match &*KNOWN.read().unwrap_or_else(PoisonError::into_inner) {
+    match &nodes().known {
         Known::There(node) => return Ok(Some(Arc::clone(node))),
         Known::None => return Ok(None),
         Known::Nothing => {}
     }
     if !config::is_set() {
-        *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = Known::None;
+        hold().known = Known::None;
         return Ok(None);
     }
     let found = up(&Config::default());
@@ -173,7 +197,7 @@ pub fn report_failures() {
 /// ENETDOWN; the text of [`last`] says why.
 pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
     let _only = Starter::wait();
-    if let Known::There(node) = &*KNOWN.read().unwrap_or_else(PoisonError::into_inner) {
+    if let Known::There(node) = &nodes().known {
         return node.check(config).map(|()| Arc::clone(node));
     }
     let (is_own, found) = match config.node.clone().or_else(|| config::variable(config::NODE)) {
@@ -186,7 +210,7 @@ pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
         _ => return Err(failed("the node is of another version", libc::EPROTO)),
     };
     let node = Arc::new(Node::new(place, is_own, found, about));
-    *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = Known::There(Arc::clone(&node));
+    hold().known = Known::There(Arc::clone(&node));
     // What differs can be left, for it is known now.
     node.check(config).map(|()| node)
 }
@@ -194,7 +218,17 @@ pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
 /// Leaves the node of this program; the next call finds or starts another. One that this program has started ends once
 /// its sockets have drained, another one goes on for its other programs.
 pub(crate) fn down() -> Result<(), Errno> {
-    let before = std::mem::replace(&mut *KNOWN.write().unwrap_or_else(PoisonError::into_inner), Known::Nothing);
+    let before = {
+        let mut nodes = hold();
+        let before = std::mem::replace(&mut nodes.known, Known::Nothing);
+        if let Known::There(node) = &before {
+            if nodes.left.len() == LEFT_MAX {
+                nodes.left.remove(0);
+            }
+            nodes.left.push(Arc::clone(node));
+        }
+        before
+    };
     match before {
         Known::There(node) => {
             // It drains, and is nobody's any more: what follows does not find it.
@@ -216,6 +250,32 @@ pub(crate) fn ask(request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> 
         failed("no network is set: call unisockets_up, or set UNISOCKETS_SIGNAL or UNISOCKETS_NODE", libc::ENETDOWN)
     })?;
     ask_at(&node.place, request)
+}
+
+/// Finds the node that holds a socket: this program's, or one that it has left.
+///
+/// # Errors
+/// ENETDOWN if it is another one, as of a descriptor that was inherited from a program on another network.
+pub(crate) fn of(name: &Name) -> Result<Arc<Node>, Errno> {
+    let is_its = |node: &&Arc<Node>| node.instance == name.instance;
+    let found = {
+        let nodes = nodes();
+        let current = if let Known::There(node) = &nodes.known { Some(node) } else { None };
+        current.filter(is_its).or_else(|| nodes.left.iter().find(is_its)).map(Arc::clone)
+    };
+    let node = match found {
+        Some(node) => Some(node),
+        None => node()?,
+    };
+    node.filter(|node| is_its(&node)).ok_or_else(|| failed("this socket is of another node", libc::ENETDOWN))
+}
+
+/// Asks the node that holds a socket.
+///
+/// # Errors
+/// The node's, and those of [`of`].
+pub(crate) fn ask_of(name: &Name, request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> {
+    ask_at(&of(name)?.place, request)
 }
 
 fn ask_at(place: &Place, request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> {
@@ -295,7 +355,11 @@ fn launch(program: &Path, config: &Config) -> Result<String, Errno> {
     let environment = strings(environment.collect());
     let path = strings(vec![program.as_os_str().to_owned()]);
     let path = path.first().ok_or(libc::ENOENT)?;
-    let child = system::spawn_unseen(path, &arguments, &environment, writer.as_raw_fd())?;
+    // Of a program without standard input and output the pipe would have their numbers.
+    let output = system::fcntl_int(writer.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3)?;
+    let child = system::spawn_unseen(path, &arguments, &environment, output);
+    system::close(output);
+    let child = child?;
     drop(writer);
     let mut said = String::new();
     let mut reader = BufReader::new(reader);

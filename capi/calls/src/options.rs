@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use unisockets_descriptors::{Family, Kind, Name, Option as Setting, Reply, Request, State};
 
 use crate::descriptor::identify;
-use crate::node::ask;
+use crate::node::ask_of;
 use crate::sockets::Handled::{self, Here, System};
 use crate::sockets::pending_error;
 use crate::system::{self, Errno};
@@ -41,7 +41,7 @@ pub(crate) fn get(fd: RawFd, level: c_int, option: c_int) -> Result<Handled<Vec<
         (libc::SOL_SOCKET, libc::SO_DOMAIN, _) if name.family == Family::V4 => libc::AF_INET,
         (libc::SOL_SOCKET, libc::SO_DOMAIN, _) => libc::AF_INET6,
         _ => {
-            return match ask(&Request::GetOption { id: name.id, level, name: option })?.0 {
+            return match ask_of(&name, &Request::GetOption { id: name.id, level, name: option })?.0 {
                 Reply::Option { value } => Ok(Here(value)),
                 _ => Err(libc::EPROTO),
             };
@@ -70,6 +70,6 @@ pub(crate) fn set(fd: RawFd, level: c_int, option: c_int, value: &[u8]) -> Resul
         return Ok(System);
     }
     let option = Setting { level, name: option, value: value.to_vec() };
-    ask(&Request::SetOption { id: name.id, option })?;
+    ask_of(&name, &Request::SetOption { id: name.id, option })?;
     Ok(Here(()))
 }

@@ -9,7 +9,7 @@ use unisockets_descriptors::{Family, Kind, Name, Reply, Request, State};
 
 use crate::config::Route;
 use crate::descriptor::{self, Inet, carried, identify, inet, swap};
-use crate::node::{self, ask};
+use crate::node::{self, ask, ask_of};
 use crate::system::{self, Errno};
 
 /// Whether a call is for the operating system, which then gets it unchanged.
@@ -88,7 +88,9 @@ pub(crate) fn listen(fd: RawFd, backlog: c_int) -> Result<Handled<()>, Errno> {
         State::Bound => {
             // Linux takes a negative backlog for the largest (it compares without a sign).
             let backlog = u32::try_from(backlog).unwrap_or(u32::MAX);
-            ask(&Request::Listen { id: name.id, backlog }).map(|_| Here(()))
+            ask_of(&name, &Request::Listen { id: name.id, backlog })?;
+            descriptor::note_listening(fd);
+            Ok(Here(()))
         }
         State::Stream => Err(libc::EINVAL),
         State::Datagram => Err(libc::EOPNOTSUPP),
@@ -111,9 +113,15 @@ pub(crate) fn accept(fd: RawFd, flags: c_int) -> Result<Handled<(RawFd, Option<N
     let passed = if flags & libc::SOCK_CLOEXEC != 0 { libc::MSG_CMSG_CLOEXEC } else { 0 };
     let descriptor = loop {
         match take(fd, passed) {
-            Err(libc::EAGAIN) if !system::is_nonblocking(fd) => {
-                if !listens(&name)? {
-                    return Err(libc::EINVAL);
+            Err(libc::EAGAIN) => {
+                if !descriptor::is_listening(fd) {
+                    if !listens(&name)? {
+                        return Err(libc::EINVAL);
+                    }
+                    descriptor::note_listening(fd);
+                }
+                if system::is_nonblocking(fd) {
+                    return Err(libc::EAGAIN);
                 }
                 system::await_message(fd)?;
             }
@@ -126,6 +134,7 @@ pub(crate) fn accept(fd: RawFd, flags: c_int) -> Result<Handled<(RawFd, Option<N
     if flags & libc::SOCK_NONBLOCK != 0 {
         system::fcntl_int(descriptor.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK)?;
     }
+    descriptor::inherit(fd, descriptor.as_raw_fd());
     let peer = descriptor::peer(descriptor.as_raw_fd());
     Ok(Here((descriptor.into_raw_fd(), peer)))
 }
@@ -144,7 +153,7 @@ fn take(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>, Errno> {
 
 fn listens(name: &Name) -> Result<bool, Errno> {
     let request = Request::GetOption { id: name.id, level: libc::SOL_SOCKET, name: libc::SO_ACCEPTCONN };
-    match ask(&request)?.0 {
+    match ask_of(name, &request)?.0 {
         Reply::Option { value } => Ok(value.iter().any(|byte| *byte != 0)),
         _ => Err(libc::EPROTO),
     }
@@ -159,19 +168,19 @@ pub(crate) fn connect(fd: RawFd, address: SocketAddr) -> Result<Handled<()>, Err
         return Err(libc::EAFNOSUPPORT);
     }
     let is_network = |route: Route| if route == Route::Network { Ok(()) } else { Err(libc::ENETUNREACH) };
-    let routes = node::node()?.ok_or(libc::ENETDOWN)?;
+    let node = node::of(&name)?;
     match name.state {
         State::Stream => connect_again(fd, &name, address),
         State::Bound => {
-            is_network(routes.routes.connect(address.ip()))?;
+            is_network(node.routes.connect(address.ip()))?;
             if listens(&name)? {
                 return Err(libc::EISCONN);
             }
             let (id, kind, family) = (Some(name.id), Kind::Tcp, name.family);
-            start(fd, &Request::Connect { id, kind, family, address, options: Vec::new() }).map(Here)
+            start(fd, &node, &Request::Connect { id, kind, family, address, options: Vec::new() }).map(Here)
         }
         State::Datagram => {
-            is_network(routes.routes.connect(address.ip()))?;
+            is_network(node.routes.connect(address.ip()))?;
             connect_datagram(fd, &name, address).map(Here)
         }
     }
@@ -199,7 +208,7 @@ fn connect_ordinary(fd: RawFd, address: SocketAddr) -> Result<Handled<()>, Errno
     match kind {
         Kind::Tcp => {
             let options = carried(fd, inet);
-            start(fd, &Request::Connect { id: None, kind, family, address, options }).map(Here)
+            start(fd, &node, &Request::Connect { id: None, kind, family, address, options }).map(Here)
         }
         Kind::Udp => {
             make_datagram(fd, inet)?;
@@ -223,7 +232,7 @@ fn connect_again(fd: RawFd, name: &Name, address: SocketAddr) -> Result<Handled<
         // It was told already: as on Linux the socket may try again.
         0 if descriptor::peer(fd).is_none() => {
             let (id, kind, family) = (None, Kind::Tcp, name.family);
-            start(fd, &Request::Connect { id, kind, family, address, options: Vec::new() }).map(Here)
+            start(fd, &*node::of(name)?, &Request::Connect { id, kind, family, address, options: Vec::new() }).map(Here)
         }
         0 => Err(libc::EISCONN),
         errno => Err(errno),
@@ -232,16 +241,16 @@ fn connect_again(fd: RawFd, name: &Name, address: SocketAddr) -> Result<Handled<
 
 /// Takes the error that a node keeps for a socket.
 pub(crate) fn pending_error(name: &Name) -> Result<Errno, Errno> {
-    match ask(&Request::Error { id: name.id })?.0 {
+    match ask_of(name, &Request::Error { id: name.id })?.0 {
         Reply::Error { errno } => Ok(errno),
         _ => Err(libc::EPROTO),
     }
 }
 
 /// Starts a connection, and waits for it where the descriptor is one that waits.
-fn start(fd: RawFd, request: &Request) -> Result<(), Errno> {
+fn start(fd: RawFd, node: &node::Node, request: &Request) -> Result<(), Errno> {
     let before = descriptor::cookie(fd);
-    swap(fd, before, &brought(ask(request)?)?)?;
+    swap(fd, before, &brought(node.ask(request)?)?)?;
     if system::is_nonblocking(fd) {
         return Err(libc::EINPROGRESS);
     }
@@ -279,7 +288,7 @@ fn connect_datagram(fd: RawFd, name: &Name, address: SocketAddr) -> Result<(), E
         // Only its old peer could talk to it.
         system::connect_name(fd, None)?;
     }
-    match ask(&Request::Connect { id, kind, family, address, options: Vec::new() })?.0 {
+    match ask_of(name, &Request::Connect { id, kind, family, address, options: Vec::new() })?.0 {
         Reply::Peer { name } => system::connect_name(fd, Some(&name)),
         _ => Err(libc::EPROTO),
     }
@@ -289,8 +298,8 @@ fn connect_datagram(fd: RawFd, name: &Name, address: SocketAddr) -> Result<(), E
 pub(crate) fn disconnect(fd: RawFd) -> Result<Handled<()>, Errno> {
     match identify(fd) {
         None => Ok(System),
-        Some(Name { state: State::Datagram, id, .. }) => {
-            ask(&Request::Disconnect { id })?;
+        Some(name @ Name { state: State::Datagram, id, .. }) => {
+            ask_of(&name, &Request::Disconnect { id })?;
             system::connect_name(fd, None).map(Here)
         }
         Some(_) => Err(libc::EOPNOTSUPP),
@@ -336,6 +345,11 @@ pub(crate) fn shutdown(fd: RawFd, how: c_int) -> Result<Handled<()>, Errno> {
             if !listens(&name)? {
                 return Err(libc::ENOTCONN);
             }
+            // As Linux: what a listener sends nobody has ever heard, and one that receives nothing listens no more.
+            return match how {
+                libc::SHUT_WR => Ok(Here(())),
+                _ => system::shutdown(fd, libc::SHUT_RDWR).map(Here),
+            };
         }
         State::Stream | State::Datagram => {
             descriptor::peer(fd).ok_or(libc::ENOTCONN)?;
@@ -351,7 +365,7 @@ pub(crate) fn close(fd: RawFd) -> isize {
     let result = system::close(fd);
     if let Some(name) = datagram {
         // The kernel tells the node of every other kind of descriptor by itself.
-        let _ = ask(&Request::Closed { id: name.id });
+        let _ = ask_of(&name, &Request::Closed { id: name.id });
     }
     result
 }

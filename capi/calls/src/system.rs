@@ -170,6 +170,11 @@ pub(crate) fn fcntl_int(fd: RawFd, command: c_int, argument: c_int) -> Result<c_
         .map(|value| value as c_int)
 }
 
+pub(crate) fn shutdown(fd: RawFd, how: c_int) -> Result<(), Errno> {
+    // SAFETY: only numbers are passed.
+    checked(unsafe { call(libc::SYS_shutdown, [int(fd), int(how), 0, 0, 0, 0]) }).map(|_| ())
+}
+
 pub(crate) fn is_nonblocking(fd: RawFd) -> bool {
     fcntl_int(fd, libc::F_GETFL, 0).is_ok_and(|flags| flags & libc::O_NONBLOCK != 0)
 }

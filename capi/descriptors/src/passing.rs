@@ -9,7 +9,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
 };
-use rustix::net::{bind, connect, recvmsg, sendmsg, shutdown, socket_with, socketpair};
+use rustix::net::{bind, connect, recvmsg, sendmsg, shutdown, socket_with, socketpair, sockopt};
 
 use crate::message::{Answer, Call, Request};
 use crate::{ANSWER_LEN_MAX, REQUEST_LEN_MAX};
@@ -89,21 +89,39 @@ pub fn connect_abstract(socket: impl AsFd, name: &str) -> io::Result<()> {
 
 /// Where a node answers: the path of its control socket, or an invitation.
 ///
-/// A path serves the user who runs the node. An invitation is `@NAME#TOKEN`, a name in the abstract namespace and what
-/// proves that whoever asks was started with it: it serves also those that have given up that user's rights since.
+/// A path serves the user who runs the node. An invitation is `@NAME#TOKEN#UID`, a name in the abstract namespace, what
+/// proves that whoever asks was started with it, and the user who runs the node: it serves also those that have given up
+/// that user's rights since. When the node has gone, anybody may take its name; nobody else has its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     address: String,
     token: Option<String>,
+    user: Option<u32>,
 }
 
 impl Place {
     /// Reads a path or an invitation.
     pub fn new(text: &str) -> Place {
         match text.strip_prefix('@').and_then(|rest| rest.split_once('#')) {
-            Some((name, token)) => Place { address: format!("@{name}"), token: Some(token.to_owned()) },
-            None => Place { address: text.to_owned(), token: None },
+            Some((name, rest)) => {
+                let (token, user) = rest.split_once('#').unwrap_or((rest, ""));
+                Place { address: format!("@{name}"), token: Some(token.to_owned()), user: user.parse().ok() }
+            }
+            None => Place { address: text.to_owned(), token: None, user: None },
         }
+    }
+
+    /// Checks that whoever has taken a connection is the node's user, or root (SO_PEERCRED, unix(7)).
+    fn check(&self, socket: &OwnedFd) -> io::Result<()> {
+        let Some(user) = self.user else {
+            return Ok(());
+        };
+        let answers = sockopt::socket_peercred(socket)?.uid.as_raw();
+        if answers == user || answers == 0 {
+            return Ok(());
+        }
+        let text = format!("user {answers} answers in the place of the node, which was user {user}'s");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     }
 
     /// Returns where it is, without what proves anything.
@@ -126,6 +144,7 @@ impl Place {
 pub fn ask(place: &Place, request: &Request) -> io::Result<(Answer, Option<OwnedFd>)> {
     let socket = unix_socket(SocketType::STREAM, SocketFlags::empty())?;
     retry(|| connect(&socket, &place.socket_address()?))?;
+    place.check(&socket)?;
     let call = Call { token: place.token.clone(), request: request.clone() };
     let mut rest = &*serde_json::to_vec(&call).map_err(invalid)?;
     if rest.len() > REQUEST_LEN_MAX {
@@ -180,6 +199,28 @@ mod tests {
         assert_ne!(descriptor.as_raw_fd(), passed.as_raw_fd());
         send_with(&descriptor, b"through", None).unwrap();
         assert_eq!(recv_with(&other, &mut bytes).unwrap().0, 7);
+    }
+
+    /// When a node has been killed, its programs go on; whoever takes its name must not answer them.
+    #[test]
+    fn only_the_user_of_an_invitation_is_asked() {
+        let name = format!("unisockets-test-user/{}", std::process::id());
+        let listener = unix_socket(SocketType::STREAM, SocketFlags::empty()).unwrap();
+        bind_abstract(&listener, &name).unwrap();
+        rustix::net::listen(&listener, 4).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let connected = |user: u32| {
+            let place = Place::new(&format!("@{name}#token#{user}"));
+            let socket = unix_socket(SocketType::STREAM, SocketFlags::empty()).unwrap();
+            connect(&socket, &place.socket_address().unwrap()).unwrap();
+            place.check(&socket)
+        };
+        assert!(connected(own).is_ok());
+        // Root may answer for everybody.
+        let other = connected(own + 1).map_err(|error| error.kind());
+        assert_eq!(other, if own == 0 { Ok(()) } else { Err(io::ErrorKind::PermissionDenied) });
+        assert_eq!(Place::new("@a#b#7").token.as_deref(), Some("b"));
+        assert_eq!(Place::new("@a#b"), Place { address: "@a".to_owned(), token: Some("b".to_owned()), user: None });
     }
 
     #[test]

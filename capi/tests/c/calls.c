@@ -723,6 +723,63 @@ static void watched(void) {
     close(listener);
 }
 
+/* What is not about connections that wait, of sockets that could have some; and what accepted ones have from them. */
+static void listener_edges(void) {
+    struct sockaddr_storage address;
+    struct timeval second = {.tv_sec = 1}, kept = {0};
+    socklen_t len = sizeof kept;
+    int idle = bound();
+    fcntl(idle, F_SETFL, O_NONBLOCK);
+    say("accept where nobody listens", accept(idle, NULL, NULL));
+    close(idle);
+    int owned = fresh();
+    fcntl(owned, F_SETOWN, getpid());
+    bind(owned, (struct sockaddr *)&address, at(&address, 0));
+    say("who is told stays", fcntl(owned, F_GETOWN) == getpid());
+    close(owned);
+    int listener = bound(), port = port_of(listener);
+    setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof second);
+    listen(listener, 4);
+    say("shutdown writing of a listener", shutdown(listener, SHUT_WR));
+    int client = connected_to(port), server = accept(listener, NULL, NULL);
+    say("and accept", server >= 0);
+    say("of the new one a timeout", getsockopt(server, SOL_SOCKET, SO_RCVTIMEO, &kept, &len));
+    say("is the listener's", kept.tv_sec);
+    say("shutdown reading of a listener", shutdown(listener, SHUT_RD));
+    say("and accept", accept(listener, NULL, NULL));
+    int refused = -1;
+    for (int turn = 0; turn < 500 && refused != ECONNREFUSED; turn++) {
+        int late = fresh();
+        errno = 0;
+        connect(late, (struct sockaddr *)&address, at(&address, port));
+        refused = errno;
+        close(late);
+        usleep(10000);
+    }
+    say("and later ones are refused", refused == ECONNREFUSED);
+    errno = 0;
+    close(client);
+    close(server);
+    close(listener);
+}
+
+/* An epoll that was closed asks for nothing any more, though another one has its number. */
+static void closed_epoll(void) {
+    struct epoll_event wanted = {.events = EPOLLIN | EPOLLOUT, .data.u64 = 88}, seen;
+    struct sockaddr_storage address;
+    int listener = bound(), fd = fresh(), epoll = epoll_create1(0);
+    listen(listener, 4);
+    epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &wanted);
+    close(epoll);
+    int other = epoll_create1(0);
+    say("the number is used again", other == epoll);
+    say("connect", connect(fd, (struct sockaddr *)&address, at(&address, port_of(listener))));
+    say("nobody asked the other epoll", epoll_wait(other, &seen, 1, 100));
+    close(other);
+    close(fd);
+    close(listener);
+}
+
 /* Sends until nothing more is taken for a while. */
 static void fill(int fd) {
     static char bytes[65536];
@@ -820,6 +877,8 @@ int main(void) {
                 stream_messages();
                 watched();
                 full_and_reset();
+                listener_edges();
+                closed_epoll();
             } else {
                 datagrams();
                 datagram_messages();

@@ -1,4 +1,5 @@
-// Enters networks and leaves them, with settings of its own: 'network SIGNAL CAPTURE'; or 'network' with a node of others.
+// Enters networks and leaves them, with settings of its own: 'network SIGNAL CAPTURE'; or 'network' with a node of others;
+// or 'network bare' without standard input and output, as daemons are.
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -45,9 +46,30 @@ static int share(void) {
     return 0;
 }
 
+// The first socket starts a node, whose words go into a pipe that must not lie where they are written to.
+static int bare(void) {
+    struct sockaddr_in any = {.sin_family = AF_INET};
+    close(0);
+    close(1);
+    int fd = unisockets_socket(AF_INET, SOCK_STREAM, 0);
+    if (unisockets_bind(fd, (struct sockaddr *)&any, sizeof any) != 0) {
+        fprintf(stderr, "bind: %s\n", unisockets_errmsg());
+        return 1;
+    }
+    return unisockets_down() == 0 ? 0 : 1;
+}
+
+static int flag(int fd, int option) {
+    int value = -1;
+    socklen_t len = sizeof value;
+    return unisockets_getsockopt(fd, SOL_SOCKET, option, &value, &len) ? -1 : value;
+}
+
 int main(int argc, char **argv) {
     if (argc == 1)
         return share();
+    if (argc == 2)
+        return bare();
     if (argc != 3)
         return 2;
     struct unisockets_config config = {.signal = argv[1], .name = "gamma"};
@@ -74,6 +96,13 @@ int main(int argc, char **argv) {
     says("\"elsewhere\"");
     snprintf(second, sizeof second, "%s", getenv("UNISOCKETS_NODE"));
     printf("the same node: %s\n", strcmp(first, second) ? "no" : "yes");
+    // Each node counts its sockets from one; what was opened before is the first one's still.
+    int own = unisockets_socket(AF_INET, SOCK_STREAM, 0), on = 1;
+    say("bind", unisockets_bind(own, (struct sockaddr *)&any, sizeof any));
+    say("an option of the other", unisockets_setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on));
+    printf("keep-alive: %d and %d\n", flag(fd, SO_KEEPALIVE), flag(own, SO_KEEPALIVE));
+    printf("listening: %d and %d\n", flag(fd, SO_ACCEPTCONN), flag(own, SO_ACCEPTCONN));
+    close(own);
     close(fd);
     say("down", unisockets_down());
     printf("a node is left to others: %s\n", getenv("UNISOCKETS_NODE") ? "yes" : "no");
