@@ -258,6 +258,7 @@ fn queues_stay_short_beside_a_transfer() {
     let at = |share: usize| Duration::from_micros(round_trips[(round_trips.len() - 1) * share / 100]);
     println!("beside a transfer a ping takes {:?} (p50), {:?} (p90), {:?} (most)", at(50), at(90), at(100));
     assert!(round_trips.len() >= 18, "echoes are lost: {}", ping.err);
-    assert!(at(50) < Duration::from_millis(500), "{round_trips:?}");
+    // The wire takes 20 ms; what is more than that has waited.
+    assert!(at(50) < Duration::from_millis(150) && at(90) < Duration::from_millis(500), "{round_trips:?}");
     transfer.finish();
 }

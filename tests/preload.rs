@@ -244,6 +244,16 @@ for turn in range(3):
         peeked = copy.recvfrom(100, socket.MSG_PEEK)
         data, source = sink.recvfrom(100)
         assert (data, source) == peeked and int(data) == source[1]
+# And to a child that was forked, by recvmsg.
+child = os.fork()
+if child == 0:
+    for _ in senders:
+        data, _, _, source = sink.recvmsg(100)
+        assert int(data) == source[1], (data, source)
+    os._exit(7)
+for sender in senders:
+    sender.sendto(b'%d' % sender.getsockname()[1], own)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 sender.sendto(b'payload only', own)
 sink.setblocking(True)
 print(os.read(sink.fileno(), 100))
@@ -398,6 +408,50 @@ fn a_node_ends_after_its_program() {
     }
 }
 
+/// A daemon that writes its title over its environment, as setproctitle does, was nobody's any more, and its node left.
+#[test]
+fn a_daemon_with_a_title_keeps_its_node() {
+    with::preload();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let daemon = script(
+        &place,
+        "daemon.py",
+        "
+import ctypes, os, socket, sys, time
+def bind():
+    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    s.bind(('', 0))
+    s.close()
+if os.fork() > 0:
+    os._exit(0)
+os.setsid()
+bind()
+fields = open('/proc/self/stat').read().rsplit(')', 1)[1].split()
+begin, end = int(fields[47]), int(fields[48])
+ctypes.memset(begin, 0x20, end - begin - 1)
+assert b'UNISOCKETS_NODE' not in open('/proc/self/environ', 'rb').read()
+time.sleep(8)
+try:
+    bind()
+    said = 'bound'
+except OSError as error:
+    said = error.strerror
+open(sys.argv[1] + '.new', 'w').write(said)
+os.rename(sys.argv[1] + '.new', sys.argv[1])
+",
+    );
+    let said = place.folder.join("said");
+    let ended = place.start(&run("titled", &[python(), daemon.to_str().unwrap(), said.to_str().unwrap()])).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let started = Instant::now();
+    while !said.exists() {
+        assert!(started.elapsed() < LIMIT, "the daemon says nothing");
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    assert_eq!(std::fs::read_to_string(&said).unwrap(), "bound");
+}
+
 /// A node belongs to a user; a token in the environment opens it to programs that have changed theirs.
 #[test]
 fn whoever_has_no_token_and_is_another_user_is_refused() {
@@ -448,9 +502,36 @@ fn the_interpreters_own_suite_passes() {
     );
 }
 
+/// The rest of it: what waits for descriptors, and further protocols.
+#[test]
+fn the_interpreters_own_suite_of_further_protocols_passes() {
+    let modules = ["poll", "selectors", "poplib", "xmlrpc", "urllib2_localnet", "httpservers"];
+    suite("further", &modules.map(|module| format!("test.test_{module}")), &[]);
+}
+
+/// It waits a lot.
+#[test]
+fn the_interpreters_own_suite_of_mail_passes() {
+    suite("mail", &["test.test_imaplib".to_owned()], &[]);
+}
+
+/// Every class of its tests of sockets that is about TCP or UDP.
 #[test]
 fn the_interpreters_own_suite_of_sockets_passes() {
     let classes = [
+        "BasicTCPTest2",
+        "TCPCloserTest",
+        "ContextManagersTest",
+        "TestExceptions",
+        "UnbufferedFileObjectClassTestCase",
+        "LineBufferedFileObjectClassTestCase",
+        "SmallBufferedFileObjectClassTestCase",
+        "UnicodeReadFileObjectClassTestCase",
+        "UnicodeWriteFileObjectClassTestCase",
+        "UnicodeReadWriteFileObjectClassTestCase",
+        "RecvmsgIntoUDP6Test",
+        "RecvmsgRFC3542AncillaryUDP6Test",
+        "RecvmsgIntoRFC3542AncillaryUDP6Test",
         "GeneralModuleTests",
         "BasicTCPTest",
         "BasicUDPTest",
@@ -479,7 +560,26 @@ fn the_interpreters_own_suite_of_sockets_passes() {
         "SendfileUsingSendTest",
         "SendfileUsingSendfileTest",
     ];
-    suite("sockets", &classes.map(|class| format!("test.test_socket.{class}")), &[]);
+    // The hop limit and the traffic class of a datagram are not told (capi/README.md).
+    let skipped = [
+        "testOddCmsgSize",
+        "testRecvHopLimit",
+        "testRecvHopLimitCMSG_SPACE",
+        "testRecvTrafficClassAndHopLimit",
+        "testRecvTrafficClassAndHopLimitCMSG_SPACE",
+        "testSecondCmsgTrunc0",
+        "testSecondCmsgTrunc1",
+        "testSecondCmsgTrunc2Int",
+        "testSecondCmsgTruncInData",
+        "testSecondCmsgTruncLen0Minus1",
+        "testSetHopLimit",
+        "testSetTrafficClassAndHopLimit",
+        "testSingleCmsgTrunc1",
+        "testSingleCmsgTrunc2Int",
+        "testSingleCmsgTruncInData",
+        "testSingleCmsgTruncLen0Minus1",
+    ];
+    suite("sockets", &classes.map(|class| format!("test.test_socket.{class}")), &skipped);
 }
 
 /// Runs tests of the interpreter; with 127/8 and ::1 inside our stack they talk to themselves through it.
@@ -494,7 +594,7 @@ fn suite(name: &str, tests: &[String], skipped: &[&str]) {
         "suite.py",
         "
 import faulthandler, sys, unittest
-faulthandler.dump_traceback_later(100, exit=True)
+faulthandler.dump_traceback_later(220, exit=True)
 skipped = sys.argv[1].split(',')
 def flat(suite):
     for test in suite:
@@ -512,6 +612,6 @@ sys.exit(0 if result.wasSuccessful() and result.testsRun > 50 else 1)
     let program: Vec<&str> = command.iter().map(String::as_str).collect();
     let arguments = run(name, &[&["env", "UNISOCKETS_LOOPBACK=inside"], &program[..]].concat()).join("\u{1}");
     let arguments: Vec<&str> = arguments.split('\u{1}').collect();
-    let ended = place.start(&arguments).end_within(Duration::from_secs(120));
+    let ended = place.start(&arguments).end_within(Duration::from_secs(240));
     assert_eq!(ended.code, Some(0), "{}", ended.out);
 }

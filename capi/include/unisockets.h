@@ -249,7 +249,7 @@ int unisockets_getnameinfo(const struct sockaddr *address,
 
 // Finds the IPv4 addresses of a name (gethostbyname(3)); the result stays until the thread's next call.
 //
-// Errors: null, without h_errno.
+// Errors: null; h_errno says why.
 struct hostent *unisockets_gethostbyname(const char *name);
 
 #ifdef __cplusplus

@@ -55,7 +55,7 @@ pub unsafe extern "C" fn unisockets_getnameinfo(
 
 /// Finds the IPv4 addresses of a name (gethostbyname(3)); the result stays until the thread's next call.
 ///
-/// Errors: null, without h_errno.
+/// Errors: null; h_errno says why.
 ///
 /// # Safety
 /// What it points to must be as the manual page says.

@@ -253,7 +253,8 @@ fn a_program_enters_and_leaves_networks() {
     ours.env("UNISOCKETS_PROGRAM", built().join("unisockets"));
     ours.env("XDG_DATA_HOME", &place.folder).env("XDG_RUNTIME_DIR", &place.folder);
     let said = String::from_utf8(filter(&mut ours, Vec::new())).unwrap();
-    let wanted = "gamma: yes
+    let wanted = "of the header's version: yes
+gamma: yes
 \"gamma\" is in the status: yes
 again: yes
 as it is: yes

@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #ifdef UNISOCKETS_WITH_ALIAS
 #include <unisockets.h>
@@ -780,6 +782,70 @@ static void closed_epoll(void) {
     close(listener);
 }
 
+static pthread_barrier_t both;
+
+static void *closing(void *fd) {
+    pthread_barrier_wait(&both);
+    return close(*(int *)fd) == 0 ? fd : NULL;
+}
+
+/* One of them closes it, the other one is told that it is none any more. */
+static void closed_by_two_threads(void) {
+    long closed = 0;
+    pthread_barrier_init(&both, NULL, 2);
+    for (int turn = 0; turn < 100; turn++) {
+        int fd = bound();
+        pthread_t threads[2];
+        for (int each = 0; each < 2; each++) pthread_create(&threads[each], NULL, closing, &fd);
+        for (int each = 0; each < 2; each++) {
+            void *result;
+            pthread_join(threads[each], &result);
+            closed += result != NULL;
+        }
+    }
+    pthread_barrier_destroy(&both);
+    errno = 0;
+    say("closed by two threads at once", closed);
+}
+
+/* The parent sends the first half, a child the second, another one has received before the fork what it goes on with. */
+static void forked_in_mid_transfer(void) {
+    enum { PART = 1000, PARTS = 4000 };
+    static char bytes[PART];
+    int left, right, status = -1;
+    pair(&left, &right);
+    fflush(stdout);
+    pid_t reader = fork();
+    if (reader == 0) {
+        close(left);
+        for (long place = 0;; place++) {
+            unsigned char byte;
+            ssize_t len = recv(right, &byte, 1, 0);
+            if (len != 1 || byte != (unsigned char)(place / PART)) _exit(len == 0 && place == (long)PART * PARTS ? 0 : 1);
+            static char rest[PART - 1];
+            if (recv(right, rest, sizeof rest, MSG_WAITALL) != (ssize_t)sizeof rest) _exit(2);
+            for (size_t each = 0; each < sizeof rest; each++)
+                if ((unsigned char)rest[each] != byte) _exit(3);
+            place += PART - 1;
+        }
+    }
+    close(right);
+    for (int part = 0; part < PARTS; part++) {
+        if (part == PARTS / 2 && fork() != 0) {
+            close(left);
+            break;
+        }
+        memset(bytes, part, sizeof bytes);
+        for (size_t sent = 0; sent < sizeof bytes;) sent += send(left, bytes + sent, sizeof bytes - sent, 0);
+        if (part == PARTS - 1) _exit(0);
+    }
+    waitpid(reader, &status, 0);
+    while (wait(NULL) > 0) {
+    }
+    errno = 0;
+    say("forked in the middle of a transfer", status);
+}
+
 /* Sends until nothing more is taken for a while. */
 static void fill(int fd) {
     static char bytes[65536];
@@ -879,6 +945,8 @@ int main(void) {
                 full_and_reset();
                 listener_edges();
                 closed_epoll();
+                closed_by_two_threads();
+                forked_in_mid_transfer();
             } else {
                 datagrams();
                 datagram_messages();

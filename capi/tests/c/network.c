@@ -72,6 +72,7 @@ int main(int argc, char **argv) {
         return bare();
     if (argc != 3)
         return 2;
+    printf("of the header's version: %s\n", strcmp(unisockets_version(), UNISOCKETS_VERSION) ? "no" : "yes");
     struct unisockets_config config = {.signal = argv[1], .name = "gamma"};
     say("gamma", unisockets_up(&config));
     says("\"gamma\"");

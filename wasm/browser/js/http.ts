@@ -132,25 +132,62 @@ async function put(socket: TcpSocket, data: Uint8Array | string): Promise<void> 
   for (let at = 0; at < bytes.length; at += PART) await within(socket, socket.write(bytes.subarray(at, at + PART)));
 }
 
-/** The content of a request, and whether all of it has come. */
+/** The content of a request: the handler's while it reads, and after the answer what precedes the next request. */
 class Content {
-  complete = false;
-  readonly parts: AsyncGenerator<Uint8Array, void>;
+  readonly #parts: AsyncGenerator<Uint8Array, void>;
+  #complete = false;
+  /** Pieces that the handler has got, and whether it reads on. */
+  #pieces = 0;
+  #reads = false;
+  #over: () => void = () => undefined;
+  #withheld = false;
 
   constructor(reader: Reader, how: Framing) {
-    this.parts = this.#read(reader, how);
+    this.#parts = this.#read(reader, how);
   }
 
   async *#read(reader: Reader, how: Framing): AsyncGenerator<Uint8Array, void> {
     yield* content(reader, how);
-    this.complete = true;
+    this.#complete = true;
+  }
+
+  /** What the handler reads; never a part of it with something missing before. */
+  async *handed(): AsyncGenerator<Uint8Array, void> {
+    this.#reads = true;
+    try {
+      for (;;) {
+        if (this.#withheld) throw failure("ECONNRESET", "the answer was sent before this was read");
+        const { value, done } = await this.#parts.next();
+        if (done) return;
+        this.#pieces += 1;
+        yield value;
+      }
+    } finally {
+      this.#reads = false;
+      this.#over();
+    }
+  }
+
+  /** Waits for a handler that has answered and reads on, as long as it gets something; later ones get nothing. */
+  async finished(): Promise<void> {
+    for (let before = -1; this.#reads && this.#pieces !== before; ) {
+      before = this.#pieces;
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, UNWANTED_LIMIT);
+        this.#over = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    this.#withheld = true;
   }
 
   /** Reads what nobody wanted; returns whether the next request begins behind it. */
   async drained(): Promise<boolean> {
     let left = UNWANTED_MAX;
-    for await (const part of this.parts) if ((left -= part.length) < 0) break;
-    return this.complete;
+    for await (const part of this.#parts) if ((left -= part.length) < 0) break;
+    return this.#complete;
   }
 }
 
@@ -276,6 +313,13 @@ interface Sending {
   gone: AbortSignal;
 }
 
+/** What a handler has done wrong, which its author learns here: the other end sees a reset only. */
+function mistake(text: string): Error {
+  const error = failure("EPROTO", text);
+  console.error(error);
+  return error;
+}
+
 /** Writes content of so many bytes, or in chunks, or to the end of the connection. */
 async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, { chunked, length, gone }: Sending): Promise<void> {
   const reader = body.getReader();
@@ -288,14 +332,16 @@ async function send(socket: TcpSocket, body: ReadableStream<Uint8Array>, { chunk
       const { value, done } = await reader.read();
       gone.throwIfAborted();
       if (done) break;
+      // As the Fetch standard has it; lengths of anything else are not of bytes.
+      if (!(value instanceof Uint8Array)) throw mistake(`a piece of the handler's content is ${shown(value)}, and no Uint8Array`);
       if (value.length === 0) continue;
       left -= value.length;
-      if (left < 0) throw failure("EPROTO", `the handler's content is longer than its content-length of ${length}`);
+      if (left < 0) throw mistake(`the handler's content is longer than its content-length of ${length}`);
       if (chunked) await put(socket, `${value.length.toString(16)}\r\n`);
       await put(socket, value);
       if (chunked) await put(socket, "\r\n");
     }
-    if (length !== undefined && left > 0) throw failure("EPROTO", `the handler's content is shorter than its content-length of ${length}`);
+    if (length !== undefined && left > 0) throw mistake(`the handler's content is shorter than its content-length of ${length}`);
     if (chunked) await put(socket, "0\r\n\r\n");
   } catch (error) {
     // Whoever makes the content learns that nobody takes it any more.
@@ -396,7 +442,7 @@ export class HttpServer {
       const url = urlOf(target, headers, minor, address.includes(":") ? `[${address}]` : address);
       const bodyless = how.kind === "none" || method === "GET" || method === "HEAD";
       const init = { method, headers, signal: gone };
-      request = bodyless ? new Request(url, init) : await withBody(url, init, incoming.parts);
+      request = bodyless ? new Request(url, init) : await withBody(url, init, incoming.handed());
     } catch (error) {
       await refuse(socket, 400, `${(error as Error).message}\n`);
       return false;
@@ -417,7 +463,8 @@ export class HttpServer {
     const tokens = (headers.get("connection") ?? "").toLowerCase().split(",").map((token) => token.trim());
     const again = minor >= 1 && !tokens.includes("close");
     await respond(socket, response, { method, minor, again, gone });
-    // What the handler left unread precedes the next request. Where it ended the reading, nobody knows where that is.
+    await incoming.finished();
+    // What the handler left unread precedes the next request.
     if (again && (await incoming.drained().catch(() => false))) return true;
     await linger(socket);
     return false;
@@ -551,6 +598,7 @@ export async function fetchOver(
     const response = await exchange(connect, request, { fields, body, host: turn === 0 ? init?.host : undefined });
     const location = response.headers.get("location");
     const redirects = [301, 302, 303, 307, 308].includes(response.status) && location !== null;
+    if (turn > 0) Object.defineProperty(response, "redirected", { value: true });
     if (!redirects || request.redirect === "manual") return response;
     if (request.redirect === "error" || turn >= REDIRECTS_MAX) {
       await response.body?.cancel();
@@ -562,11 +610,14 @@ export async function fetchOver(
       body = undefined;
       ["content-length", "content-type", "content-encoding", "transfer-encoding"].forEach((name) => fields.delete(name));
     }
-    if (new URL(location, request.url).origin !== new URL(request.url).origin) {
-      ["authorization", "cookie"].forEach((name) => fields.delete(name));
-    }
     const method = drops && request.method !== "HEAD" ? "GET" : request.method;
-    request = new Request(new URL(location, request.url), { method, signal: request.signal, redirect: request.redirect });
+    const before = new URL(request.url);
+    try {
+      request = new Request(new URL(location, before), { method, signal: request.signal, redirect: request.redirect });
+    } catch {
+      throw failure("EPROTO", `the answer leads to '${location}', which nobody can ask`);
+    }
+    if (new URL(request.url).origin !== before.origin) ["authorization", "cookie"].forEach((name) => fields.delete(name));
   }
 }
 

@@ -168,7 +168,7 @@ export class Socket extends Duplex {
     this.#connected(async (socket) => {
       await socket.write(chunk);
       this.bytesWritten += chunk.length;
-      this.#active();
+      if (this.#socket === socket) this.#active();
     }, done);
   }
 
@@ -204,7 +204,7 @@ export class Socket extends Duplex {
   }
 
   #active(): void {
-    if (this.#timeout > 0) this.setTimeout(this.#timeout);
+    if (this.#timeout > 0 && !this.destroyed) this.setTimeout(this.#timeout);
   }
 
   /** Emits `timeout` after so many milliseconds without traffic; 0 is never. */
@@ -283,6 +283,8 @@ export class Server extends EventEmitter {
   readonly #connections = new Set<Socket>();
   #listener: TcpListener | undefined;
   #state: "new" | "opening" | "open" | "closed" = "new";
+  /** How often it was told to listen, or to listen no more: what a listener that comes late was for is over. */
+  #turn = 0;
   /** More connections than this are refused, with the event `drop`. */
   maxConnections: number | undefined;
 
@@ -309,9 +311,10 @@ export class Server extends EventEmitter {
   }
 
   async #open(port: number, options: { host?: string; backlog?: number }): Promise<void> {
+    const turn = (this.#turn += 1);
     try {
       const listener = await this.#node.listen(port, options);
-      if (this.#state === "closed") return listener.close();
+      if (this.#turn !== turn) return listener.close();
       this.#listener = listener;
       this.#state = "open";
       this.emit("listening");
@@ -319,6 +322,7 @@ export class Server extends EventEmitter {
       // Closed by the node, and not by the program, which may listen again by now.
       if (this.#listener === listener) this.close();
     } catch (error) {
+      if (this.#turn !== turn) return;
       this.#state = "closed";
       this.#listener?.close();
       queueMicrotask(() => this.emit("error", error));
@@ -353,6 +357,7 @@ export class Server extends EventEmitter {
     }
     if (listener) this.once("close", listener);
     this.#state = "closed";
+    this.#turn += 1;
     this.#listener?.close();
     this.#listener = undefined;
     queueMicrotask(() => this.#ended());

@@ -4,8 +4,8 @@ import type { Data } from "./errors.js";
 
 /** Most bytes that one read returns unless it asks for fewer, and that one write hands over. */
 const PART_MAX = 256 * 1024;
-/** How long a closed connection may take over what was written before, in milliseconds: as long as the stack waits for
- * a peer that takes nothing of a connection without a program. */
+/** How long a peer may take nothing of what was written before a connection was closed, in milliseconds: as long as the
+ * stack waits with a connection that has no program. */
 const CLOSE_PATIENCE = 60_000;
 
 /** The writes of each node that have not ended. */
@@ -27,6 +27,8 @@ export class TcpSocket {
   #gone = false;
   /** Writes that have not ended. */
   #queued = 0;
+  /** Parts that the network has taken. */
+  #taken = 0;
   /** Writes are done one after the other. */
   #writing: Promise<void> = Promise.resolve();
   #readable: ReadableStream<Uint8Array> | undefined;
@@ -98,6 +100,7 @@ export class TcpSocket {
       await this.#calls.tcpWrite(this.#socket, part).catch((error: unknown) => {
         throw this.#gone ? failure("EPIPE", "the connection is closed") : error;
       });
+      this.#taken += 1;
     }
   }
 
@@ -152,9 +155,16 @@ export class TcpSocket {
     };
     // What was written before goes before.
     if (reset || this.#queued === 0) return void close();
-    const patience = setTimeout(() => void close(), CLOSE_PATIENCE);
+    let before = this.#taken;
+    const patience = setInterval(() => {
+      if (this.#taken === before) {
+        clearInterval(patience);
+        void close();
+      }
+      before = this.#taken;
+    }, CLOSE_PATIENCE);
     void this.#inTurn(async () => {
-      clearTimeout(patience);
+      clearInterval(patience);
       if (!this.#gone) await close();
     });
   }

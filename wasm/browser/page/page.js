@@ -230,8 +230,11 @@ async function receive(request, headers, path, remote) {
       URL.revokeObjectURL(url);
       kept -= held;
       files -= 1;
+      const next = entry.nextElementSibling ?? entry.previousElementSibling;
       entry.remove();
       if (!$("files").querySelector("a")) $("files").replaceChildren(element("li", {}, "None yet."));
+      // Whoever uses the keyboard goes on where he was.
+      (next?.querySelector("button") ?? $("files")).focus();
     };
     if (!$("files").querySelector("a")) $("files").replaceChildren();
     $("files").append(entry);
@@ -339,8 +342,8 @@ async function members() {
   const wanted = lines.size > 0 ? [...lines.values()].map(({ shown }) => shown) : [alone];
   const list = $("members");
   // Lines that stay are not touched: somebody may be on one of their buttons.
-  const same = wanted.length === list.children.length && wanted.every((each, at) => list.children[at] === each);
-  if (!same) list.replaceChildren(...wanted);
+  for (const each of [...list.children]) if (!wanted.includes(each)) each.remove();
+  wanted.forEach((each, at) => list.children[at] === each || list.insertBefore(each, list.children[at] ?? null));
 }
 
 function line(member, busy) {
@@ -426,6 +429,7 @@ function offer(link) {
   const follow = element("button", { type: "button", textContent: "Follow" });
   follow.onclick = () =>
     perform(follow, async () => {
+      $("address").focus();
       $("leads").hidden = true;
       $("address").value = link;
       await visit(link);

@@ -1,6 +1,7 @@
 // The demo page, as a person uses it.
 
 import assert from "node:assert/strict";
+import { createServer } from "node:net";
 import { after, before, test } from "node:test";
 
 import { LIMIT, Lab } from "./lab.mjs";
@@ -63,6 +64,9 @@ test("a native program gets the page that is being edited, and the tab browses a
   await page.getByRole("button", { name: "Ping library" }).press("Enter");
   await page.locator("#members").getByText(/10\.80\.\d+\.\d+: [\d.]+ ms/).waitFor();
   await page.locator("#links").getByText("direct").waitFor();
+  await page.locator("#links").getByText(/[\d.]+ ms/).first().waitFor();
+  await page.locator("#links").getByText(/[\d.]+ MB\/s/).first().waitFor();
+  await page.locator("#sockets").getByText(/:80\b/).first().waitFor();
   await page.locator("#packets").getByText("echo request, code 0").first().waitFor();
   const waiting = page.waitForEvent("download");
   await page.locator("#capture").click();
@@ -84,10 +88,36 @@ test("a file goes from one tab to another", { timeout: LIMIT }, async () => {
   await from.getByText(/a gift\.bin: 3\.0 MB at/).waitFor();
   await to.getByRole("button", { name: "Forget a gift.bin" }).press("Enter");
   await to.locator("#files").getByText("None yet.").waitFor();
+  assert.equal(await to.evaluate(() => document.activeElement.id), "files");
   for (const page of [from, to]) {
     assert.deepEqual(page.problems, []);
     await page.context().close();
   }
+});
+
+/** Others come and go every few seconds; whoever uses the keyboard was thrown back to the top of the page each time. */
+test("the keyboard stays where it is while members come and go", { timeout: LIMIT }, async () => {
+  const page = await joined("typist");
+  const stays = await joined("stays");
+  const button = page.getByRole("button", { name: "Ping stays" });
+  await button.focus();
+  const another = await joined("another");
+  await page.getByRole("button", { name: "Ping another" }).waitFor();
+  const focused = () => page.evaluate(() => document.activeElement.getAttribute("aria-label") ?? document.activeElement.textContent);
+  const name = await focused();
+  assert.match(name, /Ping/);
+  await another.context().close();
+  await page.getByRole("button", { name: "Ping another" }).waitFor({ state: "detached" });
+  assert.equal(await focused(), name);
+  // All that can be done is reached with the key Tab.
+  await page.evaluate(() => (document.activeElement.blur(), scrollTo(0, 0)));
+  const reached = new Set();
+  for (let turn = 0; turn < 60; turn += 1) {
+    await page.keyboard.press("Tab");
+    reached.add(await page.evaluate(() => document.activeElement.id || document.activeElement.textContent.trim()));
+  }
+  for (const wanted of ["content", "address", "capture", "leave"]) assert.ok(reached.has(wanted), `${wanted} of ${[...reached]}`);
+  for (const each of [page, stays]) await each.context().close();
 });
 
 test("a file that is not taken whole was not taken, and one that is not answered for can be cancelled", { timeout: LIMIT }, async () => {
@@ -246,6 +276,65 @@ test("a hostile page in the frame reaches its own member, and nothing else", { t
   }
   await frame.getByText("the second page, for evil").waitFor();
   for (const each of [victim, evil, bystander]) await each.context().close();
+});
+
+/** Whatever a member's page navigates, loads or hints at: no connection is made to the reader's machine or its neighbours. */
+test("nothing that a page in the frame does reaches the machine's own network", { timeout: 2 * LIMIT }, async () => {
+  const reached = [];
+  const host = createServer((socket) => {
+    socket.on("error", () => undefined);
+    socket.once("data", (data) => reached.push(data.toString().split("\r\n")[0]));
+    reached.push("a connection");
+  });
+  await new Promise((resolve) => host.listen(0, "127.0.0.1", resolve));
+  const at = (path) => `http://127.0.0.1:${host.address().port}/${path}`;
+  const script = (work) => `<p>shown</p><script>addEventListener("load", () => { ${work} })</script>`;
+  const pages = {
+    "/location": script(`location = "${at("location")}"`),
+    "/parent": script(`parent.location = "${at("parent")}"`),
+    "/nested": `<p>shown</p><iframe src="${at("nested")}"></iframe><object data="${at("object")}"></object><embed src="${at("embed")}">`,
+    "/form": `<form id="f" method="post" action="${at("form")}"><input name="a" value="b"></form>${script("f.submit()")}`,
+    "/meta": `<meta http-equiv="refresh" content="0;url=${at("meta")}"><p>shown</p>`,
+    "/hints": `<link rel="prefetch" href="${at("prefetch")}"><link rel="preload" as="image" href="${at("preload")}"><link rel="modulepreload" href="${at("module")}"><p>shown</p>`,
+    "/loads": `<img src="${at("img")}"><script src="${at("script")}"></script><link rel="stylesheet" href="${at("style")}"><video src="${at("video")}"></video>${script(`fetch("${at("fetch")}").catch(() => 0); navigator.sendBeacon("${at("beacon")}"); new EventSource("${at("events")}"); new WebSocket("${at("socket").replace("http", "ws")}")`)}`,
+  };
+  const evil = await lab.tab("navigator", { options: { network: "home" } });
+  await evil.evaluate((pages) => node.serve({ port: 80 }, (request) => new Response(pages[new URL(request.url).pathname], { headers: { "content-type": "text/html" } })), pages);
+  const victim = await joined("walker");
+  for (const path of Object.keys(pages)) {
+    await victim.locator("#address").fill(`http://navigator${path}`);
+    await victim.locator("#address").press("Enter");
+    await victim.locator("#browse button:enabled").waitFor();
+    await victim.waitForTimeout(1_500);
+  }
+  assert.deepEqual(reached, []);
+  host.close();
+  for (const each of [victim, evil]) await each.context().close();
+});
+
+/** Links were dead until all of a page had come. */
+test("links within a member's page work before it has loaded, and where they ask for a window", { timeout: LIMIT }, async () => {
+  const server = await lab.tab("slowly", { options: { network: "home" } });
+  await server.evaluate(() =>
+    node.serve({ port: 80 }, (request) => {
+      const { pathname } = new URL(request.url);
+      const html = (body) => new Response(body, { headers: { "content-type": "text/html" } });
+      if (pathname !== "/") return html(`<p>this is ${pathname}</p><a href="/window" target="_blank">a window</a>`);
+      const begun = new TextEncoder().encode('<p><a href="http://slowly/two">on</a></p>' + " ".repeat(2_000));
+      return html(new ReadableStream({ start: (stream) => stream.enqueue(begun), pull: () => new Promise(() => undefined) }));
+    }),
+  );
+  const page = await joined("eager");
+  await page.locator("#address").fill("http://slowly/");
+  await page.locator("#address").press("Enter");
+  const frame = page.frameLocator("#view").frameLocator("iframe");
+  await frame.getByText("on", { exact: true }).waitFor();
+  await page.waitForTimeout(300);
+  await frame.getByText("on", { exact: true }).click();
+  await frame.getByText("this is /two").waitFor();
+  await frame.getByText("a window").click();
+  await frame.getByText("this is /window").waitFor();
+  for (const each of [page, server]) await each.context().close();
 });
 
 test("who changes their mind while a frame opens gets what they wanted last", { timeout: LIMIT }, async () => {

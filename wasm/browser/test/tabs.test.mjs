@@ -244,6 +244,7 @@ for (const [how, end] of Object.entries(ENDS)) {
     const seen = await waiting;
     assert.ok(["ECONNRESET", "EHOSTUNREACH"].includes(seen), String(seen));
     assert.notEqual(await native.ended, 0, native.errors);
+    assert.match(String(native.errors), /reset|unreachable|no route/i);
     assert.ok(performance.now() - began < GONE, `${performance.now() - began} ms`);
     await page.context().close();
     await neighbour.context().close();
@@ -625,14 +626,30 @@ test("a thousand connections, one after the other, leave no memory behind", { ti
       }
     }, count);
   const memory = (of) => (of.workers()[0] ?? of).evaluate(async () => (await import("/core/core.js")).default().then((core) => core.memory.buffer.byteLength));
+  // What the page's own objects take, without what nobody has any more.
+  const heap = async (of) => {
+    const session = await of.context().newCDPSession(of);
+    await session.send("Performance.enable");
+    await session.send("HeapProfiler.collectGarbage");
+    const { metrics } = await session.send("Performance.getMetrics");
+    await session.detach();
+    return metrics.find(({ name }) => name === "JSHeapUsedSize").value;
+  };
   await many(100);
   const before = [await memory(page), await memory(neighbour)];
+  const objects = [await heap(page), await heap(neighbour)];
   await many(1_000);
   const after = [await memory(page), await memory(neighbour)];
+  for (const [at, of] of [page, neighbour].entries()) {
+    const bytes = await heap(of);
+    assert.ok(bytes <= objects[at] + 1024 * 1024, `objects: ${objects[at]} to ${bytes} bytes`);
+  }
   console.log(`    module memory: ${before} bytes after 100, ${after} after 1,100 connections`);
   for (const [at, bytes] of after.entries()) assert.ok(bytes <= before[at] + 4 * 1024 * 1024, `${before[at]} to ${bytes} bytes`);
   const sockets = await neighbour.evaluate(async () => (await node.status()).sockets.length);
   assert.equal(sockets, 0);
+  // The listener is left; the last connection may still be ending.
+  await page.waitForFunction(async () => (await node.status()).sockets.length === 1);
   for (const each of [page, neighbour]) await each.context().close();
 });
 
@@ -684,6 +701,16 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
     const idle = net.connect({ port: 7, host: "node-server", timeout: 50 });
     await happens(idle, "timeout");
     const bad = [];
+    // A server that is closed before it listens does not, and its port is free.
+    const brief = net.createServer().listen(4000);
+    const calls = [];
+    for (const event of ["listening", "close", "error"]) brief.on(event, () => calls.push(event));
+    brief.close();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    if (String(calls) !== "close" || brief.listening) throw new Error(`a brief server: ${calls}`);
+    const next = net.createServer().listen(4000);
+    await new Promise((resolve, reject) => (next.on("listening", resolve), next.on("error", reject)));
+    next.close();
     for (const work of [() => net.connect(0, "x"), () => idle.connect(7), () => net.createServer().listen(70000), () => dgram.createSocket("tcp"), () => dgram.createSocket("udp4").send("x")]) {
       try {
         work();
@@ -795,7 +822,9 @@ test("http: answers arrive whatever becomes of the request, and the next request
     const refused = await node.fetch("http://web/refuse", { method: "POST", body });
     const refusal = (await refused.text()).length;
     const type = await (await node.fetch("http://web/type", { method: "POST", body: new URLSearchParams({ a: "b" }) })).text();
-    const moved = await (await node.fetch("http://web/moved", { method: "POST", body: new URLSearchParams({ a: "b" }) })).text();
+    const repeated = await node.fetch("http://web/moved", { method: "POST", body: new URLSearchParams({ a: "b" }) });
+    const moved = await repeated.text();
+    if (!repeated.redirected || refused.redirected) throw new Error("who was redirected is not told");
     if (moved !== type) throw new Error(`the repetition says ${moved}`);
     await node.fetch("http://web/away", { headers: { authorization: "secret", "x-kept": "1" } });
     // A request whose content the handler ends, with another one in that content.
@@ -803,6 +832,7 @@ test("http: answers arrive whatever becomes of the request, and the next request
     const smuggler = await node.connect("web", 80);
     await smuggler.write(`POST /leave HTTP/1.1\r\nHost: web\r\nContent-Length: ${inner.length}\r\n\r\n`);
     await smuggler.write(inner);
+    await smuggler.shutdown();
     const answers = new TextDecoder().decode(await readAll(smuggler)).match(/HTTP\/1\.1 \d+/g);
     const raw = async (text) => {
       const socket = await node.connect("web", 80);
@@ -935,6 +965,65 @@ test("http: a client that goes ends what is being done for it", { timeout: LIMIT
   for (const each of [page, client]) await each.context().close();
 });
 
+/** Pieces of a request went to the handler and to nobody in turn once its answer was sent, and it was told of no gap. */
+test("http: a handler that answers first gets the rest of the request, or an error", { timeout: LIMIT }, async () => {
+  const page = await tab("early");
+  const client = await tab("uploader");
+  await page.evaluate(async () => {
+    globalThis.kept = [];
+    await node.serve({ port: 80 }, (request) => {
+      const late = request.url.endsWith("/late");
+      const begin = late ? new Promise((resolve) => setTimeout(resolve, 1_000)) : Promise.resolve();
+      const reading = begin.then(() => request.arrayBuffer());
+      kept.push(reading.then((data) => hex(data), (error) => error.code ?? error.name));
+      return new Response(null, { status: 202 });
+    });
+  });
+  const sent = await client.evaluate(async () => {
+    const body = pattern(3 * 1024 * 1024);
+    for (const [path, more] of [["now", ""], ["now", "Connection: close\r\n"], ["late", ""]]) {
+      const socket = await node.connect("early", 80);
+      await socket.write(`POST /${path} HTTP/1.1\r\nHost: early\r\nContent-Length: ${body.length}\r\n${more}\r\n`);
+      await socket.write(body.subarray(0, 1_000_000));
+      const answer = new TextDecoder().decode(await socket.read());
+      if (!answer.startsWith("HTTP/1.1 202")) throw new Error(answer);
+      await socket.write(body.subarray(1_000_000));
+      await socket.shutdown();
+      await readAll(socket);
+    }
+    return hex(body);
+  });
+  const kept = await page.evaluate(() => Promise.all(kept));
+  assert.deepEqual(kept.slice(0, 2), [sent, sent]);
+  assert.notEqual(kept[2], sent);
+  assert.match(kept[2], /^[A-Z][A-Za-z]+$/, "an error, and no content with a gap");
+  for (const each of [page, client]) await each.context().close();
+});
+
+/** Lengths were of characters and of elements, and what was sent was longer. */
+test("http: pieces of an answer that are no bytes end it, and its author is told", { timeout: LIMIT }, async () => {
+  const page = await tab("inexact");
+  const client = await tab("reader");
+  const told = [];
+  page.on("console", (message) => message.type() === "error" && told.push(message.text()));
+  await page.evaluate(() =>
+    node.serve({ port: 80 }, (request) => {
+      const piece = { "/text": "h\u00e9llo", "/words": new Uint16Array(3), "/buffer": new ArrayBuffer(3) }[new URL(request.url).pathname];
+      return new Response(new ReadableStream({ start: (stream) => (stream.enqueue(piece), stream.close()) }), { headers: { "content-length": "3" } });
+    }),
+  );
+  const found = await client.evaluate(async () => {
+    const seen = [];
+    for (const path of ["text", "words", "buffer"]) {
+      seen.push(await node.fetch(`http://inexact/${path}`).then((answer) => answer.text()).then(() => "whole", () => "broken"));
+    }
+    return seen;
+  });
+  assert.deepEqual(found, ["broken", "broken", "broken"]);
+  assert.equal(told.filter((text) => text.includes("no Uint8Array")).length, 3, String(told));
+  for (const each of [page, client]) await each.context().close();
+});
+
 test("http: answers that break its rules are errors with a code and a sentence", { timeout: LIMIT }, async () => {
   const page = await tab("liar");
   const client = await tab("careful");
@@ -951,6 +1040,8 @@ test("http: answers that break its rules are errors with a code and a sentence",
     head("200 OK", `X: ${"x".repeat(100_000)}\r\n`),
     head("200 OK", "X: y\r\n".repeat(10_000)),
     head("302 Round", "Location: /\r\nContent-Length: 0\r\n"),
+    head("302 Nowhere", "Location: http://[\r\nContent-Length: 0\r\n"),
+    head("302 Known", "Location: http://user:word@liar/\r\nContent-Length: 0\r\n"),
     "",
   ];
   await page.evaluate(async (answers) => {

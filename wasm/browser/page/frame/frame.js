@@ -2,6 +2,8 @@
 // the one port that the page gave it, which reaches this member only.
 
 const FRAME = "/~unisockets/frame";
+/** How often a new page is looked for, in milliseconds. */
+const HEAR_INTERVAL = 50;
 
 /** Asks the page above for a port. */
 function portOfPage() {
@@ -43,22 +45,41 @@ async function begin() {
   }
   const view = document.createElement("iframe");
   view.title = "A member's page";
+  // Links to the member by its name are links within this origin.
+  const clicked = (event) => {
+    const link = event.target.closest?.("a[href]");
+    if (!link || event.defaultPrevented || !/^https?:$/.test(link.protocol)) return;
+    if (link.origin !== globalThis.location.origin) {
+      event.preventDefault();
+      port.postMessage({ kind: "link", url: link.href });
+    } else if (link.target && link.target !== "_self" && !view.contentWindow.frames[link.target]) {
+      // There are no other windows here.
+      event.preventDefault();
+      view.src = link.href;
+    }
+  };
+  const heard = new WeakSet();
+  const hear = () => {
+    try {
+      const page = view.contentDocument;
+      if (!page || heard.has(page)) return;
+      heard.add(page);
+      page.addEventListener("click", clicked);
+    } catch {
+      // It shows something of another origin, which is an error page.
+    }
+  };
+  // A page has links that can be clicked long before all of it has come.
+  setInterval(hear, HEAR_INTERVAL);
   view.addEventListener("load", () => {
+    hear();
     let location;
     try {
       ({ location } = view.contentWindow);
       if (location.protocol === "about:") return;
       location = location.pathname + location.search + location.hash;
-      // Links to the member by its name are links within this origin.
-      view.contentDocument.addEventListener("click", (event) => {
-        const link = event.target.closest?.("a[href]");
-        if (!link || event.defaultPrevented || link.origin === globalThis.location.origin) return;
-        if (!/^https?:$/.test(link.protocol)) return;
-        event.preventDefault();
-        port.postMessage({ kind: "link", url: link.href });
-      });
     } catch {
-      return; // It shows something of another origin, which is an error page.
+      return;
     }
     port.postMessage({ kind: "shown", location });
   });
