@@ -441,7 +441,7 @@ open(sys.argv[1] + '.new', 'w').write(said)
 os.rename(sys.argv[1] + '.new', sys.argv[1])
 ",
     );
-    let said = place.folder.join("said");
+    let said = daemon.with_file_name("said");
     let ended = place.start(&run("titled", &[python(), daemon.to_str().unwrap(), said.to_str().unwrap()])).end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let started = Instant::now();
