@@ -1,7 +1,9 @@
 //! A whole network in one thread on a virtual clock: what a seed says happens, every time.
 //!
 //! Nodes, their memberships and the signaling server's room are the real cores; links are memory with bad
-//! wires between them. `UNISOCKETS_SEEDS` runs more seeds, `UNISOCKETS_SEED` replays one, and with
+//! wires between them: datagrams are lost, repeated, reordered and changed, and the lanes for streams, which WebRTC repeats
+//! until they arrive, are slow, stall and are cut. (TCP over wires that lose segments is of `tests/kernel.rs` and of the fuzz target
+//! `wire`.) `UNISOCKETS_SEEDS` runs more seeds, `UNISOCKETS_SEED` replays one, and with
 //! `UNISOCKETS_CAPTURE` the replay leaves a capture in that file.
 //!
 //! `tests/planted` builds all this with planted bugs and sees whether each is found.

@@ -175,7 +175,17 @@ impl Stack {
                     let bytes = packet.with_acknowledgement(acknowledgement, window).ok_or(DropReason::Malformed)?;
                     self.take_with_fin(now, path, id, &bytes, &Segment { acknowledgement, window, ..*segment })
                 }
-                Age::Fresh | Age::Old => self.take_with_fin(now, path, id, packet.bytes, segment),
+                Age::Fresh | Age::Old => {
+                    if let Some(numbers) = flow.acknowledged_beyond(segment) {
+                        let bare = packet::acknowledgement(flow.tuple.remote, flow.tuple.local, numbers);
+                        let judged = Segment { sequence: numbers.sequence, payload_len: 0, ..*segment };
+                        self.take_accepted(now, path, id, &bare, &judged)?;
+                        if segment.payload_len == 0 {
+                            return Ok(());
+                        }
+                    }
+                    self.take_with_fin(now, path, id, packet.bytes, segment)
+                }
             },
             Verdict::Drop => Err(DropReason::OutOfWindow),
             Verdict::Challenge => self.challenge(now, path, id, segment),

@@ -1,7 +1,7 @@
 //! The receive window of a connection: which part of a segment lies in it (RFC 9293, section 3.10.7.4).
 
 use crate::flow::Flow;
-use crate::packet::Segment;
+use crate::packet::{Numbers, Segment};
 use crate::tcp::State;
 
 impl Flow {
@@ -33,6 +33,23 @@ impl Flow {
         // The engine answers what lies outside of a window that it knows.
         let unknown = room > 0 || !self.told_window;
         (len > room.max(0) && unknown).then(|| usize::try_from(room).unwrap_or(0))
+    }
+
+    /// Returns what a segment acknowledges that the engine would throw away for its place: a bare acknowledgement after
+    /// bytes that have not come, or any where the window is shut. Its edge may have moved back by a few bytes, as its
+    /// scale rounds it: a peer that has used them counts them, and all that it acknowledges is beyond the window. Two
+    /// that both had no room heard nothing of each other any more (RFC 9293, section 3.10.7.4, MUST-66).
+    pub(crate) fn acknowledged_beyond(&self, segment: &Segment) -> Option<Numbers> {
+        let sequence = self.receive_next?;
+        let ahead = segment.sequence.wrapping_sub(sequence) as usize;
+        let bare = segment.payload_len == 0 && ahead > 0;
+        let applies = segment.ack
+            && !(segment.syn || segment.rst || segment.fin)
+            && !matches!(self.state, State::SynSent | State::SynReceived)
+            && (bare || self.window_said == 0)
+            && ahead <= self.connection.receive_capacity();
+        let Segment { acknowledgement, window, .. } = *segment;
+        applies.then_some(Numbers { sequence, acknowledgement, window })
     }
 
     /// Notes bytes in the receive ring that end there, in order or not; returns how many more are committed.

@@ -213,6 +213,7 @@ scripts! {
     rfc9293_3_10_7_4_a_reset_in_last_ack
     rfc9293_3_10_7_4_a_window_update_without_data_is_used
     rfc9293_3_10_7_4_ack_of_something_not_yet_sent
+    rfc9293_3_10_7_4_an_ack_beyond_a_zero_window_is_processed
     rfc9293_3_10_7_4_an_old_ack_does_not_hide_its_data
     rfc9293_3_10_7_4_an_old_segment_does_not_shrink_the_window
     rfc9293_3_10_7_4_an_unacceptable_segment_acknowledges_nothing
