@@ -35,6 +35,11 @@ impl Askers {
         }
     }
 
+    /// Forgets a process that has left the node.
+    pub(super) fn forget(&self, process: i32) {
+        self.known().remove(&process);
+    }
+
     /// Returns whether one of them still runs.
     pub(super) fn any_runs(&self) -> bool {
         let mut known = self.known();
@@ -71,5 +76,10 @@ mod tests {
             assert_eq!(askers.known().values().filter(|process| runs(process)).count(), children.len());
         }
         assert!(!askers.any_runs() && askers.known().is_empty());
+        let own = std::process::id() as i32;
+        askers.note(own);
+        assert!(askers.any_runs());
+        askers.forget(own);
+        assert!(!askers.any_runs(), "it has left");
     }
 }

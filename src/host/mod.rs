@@ -260,8 +260,11 @@ async fn answer(inner: Arc<Inner>, mut stream: UnixStream) {
             text: "only the user who has started this node ends it, or has it write a capture".to_owned(),
         }),
         Ok(call) if known || call.token.as_ref().is_some_and(|token| same(token, &inner.token)) => {
-            if let Some(process) = process {
-                inner.askers.note(process);
+            match (process, &call.request) {
+                (Some(process), Request::Forget) => inner.askers.forget(process),
+                // A program that has left the node may close what it had of it.
+                (_, Request::Closed { .. }) | (None, _) => {}
+                (Some(process), _) => inner.askers.note(process),
             }
             inner.handle(call.request).await
         }

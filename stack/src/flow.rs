@@ -208,7 +208,7 @@ impl Flow {
             && segment.payload_len == 0
             // What the peer has sent meanwhile may be missing here.
             && self.receive_next.is_some_and(|next| {
-                segment.sequence.wrapping_sub(next) as usize <= self.connection.receive_window()
+                segment.sequence.wrapping_sub(next) as usize <= self.connection.receive_capacity()
             })
             && segment.acknowledgement.wrapping_add(1) == self.send_next
     }

@@ -282,7 +282,7 @@ impl Stack {
             flow.acknowledged.note(segment, flow.send_next);
         }
         // What comes late says what the window was (RFC 9293, section 3.10.7.4).
-        if !segment.syn && flow.acknowledged.newest() == Some(segment.acknowledgement) {
+        if segment.ack && !segment.syn && !segment.rst && flow.acknowledged.newest() == Some(segment.acknowledgement) {
             flow.window_heard = segment.window;
         }
         // Nobody will read this: a reset says so (RFC 2525, section 2.17), also where TIME-WAIT would begin.

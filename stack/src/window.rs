@@ -43,10 +43,12 @@ impl Flow {
         let sequence = self.receive_next?;
         let ahead = segment.sequence.wrapping_sub(sequence) as usize;
         let bare = segment.payload_len == 0 && ahead > 0;
+        // Probes that say nothing new are no duplicates, which would tell of a loss (RFC 5681, section 2).
+        let news = self.acknowledged.newest() != Some(segment.acknowledgement) || self.window_heard != segment.window;
         let applies = segment.ack
             && !(segment.syn || segment.rst || segment.fin)
             && !matches!(self.state, State::SynSent | State::SynReceived)
-            && (bare || self.window_said == 0)
+            && (bare || (self.window_said == 0 && segment.payload_len > 0 && news))
             && ahead <= self.connection.receive_capacity();
         let Segment { acknowledgement, window, .. } = *segment;
         applies.then_some(Numbers { sequence, acknowledgement, window })

@@ -253,6 +253,7 @@ scripts! {
     rfc9293_3_6_1_time_wait_lasts_four_minutes
     rfc9293_3_6_a_fin_follows_all_that_was_sent
     rfc9293_3_6_a_lost_fin_is_repeated
+    rfc9293_3_6_a_lost_fin_is_repeated_beside_a_shut_window
     rfc9293_3_6_active_close
     rfc9293_3_6_passive_close
     rfc9293_3_6_shutdown_of_reading_tells_the_peer_nothing

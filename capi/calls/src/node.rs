@@ -235,7 +235,12 @@ pub(crate) fn down() -> Result<(), Errno> {
             if config::variable(config::NODE) == node.settings.node {
                 system::unset_variable(config::NODE);
             }
-            if node.is_own { ask_at(&node.place, &Request::Leave).map(|_| ()) } else { Ok(()) }
+            if node.is_own {
+                return node.ask(&Request::Leave).map(|_| ());
+            }
+            // What it cannot be told it learns when this program ends.
+            let _ = node.ask(&Request::Forget);
+            Ok(())
         }
         Known::Nothing | Known::None => Err(failed("no node was up", libc::ENETDOWN)),
     }

@@ -114,13 +114,17 @@ pub(crate) fn accept(fd: RawFd, flags: c_int) -> Result<Handled<(RawFd, Option<N
     let descriptor = loop {
         match take(fd, passed) {
             Err(libc::EAGAIN) => {
+                let waits = !system::is_nonblocking(fd);
                 if !descriptor::is_listening(fd) {
-                    if !listens(&name)? {
-                        return Err(libc::EINVAL);
+                    match listens(&name) {
+                        Ok(true) => descriptor::note_listening(fd),
+                        Ok(false) => return Err(libc::EINVAL),
+                        // Of one that was inherited from a program on another network nobody knows; it works all the same.
+                        Err(errno) if waits => return Err(errno),
+                        Err(_) => {}
                     }
-                    descriptor::note_listening(fd);
                 }
-                if system::is_nonblocking(fd) {
+                if !waits {
                     return Err(libc::EAGAIN);
                 }
                 system::await_message(fd)?;

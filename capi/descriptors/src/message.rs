@@ -133,6 +133,8 @@ pub enum Request {
     },
     /// Ends the node once its last descriptor has drained.
     Leave,
+    /// The program uses the node no more: it need not stay for it.
+    Forget,
 }
 
 /// A request with what proves the right to make it.

@@ -117,7 +117,8 @@ impl Place {
             return Ok(());
         };
         let answers = sockopt::socket_peercred(socket)?.uid.as_raw();
-        if answers == user || answers == 0 {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        if [user, 0, seen_as(user, &map)].contains(&answers) {
             return Ok(());
         }
         let text = format!("user {answers} answers in the place of the node, which was user {user}'s");
@@ -135,6 +136,22 @@ impl Place {
             None => SocketAddrUnix::new(self.address.as_str()),
         }
     }
+}
+
+/// What users look like who have no number in a user namespace (user_namespaces(7), overflowuid).
+const OVERFLOW_USER: u32 = 65_534;
+
+/// Returns what a user of the namespace around this one is in this one, whose `map` is /proc/self/uid_map.
+fn seen_as(user: u32, map: &str) -> u32 {
+    let numbers = |line: &str| -> Option<(u32, u32, u32)> {
+        let mut numbers = line.split_whitespace().map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    let inside = |(inside, outside, count): (u32, u32, u32)| {
+        let place = user.checked_sub(outside).filter(|place| *place < count)?;
+        inside.checked_add(place)
+    };
+    map.lines().filter_map(numbers).find_map(inside).unwrap_or(OVERFLOW_USER)
 }
 
 /// Asks a node.
@@ -219,6 +236,8 @@ mod tests {
         // Root may answer for everybody.
         let other = connected(own + 1).map_err(|error| error.kind());
         assert_eq!(other, if own == 0 { Ok(()) } else { Err(io::ErrorKind::PermissionDenied) });
+        assert_eq!(seen_as(1_000, "         0          0 4294967295\n"), 1_000);
+        assert_eq!((seen_as(1_000, "5 1000 1\n"), seen_as(1_001, "5 1000 1\n")), (5, OVERFLOW_USER));
         assert_eq!(Place::new("@a#b#7").token.as_deref(), Some("b"));
         assert_eq!(Place::new("@a#b"), Place { address: "@a".to_owned(), token: Some("b".to_owned()), user: None });
     }

@@ -9,6 +9,8 @@ const CHUNK_LINE_MAX = 1024;
 /** How much of a request that nobody wants is read, in bytes and milliseconds, so that its answer arrives (RFC 9112, section 9.6). */
 const UNWANTED_MAX = 16 * 1024 * 1024;
 const UNWANTED_LIMIT = 10_000;
+/** How long a handler that has answered may take before it asks for more of the request, in milliseconds. */
+const HANDLER_PAUSE = 1_000;
 /** How long one part of a request or an answer may take to come or go, in milliseconds. */
 const PROGRESS_LIMIT = 120_000;
 /** What the other end has to take within that, in bytes. */
@@ -136,9 +138,10 @@ async function put(socket: TcpSocket, data: Uint8Array | string): Promise<void> 
 class Content {
   readonly #parts: AsyncGenerator<Uint8Array, void>;
   #complete = false;
-  /** Pieces that the handler has got, and whether it reads on. */
+  /** Pieces that the handler has got, whether it has not come to the end, and whether it waits for the next. */
   #pieces = 0;
   #reads = false;
+  #waits = false;
   #over: () => void = () => undefined;
   #withheld = false;
 
@@ -157,7 +160,8 @@ class Content {
     try {
       for (;;) {
         if (this.#withheld) throw failure("ECONNRESET", "the answer was sent before this was read");
-        const { value, done } = await this.#parts.next();
+        this.#waits = true;
+        const { value, done } = await this.#parts.next().finally(() => (this.#waits = false));
         if (done) return;
         this.#pieces += 1;
         yield value;
@@ -173,7 +177,8 @@ class Content {
     for (let before = -1; this.#reads && this.#pieces !== before; ) {
       before = this.#pieces;
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, UNWANTED_LIMIT);
+        // One that has a piece may be done with it, and with all.
+        const timer = setTimeout(resolve, this.#waits ? UNWANTED_LIMIT : HANDLER_PAUSE);
         this.#over = () => {
           clearTimeout(timer);
           resolve();
@@ -195,7 +200,7 @@ class Content {
 async function linger(socket: TcpSocket): Promise<void> {
   const timer = setTimeout(() => socket.close(), UNWANTED_LIMIT);
   try {
-    await socket.shutdown();
+    await socket.shutdown().catch(() => undefined);
     let left = UNWANTED_MAX;
     for (let part = await socket.read(); part && left > 0; part = await socket.read()) left -= part.length;
   } catch {
@@ -463,6 +468,8 @@ export class HttpServer {
     const tokens = (headers.get("connection") ?? "").toLowerCase().split(",").map((token) => token.trim());
     const again = minor >= 1 && !tokens.includes("close");
     await respond(socket, response, { method, minor, again, gone });
+    // Whoever has its answer need not wait for what becomes of the request.
+    if (!again) await socket.shutdown().catch(() => undefined);
     await incoming.finished();
     // What the handler left unread precedes the next request.
     if (again && (await incoming.drained().catch(() => false))) return true;

@@ -4,6 +4,8 @@ import type { Data } from "./errors.js";
 
 /** Most bytes that one read returns unless it asks for fewer, and that one write hands over. */
 const PART_MAX = 256 * 1024;
+/** The same of a connection that is closed, which is watched for whether any goes. */
+const LAST_PART = 16 * 1024;
 /** How long a peer may take nothing of what was written before a connection was closed, in milliseconds: as long as the
  * stack waits with a connection that has no program. */
 const CLOSE_PATIENCE = 60_000;
@@ -94,8 +96,8 @@ export class TcpSocket {
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length; at += PART_MAX) {
-      const part = bytes.subarray(at, at + PART_MAX);
+    for (let at = 0, part; at < bytes.length; at += part.length) {
+      part = bytes.subarray(at, at + (this.#closed ? LAST_PART : PART_MAX));
       if (this.#gone) throw failure("EPIPE", "the connection is closed");
       await this.#calls.tcpWrite(this.#socket, part).catch((error: unknown) => {
         throw this.#gone ? failure("EPIPE", "the connection is closed") : error;
@@ -149,23 +151,24 @@ export class TcpSocket {
     if (this.#closed) return;
     this.#closed = true;
     // It can fail only because the whole node has ended.
-    const close = async (): Promise<void> => {
+    const close = async (breaks: boolean): Promise<void> => {
       this.#gone = true;
-      await this.#calls.close(this.#socket, reset).catch(() => undefined);
+      await this.#calls.close(this.#socket, breaks).catch(() => undefined);
     };
     // What was written before goes before.
-    if (reset || this.#queued === 0) return void close();
-    let before = this.#taken;
+    if (reset || this.#queued === 0) return void close(reset);
+    let [before, idle] = [this.#taken, 0];
     const patience = setInterval(() => {
-      if (this.#taken === before) {
-        clearInterval(patience);
-        void close();
-      }
+      idle = this.#taken === before ? idle + 1 : 0;
       before = this.#taken;
+      // A part that was long on its way when it was closed has twice the time. What is missing then is no end.
+      if (idle < 2) return;
+      clearInterval(patience);
+      void close(true);
     }, CLOSE_PATIENCE);
     void this.#inTurn(async () => {
       clearInterval(patience);
-      if (!this.#gone) await close();
+      if (!this.#gone) await close(false);
     });
   }
 

@@ -58,13 +58,10 @@ async function begin() {
       view.src = link.href;
     }
   };
-  const heard = new WeakSet();
   const hear = () => {
     try {
-      const page = view.contentDocument;
-      if (!page || heard.has(page)) return;
-      heard.add(page);
-      page.addEventListener("click", clicked);
+      // Of the window: what the page does itself comes first. Added twice it is there once, and a page may take it away.
+      view.contentWindow.addEventListener("click", clicked);
     } catch {
       // It shows something of another origin, which is an error page.
     }
