@@ -432,5 +432,7 @@ pub(super) fn read_all(now: Instant, stack: &mut Stack, programs: &mut Vec<Progr
             }
         }
         program.level = stack.readiness(program.socket);
+        // One that has read to the end may have failed all the same: what it sent was not heard.
+        program.failed |= program.level.contains(Readiness::ERROR);
     }
 }
