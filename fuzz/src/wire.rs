@@ -99,7 +99,11 @@ impl World {
                 self.run_for(Duration::from_micros(u64::from(script.u8()) * scale));
             }
             op::SETTLE => self.run_for(Duration::from_secs(2)),
-            op::CONDITIONS => self.wires[at].set_conditions(conditions(script)),
+            op::CONDITIONS => {
+                let conditions = conditions(script);
+                self.ledger.corrupts |= conditions.corrupt > 0.0;
+                self.wires[at].set_conditions(conditions);
+            }
             op::CUT => {
                 let until = self.now + Duration::from_millis(u64::from(script.u8()) * 500);
                 self.wires[at].black_out(until.as_micros());
