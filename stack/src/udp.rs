@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::checksum;
 use crate::errno::Error;
 use crate::flow::Tuple;
+use crate::fragments;
 use crate::limits;
 use crate::packet::{self, DropReason, Header, Packet};
 use crate::path::{Class, PathId};
@@ -231,7 +232,7 @@ impl Stack {
         }
         let verify = self.paths.get(path).ok_or(DropReason::PathLost)?.wire.verify_checksums;
         // What was put together may be of two datagrams, whatever the link is (RFC 4963).
-        let verify = verify || (packet.bytes.is_empty() && !planted!(FragmentIdIgnored));
+        let verify = verify || (packet.bytes.is_empty() && !fragments::mixes());
         // Zero means "none" over IPv4 only (RFC 768; RFC 8200, section 8.1).
         let absent = payload[6] == 0 && payload[7] == 0;
         if absent && packet.source.is_ipv6() {
