@@ -98,18 +98,7 @@ fn weather(random: &mut Random) -> Weather {
         corrupt: random.within(0, 3) as f64 / 100.0,
         ..calm
     };
-    // A lane for streams loses nothing, and most seeds have it so; TCP is to hold where one does.
-    let stream = if random.percent(25) {
-        Conditions {
-            loss: random.within(0, 30) as f64 / 1_000.0,
-            reorder: random.within(0, 50) as f64 / 1_000.0,
-            duplicate: random.within(0, 30) as f64 / 1_000.0,
-            ..calm
-        }
-    } else {
-        calm
-    };
-    Weather { stream, datagram }
+    Weather { stream: calm, datagram }
 }
 
 fn session(random: &mut Random, nodes: usize) -> Session {
