@@ -95,6 +95,34 @@ fn status_signals_and_input_pass_through_and_bad_programs_are_named() {
     assert_eq!(unusable.code, Some(126), "{unusable:?}");
 }
 
+/// A terminal is the program's as if nothing stood before it: its size, its lines, its end, and its keys.
+#[test]
+fn a_terminal_passes_through() {
+    let net = net();
+    let tool = env!("CARGO_BIN_EXE_unisockets");
+    let program = "trap 'echo interrupted; exit 5' INT; test -t 0 && test -t 1 && test -t 2 && tty && stty size && \
+                   read line && echo \"had $line\" && { read more || echo ended; } && echo ready; \
+                   while :; do sleep 0.1; done";
+    std::fs::write(net.place.path("program"), program).unwrap();
+    for way in ["", "--preload "] {
+        if way.is_empty() {
+            // The first time, what is slow is done before anything is typed.
+            assert_eq!(net.run(&["true"]).code, Some(0));
+        }
+        let command = format!("stty rows 31 cols 97 -echo; exec {tool} run {way}-- sh ./program");
+        let mut terminal = net.place.start_other(&["script", "-qefc", &command, "/dev/null"]);
+        terminal.out.wait("the terminal's size", |text| text.contains("/dev/pts/") && text.contains("31 97"));
+        terminal.write(b"a line\n");
+        terminal.out.wait("the line", |text| text.contains("had a line"));
+        terminal.write(b"\x04");
+        terminal.out.wait("the end of the input", |text| text.contains("ended") && text.contains("ready"));
+        terminal.write(b"\x03");
+        let ended = terminal.end();
+        assert_eq!(ended.code, Some(5), "{ended:?}");
+        assert_eq!(ended.out.matches("interrupted").count(), 1, "{ended:?}");
+    }
+}
+
 /// Returns the command lines of all processes that have a file open.
 fn holders(file: &Path) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
@@ -327,7 +355,7 @@ fn a_machine_joins_and_only_what_it_publishes_is_reachable() {
     let net = Net { place, _signal: signal };
     let down = net.place.start(&["down"]).end();
     assert!(down.code == Some(1) && down.err.contains("unisockets up"), "{down:?}");
-    let up = net.place.start(&["up", "--name", "desk", "--publish", "8000"]).end();
+    let up = net.place.start(&["up", "--name", "desk", "--publish", "8000", "--publish", "8000/udp"]).end();
     assert!(up.code == Some(0) && up.out.starts_with("up as desk: 10.80."), "{up:?}");
     let again = net.place.start(&["up"]).end();
     assert!(again.code == Some(1) && again.err.contains("unisockets down"), "{again:?}");
@@ -336,6 +364,25 @@ fn a_machine_joins_and_only_what_it_publishes_is_reachable() {
     assert_eq!(page.out, "from the machine", "{page:?}");
     let closed = net.run(&["curl", "-sS", "--max-time", "20", "http://desk:8001/page"]);
     assert_eq!(closed.code, Some(7), "what is not published is refused: {closed:?}");
+    // The same for datagrams, of which one port is published: two servers say which they are.
+    let server = "import socket, sys; at = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); \
+                  at.bind(('::', int(sys.argv[1]))); print('bound', flush=True)\n\
+                  while True: said, who = at.recvfrom(99); at.sendto(said + b' at ' + sys.argv[1].encode(), who)";
+    let datagrams = ["8000", "8001"].map(|port| {
+        let server = net.place.start_other(&["python3", "-c", server, port]);
+        server.out.wait("a datagram socket", |text| text.contains("bound"));
+        server
+    });
+    for (way, answers) in [("UDP4:desk:8000", true), ("UDP6:desk:8000", true), ("UDP4:desk:8001", false)] {
+        let ask = format!(
+            "for _ in 1 2 3 4 5; do got=$(echo -n asked | timeout 5 socat -t 1 - {way} 2>/dev/null); \
+             [ \"$got\" ] && break; done; echo \"$got\""
+        );
+        let said = net.run(&["sh", "-c", &ask]);
+        let wanted = if answers { "asked at 8000\n" } else { "\n" };
+        assert_eq!(said.out, wanted, "{way}: {said:?}");
+    }
+    drop(datagrams);
     // The machine's own programs reach members, and get their answers.
     let _web = net.start(&["--name", "web"], &["python3", "-m", "http.server", "80"]);
     net.until(&["curl", "-sS", "http://web/page"]);

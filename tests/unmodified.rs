@@ -219,6 +219,24 @@ fn iperf3() {
     });
 }
 
+/// Go programs make their system calls themselves, past any library: they need their own namespace.
+#[test]
+fn a_server_and_a_client_in_go() {
+    each("webhook, hey", |net| {
+        if net.way == Way::Preload {
+            return;
+        }
+        let hooks = br#"[{"id": "greet", "execute-command": "/bin/echo", "response-message": "hello from go"}]"#;
+        let hooks = net.write("hooks.json", hooks);
+        let _server = net.start("hooks", &["webhook", "-hooks", &hooks, "-port", "9000"]);
+        let got = net.until("one", &["curl", "-sSf", "http://hooks:9000/hooks/greet"]);
+        assert_eq!(got.out, "hello from go");
+        let load = ["hey", "-n", "60", "-c", "6", "-t", "60", "http://hooks:9000/hooks/greet"];
+        let said = net.run("many", &load);
+        assert!(said.out.contains("[200]\t60 responses"), "{said:?}");
+    });
+}
+
 #[test]
 fn asyncio_and_node() {
     each("asyncio, node", |net| {

@@ -68,8 +68,15 @@ fn units(folder: &Path, prologue: &str) -> [PathBuf; 2] {
     [first, second]
 }
 
-fn has(compiler: &str) -> bool {
-    Command::new(compiler).arg("--version").output().is_ok_and(|output| output.status.success())
+/// Whether a compiler knows a standard; a compiler that is not there is a failure.
+fn knows(compiler: &str, language: &str, standard: &str) -> bool {
+    let mut asked = Command::new(compiler);
+    asked.args(["-x", language, &format!("-std={standard}"), "-fsyntax-only", "/dev/null"]);
+    asked
+        .output()
+        .unwrap_or_else(|error| panic!("{compiler}: {error}; packaging/setup test installs it"))
+        .status
+        .success()
 }
 
 #[test]
@@ -83,15 +90,21 @@ fn the_header_compiles_without_a_warning_in_every_standard() {
         "#define _POSIX_C_SOURCE 200809L\n#define _DEFAULT_SOURCE 1".to_owned(),
     ];
     let languages = [
-        ("c", ["gcc", "clang"], &["c99", "c11", "c17", "c2x", "gnu17"][..]),
+        ("c", ["gcc", "clang"], &["c99", "c11", "c17", "c23", "gnu17"][..]),
         ("c++", ["g++", "clang++"], &["c++11", "c++14", "c++17", "c++20"][..]),
     ];
     let mut tried = 0;
     for (language, compilers, standards) in languages {
-        for compiler in compilers.into_iter().filter(|compiler| has(compiler)) {
+        for compiler in compilers {
             for (standard, prologue) in
                 standards.iter().flat_map(|standard| prologues.iter().map(move |p| (standard, p)))
             {
+                // The name that a standard had before it was one.
+                let standard = if knows(compiler, language, standard) {
+                    (*standard).to_owned()
+                } else {
+                    standard.replace("c23", "c2x")
+                };
                 for optimise in ["-O0", "-O2"] {
                     let objects = units(&work, prologue).map(|unit| {
                         let object = unit.with_extension("o");
@@ -127,8 +140,7 @@ fn the_header_compiles_without_a_warning_in_every_standard() {
             }
         }
     }
-    assert!(tried > 0, "no compiler is here: install gcc");
-    println!("{tried} combinations");
+    assert_eq!(tried, 2 * (5 + 4) * prologues.len() * 2, "every compiler, standard, prologue and optimisation");
     let _ = fs::remove_dir_all(work);
 }
 
