@@ -177,7 +177,7 @@ impl Identity {
             (Key::Automatic, Some(name)) => key_path(&parse_name(&config.network)?, &parse_member_name(name)?),
         };
         let (seed, lock) = open_key(&path)?;
-        let pins_path = path.with_extension("pins.json");
+        let pins_path = pins_path(&path);
         let pins = load_pins(&pins_path)?;
         Ok(Identity {
             pair: KeyPair::from_seed(&seed),
@@ -194,11 +194,47 @@ impl Identity {
     }
 }
 
-/// Reads a pin file; one that is not there is empty.
+/// Returns the file of pins beside a key's.
+fn pins_path(key: &Path) -> PathBuf {
+    if key.extension().is_some_and(|extension| extension == "key") {
+        return key.with_extension("pins.json");
+    }
+    let mut path = key.as_os_str().to_owned();
+    path.push(".pins.json");
+    path.into()
+}
+
+/// Forgets the key that is pinned to a subject beside a node's key; returns whether there was one.
 ///
 /// # Errors
-/// [`KeyError`] if it cannot be read or is damaged.
-pub fn load_pins(path: &Path) -> Result<Pins, KeyError> {
+/// [`KeyError`] if the node runs, which would write down again what it knows, or if a file cannot be used.
+pub fn forget_pin(key: &Path, subject: &str) -> Result<bool, KeyError> {
+    let path = pins_path(key);
+    let mut pins = load_pins(&path)?;
+    if !pins.forget(subject) {
+        return Ok(false);
+    }
+    let lock = File::open(key);
+    if lock.as_ref().is_ok_and(|file| !is_locked(file)) {
+        let key = key.display();
+        return Err(KeyError(format!("the node of {key} runs, and knows what is pinned: end it, then try again")));
+    }
+    save_pins(&path, &pins)?;
+    Ok(true)
+}
+
+/// Returns the key files in a folder that have pins beside them.
+///
+/// # Errors
+/// [`KeyError`] if the folder cannot be read.
+pub fn keys_with_pins(folder: &Path) -> Result<Vec<PathBuf>, KeyError> {
+    let entries = fs::read_dir(folder).map_err(|error| KeyError(format!("{}: {error}", folder.display())))?;
+    let keys = entries.flatten().map(|entry| entry.path());
+    Ok(keys.filter(|key| !key.to_string_lossy().ends_with(".json") && pins_path(key).is_file()).collect())
+}
+
+/// Reads a pin file; one that is not there is empty.
+fn load_pins(path: &Path) -> Result<Pins, KeyError> {
     match fs::read_to_string(path) {
         Ok(text) => serde_json::from_str(&text)
             .map_err(|error| KeyError(format!("{} is damaged: {error}; move it away to start anew", path.display()))),
@@ -208,10 +244,7 @@ pub fn load_pins(path: &Path) -> Result<Pins, KeyError> {
 }
 
 /// Writes a pin file so that a crash leaves the old or the new one.
-///
-/// # Errors
-/// [`KeyError`] if it cannot be written.
-pub fn save_pins(path: &Path, pins: &Pins) -> Result<(), KeyError> {
+pub(crate) fn save_pins(path: &Path, pins: &Pins) -> Result<(), KeyError> {
     let failed = |error: std::io::Error| KeyError(format!("cannot write {}: {error}", path.display()));
     let text = serde_json::to_string_pretty(pins).expect("pins have a JSON form");
     let new = path.with_extension("json.new");

@@ -83,7 +83,7 @@ pub mod core {
 }
 
 #[cfg(not(target_family = "wasm"))]
-pub use config::{Config, Key, KeyError, create_key, data_folder, key_path, load_pins, read_key, save_pins};
+pub use config::{Config, Key, KeyError, create_key, data_folder, forget_pin, key_path, keys_with_pins, read_key};
 pub use device::Open;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 pub use device::{Attached, Tun};

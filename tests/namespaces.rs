@@ -88,6 +88,12 @@ fn status_signals_and_input_pass_through_and_bad_programs_are_named() {
     assert_eq!((ended.code, ended.out.as_str()), (Some(3), "ready\ngot it\n"), "{ended:?}");
     let killed = net.run(&["sh", "-c", "kill -KILL $$"]);
     assert_eq!(killed.code, None, "it ends by the signal that ended the program: {killed:?}");
+    // Whoever started it may not want to hear of its children.
+    for way in [&["run"][..], &["run", "--preload"]] {
+        let start = ["env", "--ignore-signal=CHLD", env!("CARGO_BIN_EXE_unisockets")];
+        let deaf = net.place.start_other(&[&start[..], way, &["--", "sh", "-c", "exit 7"]].concat()).end();
+        assert_eq!(deaf.code, Some(7), "{deaf:?}");
+    }
     let missing = net.run(&["no-such-program"]);
     assert!(missing.code == Some(127) && missing.err.contains("no-such-program"), "{missing:?}");
     std::fs::write(net.place.path("text"), "no program").unwrap();
@@ -155,6 +161,41 @@ fn what_a_program_inherits_is_its_own() {
 }
 
 /// What is written last arrives though the program is gone at once, and nothing stays behind.
+/// What the name server inside says to questions of every kind, and to what is none.
+#[test]
+fn every_question_for_a_name_is_answered() {
+    let net = net();
+    let script = r#"
+import socket, struct
+def ask(name, kind, more=b'', count=0):
+    labels = b''.join(bytes([len(part)]) + part.encode() for part in name.split('.')) + b'\0'
+    question = labels + struct.pack('>HH', kind, 1)
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(20)
+    s.sendto(struct.pack('>HHHHHH', 7, 0x0100, 1, 0, 0, count) + question + more, ('127.0.0.53', 53))
+    reply = s.recv(4096)
+    id, flags, _, answers, _, additional = struct.unpack('>HHHHHH', reply[:12])
+    assert id == 7 and flags & 0x8100 == 0x8100, reply
+    assert flags & 15 == 1 or reply[12:12 + len(question)] == question, reply
+    return flags & 15, answers, additional
+own = socket.gethostbyname('web')
+back = '.'.join(reversed(own.split('.'))) + '.in-addr.arpa'
+print(ask('web', 1), ask('web', 28), ask('WEB.default.internal', 255))
+# Types that nobody here has a record of, the newer and the unknown ones among them.
+print(ask('web', 16), ask('web', 52), ask('web', 44), ask('web', 65280))
+# Names that are nobody's, and those that no member can have.
+print(ask('nobody', 1), ask('nobody', 52), ask('www.example.com', 1), ask('1.1.1.1.in-addr.arpa', 12))
+print(ask(back, 12), ask(back, 1))
+# EDNS is answered with EDNS, and what is none of it as a mistake.
+print(ask('web', 1, b'\0\0\x29\x10\0\0\0\0\0\0\0', 1), ask('web', 1, b'\0\0\x29', 1))
+"#;
+    std::fs::write(net.place.path("ask.py"), script).unwrap();
+    let said = net.start(&["--name", "web"], &["python3", "ask.py"]).end();
+    let wanted = "(0, 1, 0) (0, 1, 0) (0, 2, 0)\n(0, 0, 0) (0, 0, 0) (0, 0, 0) (0, 0, 0)\n\
+                  (3, 0, 0) (3, 0, 0) (3, 0, 0) (3, 0, 0)\n(0, 1, 0) (0, 0, 0)\n(0, 1, 1) (1, 0, 0)\n";
+    assert_eq!(said.out, wanted, "{said:?}");
+}
+
 #[test]
 fn a_static_program_that_ends_right_after_a_write_loses_nothing() {
     let net = net();

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use unisockets_signaling::identity::KeyPair;
 use unisockets_signaling::member::{Config, Membership};
-use unisockets_signaling::network::{Network, address_v6};
+use unisockets_signaling::network::{Network, Prefix, address_v6};
 use unisockets_signaling::protocol::{
     Code, FRAME_LEN_MAX, FromServer, Lease, Member, Nonce, Query, SignedLease, Welcome, emit,
 };
@@ -150,7 +150,8 @@ fn welcome(script: &mut Script<'_>) -> Welcome {
     Welcome {
         lease: SignedLease::sign(lease, server()),
         ipv6: address_v6("home", &key),
-        prefixes: Vec::new(),
+        // Half of all addresses are in it.
+        prefixes: vec![Prefix { address: Ipv4Addr::UNSPECIFIED.into(), len: 1 }],
         lease_s: script.u64(),
         resume: Nonce::new([script.u8(); 32]),
         ice_servers: Vec::new(),

@@ -89,6 +89,12 @@ pub(crate) fn describe(record: Record, present: bool) -> Member {
     Member { key: record.key, ipv4: record.ipv4, ipv6, name: record.name, present }
 }
 
+/// Why nothing is handed to a member for which much waits.
+pub(crate) fn crowded() -> Refusal {
+    let message = "much waits for that member already; try again".to_owned();
+    Refusal { code: Code::TooMuch, message, retry_after_ms: Some(1_000) }
+}
+
 pub(crate) fn refusal(error: ClaimError) -> Refusal {
     let waits = |code, what: &str, retry_s: u64| {
         let message =

@@ -19,6 +19,8 @@ pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 /// The same for each address of loopback, where a proxy, or a whole test, is one address.
 pub const CONNECTIONS_PER_LOOPBACK_ADDRESS_MAX: usize = 16_384;
 
+/// Connections at one time of all addresses together, members or not.
+pub(crate) const CONNECTIONS_MAX: usize = 50_000;
 /// Connections of an address above its limit that are still told so; one more is closed unheard.
 const SURPLUS_MAX: usize = 32;
 
@@ -50,8 +52,14 @@ pub(crate) enum Refused {
 pub(crate) struct Callers {
     limits: Limits,
     buckets: DefaultKeyedRateLimiter<IpAddr>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
     /// Connections by address; an address without any is not in it.
-    open: Mutex<HashMap<IpAddr, usize>>,
+    by_address: HashMap<IpAddr, usize>,
+    total: usize,
 }
 
 /// A place among the connections of an address, from its first packet on; dropping it gives it back.
@@ -64,10 +72,11 @@ pub(crate) struct Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let mut open = self.callers.open();
-        if let Some(count) = open.get_mut(&self.address) {
+        open.total -= 1;
+        if let Some(count) = open.by_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.address);
+                open.by_address.remove(&self.address);
             }
         }
     }
@@ -84,22 +93,23 @@ impl Callers {
         Arc::new(Self { limits, buckets, open: Mutex::default() })
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a connection that was accepted, whatever it is for: whoever never asks for anything has a place as well.
-    /// Nothing if the address has far too many.
+    /// Nothing if the address has far too many, or all have.
     pub(crate) fn enter(self: &Arc<Self>, caller: IpAddr) -> Option<Call> {
         let address = counted(caller);
         let is_loopback = caller.to_canonical().is_loopback();
         let limit = if is_loopback { self.limits.per_loopback_address } else { self.limits.per_address };
         let mut open = self.open();
-        let count = open.entry(address).or_default();
-        if *count >= limit + SURPLUS_MAX {
+        let count = open.by_address.get(&address).copied().unwrap_or_default();
+        if count >= limit + SURPLUS_MAX || open.total >= CONNECTIONS_MAX + SURPLUS_MAX {
             return None;
         }
-        *count += 1;
+        open.total += 1;
+        open.by_address.insert(address, count + 1);
         Some(Call { callers: Arc::clone(self), address, limit })
     }
 
@@ -115,7 +125,7 @@ impl Call {
         if self.callers.buckets.check_key(&self.address).is_err() {
             return Err(Refused::TooFast);
         }
-        let count = self.callers.open().get(&self.address).copied().unwrap_or_default();
+        let count = self.callers.open().by_address.get(&self.address).copied().unwrap_or_default();
         if count > self.limit { Err(Refused::TooMany) } else { Ok(()) }
     }
 }
@@ -200,7 +210,10 @@ mod tests {
         calls.pop();
         assert!(enter(&callers, stranger).admit().is_ok(), "whoever goes makes room");
         calls.clear();
-        assert!(callers.open().is_empty(), "an address without connections is forgotten");
+        assert!(
+            callers.open().by_address.is_empty() && callers.open().total == 0,
+            "an address without connections is forgotten"
+        );
     }
 
     #[test]
@@ -213,6 +226,14 @@ mod tests {
             assert!(calls.iter().all(|call| call.admit().is_ok()));
             assert_eq!(enter(&callers, loopback).admit(), Err(Refused::TooMany));
         }
+    }
+
+    #[test]
+    fn all_addresses_together_have_a_bounded_number_too() {
+        let callers = Callers::new(Limits::default());
+        let address = |n: usize| IpAddr::V6((((n / 256 + 1) as u128) << 64 | 0x2001 << 112).into());
+        let calls: Vec<Call> = (0..).map_while(|n| callers.enter(address(n))).collect();
+        assert_eq!(calls.len(), CONNECTIONS_MAX + SURPLUS_MAX);
     }
 
     #[test]

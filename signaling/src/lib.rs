@@ -24,6 +24,8 @@ mod callers;
 #[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod directory;
 pub mod envelope;
+#[cfg(all(feature = "net", not(target_family = "wasm")))]
+mod greeting;
 pub mod hosts;
 pub mod identity;
 pub mod leases;
@@ -49,3 +51,4 @@ mod store;
 pub mod stun;
 #[cfg(all(feature = "net", not(target_family = "wasm")))]
 pub mod tls;
+mod watches;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::identity::{KeyPair, PublicKey};
-use crate::network::{Network, address_v6};
+use crate::network::{Network, Prefix, address_v6};
 use crate::protocol::{
     self, Code, FromMember, FromServer, GoneReason, Hello, Member, NetworkProof, Nonce, Proven, Query, Welcome,
 };
@@ -329,7 +329,11 @@ impl Membership {
     fn welcomed(&mut self, now_ms: u64, welcome: Box<Welcome>) {
         let (lease, id) = (&welcome.lease.lease, self.config.network.id());
         let own = lease.key == self.config.pair.public() && lease.network == id;
-        if !own || !welcome.lease.is_signed() || welcome.ipv6 != address_v6(id, &lease.key) {
+        if !own
+            || !holds(&welcome.prefixes, lease.ipv4)
+            || !welcome.lease.is_signed()
+            || welcome.ipv6 != address_v6(id, &lease.key)
+        {
             self.state = State::Ended;
             self.events.push_back(Event::Rejected(Code::BadProof, Failure::Forged.to_string()));
             return;
@@ -384,13 +388,14 @@ impl Membership {
         let Some(FromMember::Resolve { query, .. }) = self.requests.remove(&id) else {
             return;
         };
+        let is_ours = self.welcome.as_ref().is_some_and(|welcome| holds(&welcome.prefixes, member.ipv4));
         let answers = match &query {
             Query::Key(key) => member.key == *key,
             Query::Name(name) => member.name.as_ref() == Some(name),
             Query::Ip(IpAddr::V4(address)) => member.ipv4 == *address,
             Query::Ip(IpAddr::V6(address)) => member.ipv6 == *address,
         };
-        let result = if answers && self.is_true(&member) { Ok(member) } else { Err(Failure::Forged) };
+        let result = if answers && is_ours && self.is_true(&member) { Ok(member) } else { Err(Failure::Forged) };
         self.events.push_back(Event::Resolved(id, result));
     }
 
@@ -464,4 +469,9 @@ impl Membership {
         }
         self.state = State::Ended;
     }
+}
+
+/// Whether a network leases an address: a server must not give out what is somebody else's (threat T1).
+fn holds(prefixes: &[Prefix], address: Ipv4Addr) -> bool {
+    prefixes.iter().any(|prefix| prefix.contains(address.into()))
 }

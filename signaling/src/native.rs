@@ -160,9 +160,12 @@ impl Client {
 
     /// Leaves, and waits until the server had the chance to hear of it.
     pub async fn leave(&self) {
-        if self.commands.send(Command::Leave).await.is_ok() {
-            let _ = timeout(2 * LEAVE_GRACE, self.commands.closed()).await;
-        }
+        let heard = async {
+            if self.commands.send(Command::Leave).await.is_ok() {
+                self.commands.closed().await;
+            }
+        };
+        let _ = timeout(2 * LEAVE_GRACE, heard).await;
     }
 }
 
@@ -254,8 +257,9 @@ impl Shell {
         let mut asked = None;
         loop {
             while let Some(frame) = self.membership.poll_frame() {
-                if socket.send(Message::Text(frame.into())).await.is_err() {
-                    return;
+                // What is not taken for so long is not answered either.
+                if !matches!(timeout(ANSWER_TIMEOUT, socket.send(Message::Text(frame.into()))).await, Ok(Ok(()))) {
+                    return debug!("signaling takes nothing");
                 }
             }
             if self.membership.is_ended() {

@@ -164,13 +164,25 @@ pub fn address_v6(id: &str, key: &PublicKey) -> Ipv6Addr {
     Ipv6Addr::from(octets)
 }
 
-/// An IPv4 prefix that addresses are leased from.
+/// A range of addresses that belongs to a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Prefix {
     /// Its first address.
     pub address: IpAddr,
     /// Its length in bits.
     pub len: u8,
+}
+
+impl Prefix {
+    /// Whether an address is in it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let same = match (self.address, address) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => (u32::from(first) ^ u32::from(address)).leading_zeros(),
+            (IpAddr::V6(first), IpAddr::V6(address)) => (u128::from(first) ^ u128::from(address)).leading_zeros(),
+            _ => return false,
+        };
+        same >= u32::from(self.len)
+    }
 }
 
 /// The prefix of a network unless its operator says otherwise.
@@ -186,6 +198,31 @@ mod tests {
         assert_ne!(right.id(), wrong.id());
         assert!(is_id(right.id()) && right.id().starts_with("home~"));
         assert_eq!(Network::new("home", None).unwrap().id(), "home");
+    }
+
+    #[test]
+    fn a_prefix_holds_its_addresses() {
+        let holds = |prefix: &str, address: &str| {
+            let (first, len) = prefix.split_once('/').unwrap();
+            let prefix = Prefix { address: first.parse().unwrap(), len: len.parse().unwrap() };
+            prefix.contains(address.parse().unwrap())
+        };
+        for (prefix, address) in [
+            ("10.80.0.0/16", "10.80.255.255"),
+            ("0.0.0.0/0", "1.1.1.1"),
+            ("10.80.0.1/32", "10.80.0.1"),
+            ("::/0", "fe80::1"),
+        ] {
+            assert!(holds(prefix, address), "{prefix} {address}");
+        }
+        for (prefix, address) in [
+            ("10.80.0.0/16", "10.81.0.0"),
+            ("10.80.0.0/33", "10.80.0.0"),
+            ("::/0", "1.1.1.1"),
+            ("fd00::/48", "fd00:0:1::"),
+        ] {
+            assert!(!holds(prefix, address), "{prefix} {address}");
+        }
     }
 
     #[test]

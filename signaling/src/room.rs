@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 pub use crate::admission::Admission;
-use crate::admission::{self, Refusal, describe, host_name, refusal, too_often};
+use crate::admission::{self, Refusal, crowded, describe, host_name, refusal, too_often};
 pub use crate::hosts::Host;
 use crate::identity::{KeyPair, PublicKey};
 pub use crate::leases::Kept;
@@ -19,6 +19,7 @@ pub use crate::pace::{LEASE_INTERVAL_MS, LEASES_BURST};
 use crate::protocol::{
     self, Code, FromMember, FromServer, GoneReason, Hello, IceServer, Lease, Nonce, SignedLease, Welcome,
 };
+use crate::watches::Watches;
 
 /// How long a connection may take to say hello, in milliseconds.
 pub const HANDSHAKE_MS: u64 = 10_000;
@@ -30,8 +31,6 @@ pub const BAD_FRAMES_MAX: u32 = 10;
 /// could be taken for gone.
 pub const RENEW_S: u64 = 600;
 const _: () = assert!(RENEW_S < KEEP_SHORT_S && 3 * RENEW_S < PROOF_S);
-/// Members that one member watches, asked for or implied.
-const WATCHED_MAX: usize = 4_096;
 /// Members that wait for the old session of their key.
 const CONTENDERS_MAX: usize = 1_024;
 
@@ -52,7 +51,6 @@ struct Session {
     place: Place,
     ephemeral: bool,
     resume: Nonce,
-    watches: HashSet<PublicKey>,
 }
 
 enum State {
@@ -85,7 +83,9 @@ pub struct Room {
     config: Config,
     connections: HashMap<ConnectionId, Connection>,
     members: HashMap<Place, ConnectionId>,
-    watchers: HashMap<Place, HashSet<ConnectionId>>,
+    watches: Watches,
+    /// Connections for which much waits already.
+    crowded: HashSet<ConnectionId>,
     outputs: VecDeque<Output>,
     /// Connections that have proven a key and are not members yet, by place: contending or claiming.
     pending: HashMap<Place, Vec<ConnectionId>>,
@@ -120,7 +120,8 @@ impl Room {
             config,
             connections: HashMap::new(),
             members: HashMap::new(),
-            watchers: HashMap::new(),
+            watches: Watches::default(),
+            crowded: HashSet::new(),
             outputs: VecDeque::new(),
             pending: HashMap::new(),
             waiting: Default::default(),
@@ -322,11 +323,11 @@ impl Room {
                 self.members.insert(place.clone(), id).filter(|old| *old != id && !planted!(OldSessionStays))
             {
                 // The newest proof wins; the old session ends without a word to watchers.
-                self.forget_watches(old);
+                self.watches.forget(old, &place.0);
                 self.enter_state(old, State::Closing);
                 self.outputs.push_back(Output::Close(old));
             }
-            let session = Session { place: place.clone(), ephemeral, resume, watches: HashSet::new() };
+            let session = Session { place: place.clone(), ephemeral, resume };
             self.enter_state(id, State::Member(session));
             self.totals.joins += 1;
             self.outputs.push_back(Output::Enter(place));
@@ -393,7 +394,9 @@ impl Room {
             FromMember::Watch { keys } if keys.len() > protocol::WATCH_LEN_MAX => {
                 self.refuse(id, None, Code::TooMuch, "watch takes at most 256 keys");
             }
-            FromMember::Watch { keys } => keys.into_iter().for_each(|key| self.watch(id, &place.0, key)),
+            FromMember::Watch { keys } => {
+                keys.into_iter().for_each(|key| self.watch(id, (place.0.clone(), key)));
+            }
             FromMember::Renew => {
                 if let Err(wait_ms) = self.pace.take(now_ms, &place.1) {
                     return self.refuse_with(id, None, too_often(wait_ms));
@@ -412,8 +415,12 @@ impl Room {
         if payload.len() > protocol::PAYLOAD_LEN_MAX {
             return self.refuse(id, Some(number), Code::TooMuch, "a payload has at most 40 KiB");
         }
-        self.watch(id, &place.0, to);
         let to = (place.0.clone(), to);
+        self.watch(id, to.clone());
+        if self.members.get(&to).is_some_and(|recipient| self.crowded.contains(recipient)) {
+            // Its sender learns it; the member is not put out for what others send.
+            return self.refuse_with(id, Some(number), crowded());
+        }
         if self.deliver(&to, place.1, &payload) {
             self.send(id, FromServer::Delivered { id: number });
         } else {
@@ -421,13 +428,16 @@ impl Room {
         }
     }
 
-    /// Hands a payload to a member connected here; returns whether there is one.
+    /// Hands a payload to a member connected here, unless much waits for it; returns whether there is one.
     pub fn deliver(&mut self, to: &Place, from: PublicKey, payload: &str) -> bool {
         let Some(recipient) = self.members.get(to).copied() else {
             return false;
         };
+        if self.crowded.contains(&recipient) {
+            return true;
+        }
         self.totals.signals += 1;
-        self.watch(recipient, &to.0, from);
+        self.watch(recipient, (to.0.clone(), from));
         self.send(recipient, FromServer::Signal { from, payload: payload.to_owned() });
         true
     }
@@ -440,29 +450,17 @@ impl Room {
         }
     }
 
-    fn watch(&mut self, id: ConnectionId, network: &str, key: PublicKey) {
-        if let Some(State::Member(session)) = self.connections.get_mut(&id).map(|connection| &mut connection.state)
-            && session.watches.len() < WATCHED_MAX
-            && session.watches.insert(key)
-        {
-            self.watchers.entry((network.to_owned(), key)).or_default().insert(id);
+    /// Takes note of whether so much waits for a connection that nothing of other members shall come on top.
+    pub fn crowd(&mut self, id: ConnectionId, is_crowded: bool) {
+        if is_crowded && self.connections.contains_key(&id) {
+            self.crowded.insert(id);
+        } else {
+            self.crowded.remove(&id);
         }
     }
 
-    fn forget_watches(&mut self, id: ConnectionId) {
-        let Some(State::Member(session)) = self.connections.get_mut(&id).map(|connection| &mut connection.state) else {
-            return;
-        };
-        let (network, watches) = (session.place.0.clone(), std::mem::take(&mut session.watches));
-        for key in watches {
-            let place = (network.clone(), key);
-            if let Some(watchers) = self.watchers.get_mut(&place) {
-                watchers.remove(&id);
-                if watchers.is_empty() {
-                    self.watchers.remove(&place);
-                }
-            }
-        }
+    fn watch(&mut self, id: ConnectionId, place: Place) {
+        self.watches.watch(id, place, |place| self.members.contains_key(place));
     }
 
     /// Takes the directory's answer to [`Output::Find`].
@@ -487,15 +485,16 @@ impl Room {
     pub fn closed(&mut self, id: ConnectionId, reason: GoneReason) {
         self.depart(id, reason);
         self.connections.remove(&id);
+        self.crowded.remove(&id);
         self.prune();
     }
 
     /// Takes a member out and tells its watchers; whoever waited for its key comes in.
     fn depart(&mut self, id: ConnectionId, reason: GoneReason) {
-        self.forget_watches(id);
         let Some(State::Member(session)) = self.enter_state(id, State::Closing) else {
             return;
         };
+        self.watches.forget(id, &session.place.0);
         self.members.remove(&session.place);
         let successors = self.pending.get(&session.place).cloned().unwrap_or_default();
         // A lease that is being claimed again is not given back by the session before.
@@ -505,7 +504,7 @@ impl Room {
             _ if session.ephemeral => Kept::Briefly,
             _ => Kept::Lease,
         };
-        for watcher in self.watchers.get(&session.place).cloned().unwrap_or_default() {
+        for watcher in self.watches.of(&session.place) {
             self.send(watcher, FromServer::Gone { key: session.place.1, reason });
         }
         self.outputs.push_back(Output::Exit(session.place, kept));

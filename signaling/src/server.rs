@@ -14,6 +14,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum_server::accept::DefaultAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use futures_util::{SinkExt, StreamExt};
 use governor::{DefaultDirectRateLimiter, RateLimiter};
@@ -23,12 +24,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
 use crate::bus::{Bus, MemoryBus, Parcel};
+use crate::callers::{CONNECTIONS_MAX, Callers, Ends, EndsListener, Refused, quota};
 pub use crate::callers::{CONNECTIONS_PER_ADDRESS_MAX, CONNECTIONS_PER_LOOPBACK_ADDRESS_MAX, Limits};
-use crate::callers::{Callers, Ends, EndsListener, Refused, quota};
 use crate::directory::{Directory, LocalDirectory};
+use crate::greeting::FirstHttp;
 pub use crate::hosts::{BadHost, HostName, PAGE_ON_LOOPBACK};
 use crate::hosts::{Host, Hosts};
 use crate::identity::KeyPair;
+use crate::leases::Claim;
 use crate::network::PREFIX_V4;
 use crate::outgoing::{self, Outgoing};
 use crate::page::with_page;
@@ -37,8 +40,6 @@ use crate::protocol::{Code, FRAME_LEN_MAX, FromServer, GoneReason, IceServer, No
 use crate::room::{self, Admission, ConnectionId, Output, Room};
 use crate::tls;
 
-/// Connections of one server.
-const CONNECTIONS_MAX: usize = 50_000;
 /// A connection that is silent for so long is pinged.
 const PING_AFTER: Duration = Duration::from_secs(20);
 /// A connection that answers no ping for so long is gone.
@@ -130,13 +131,15 @@ struct Shared {
     next_connection: AtomicU64,
     callers: Arc<Callers>,
     hosts: Hosts,
+    /// The start of the room's time, which no change of the machine's clock moves.
+    origin: Instant,
     deadline_changed: Notify,
     draining: AtomicBool,
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// The time of leases, which outlive the process.
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -154,6 +157,10 @@ impl Shared {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Does something with the room and carries out what follows from it.
     fn with_room(self: &Arc<Self>, f: impl FnOnce(&mut Room)) {
         // Everything is handed on under the lock: its order is the room's order.
@@ -162,9 +169,13 @@ impl Shared {
         f(&mut room);
         while let Some(output) = room.poll_output() {
             match output {
-                Output::Send(id, message) => self.hand(id, Outgoing::Text(emit(&message))),
-                Output::Close(id) => self.hand(id, Outgoing::Close),
-                Output::Probe(id) => self.hand(id, Outgoing::Ping),
+                Output::Send(id, message) => {
+                    if self.hand(id, Outgoing::Text(emit(&message))) {
+                        room.crowd(id, true);
+                    }
+                }
+                Output::Close(id) => drop(self.hand(id, Outgoing::Close)),
+                Output::Probe(id) => drop(self.hand(id, Outgoing::Ping)),
                 other => self.carry_out(other),
             }
         }
@@ -173,15 +184,15 @@ impl Shared {
         }
     }
 
-    /// Queues something for a connection; one that does not read is put out.
-    fn hand(&self, id: ConnectionId, outgoing: Outgoing) {
+    /// Queues something for a connection, and returns whether much waits for it; one that does not read is put out.
+    fn hand(&self, id: ConnectionId, outgoing: Outgoing) -> bool {
         let mut table = self.outgoing();
-        if let Some(sender) = table.get(&id)
-            && sender.send(outgoing).is_err()
-        {
+        let sent = table.get(&id).map_or(Ok(false), |sender| sender.send(outgoing));
+        sent.unwrap_or_else(|_| {
             debug!(?id, "a slow reader is put out");
             table.remove(&id);
-        }
+            false
+        })
     }
 
     /// Asks the directory or the bus; answers come back in tasks of their own.
@@ -189,12 +200,12 @@ impl Shared {
         let shared = Arc::clone(self);
         match output {
             Output::Enter(place) => self.directory.enter(&place, self.instance),
-            Output::Exit(place, kept) => self.directory.exit(&place, self.instance, kept, now_ms() / 1_000),
+            Output::Exit(place, kept) => self.directory.exit(&place, self.instance, kept, unix_s()),
             Output::Claim(id, claim) => {
-                let answer = self.directory.claim(claim);
+                let answer = self.directory.claim(Claim { now_s: unix_s(), ..claim });
                 tokio::spawn(async move {
                     let result = answer.await;
-                    shared.with_room(|room| room.claimed(now_ms(), id, result, Nonce::new(random())));
+                    shared.with_room(|room| room.claimed(shared.now_ms(), id, result, Nonce::new(random())));
                 });
             }
             Output::Find(id, number, network, query) => {
@@ -281,6 +292,7 @@ impl Server {
             next_connection: AtomicU64::new(0),
             callers: Callers::new(config.limits),
             hosts: Hosts::new(config.hosts.clone(), machine_name().as_deref()),
+            origin: Instant::now(),
             deadline_changed: Notify::new(),
             draining: AtomicBool::new(false),
         });
@@ -335,7 +347,7 @@ fn open_directory(config: &Config) -> Result<Arc<dyn Directory>, ServeError> {
     let Some(path) = &config.data else {
         return Ok(Arc::new(LocalDirectory::in_memory(config.prefix, KeyPair::from_seed(&random()))));
     };
-    let directory = LocalDirectory::in_file(config.prefix, path, random(), now_ms() / 1_000);
+    let directory = LocalDirectory::in_file(config.prefix, path, random(), unix_s());
     Ok(Arc::new(directory.map_err(|error| ServeError(format!("{}: {error}", path.display())))?))
 }
 
@@ -383,11 +395,12 @@ fn serve(
     server.http_builder().http1().header_read_timeout(REQUEST_LIMIT).max_buf_size(HEAD_MAX);
     match tls {
         None => {
+            let server = server.acceptor(FirstHttp(DefaultAcceptor::new()));
             tasks.spawn(async move { drop(server.serve(router).await) });
             Ok("ws")
         }
         Some(tls) => {
-            let server = server.acceptor(RustlsAcceptor::new(tls));
+            let server = server.acceptor(FirstHttp(RustlsAcceptor::new(tls)));
             tasks.spawn(async move { drop(server.serve(router).await) });
             Ok("wss")
         }
@@ -486,7 +499,7 @@ async fn converse(shared: Arc<Shared>, socket: WebSocket, host: Host) {
     let (mut sink, mut stream) = socket.split();
     let (sender, mut outgoing) = outgoing::queue();
     shared.outgoing().insert(id, sender);
-    shared.with_room(|room| room.open(now_ms(), id, host, Nonce::new(random())));
+    shared.with_room(|room| room.open(shared.now_ms(), id, host, Nonce::new(random())));
     let mut heard = Instant::now();
     let mut pinged = false;
     let frames: DefaultDirectRateLimiter = RateLimiter::direct(quota(FRAMES_PER_S, FRAMES_BURST));
@@ -496,12 +509,12 @@ async fn converse(shared: Arc<Shared>, socket: WebSocket, host: Host) {
             message = stream.next() => {
                 heard = Instant::now();
                 pinged = false;
+                if matches!(message, Some(Ok(_))) {
+                    frames.until_ready().await;
+                }
                 match message {
-                    Some(Ok(Message::Text(frame))) => {
-                        frames.until_ready().await;
-                        shared.with_room(|room| room.frame(now_ms(), id, &frame));
-                    }
-                    Some(Ok(Message::Binary(_))) => shared.with_room(|room| room.frame(now_ms(), id, "")),
+                    Some(Ok(Message::Text(frame))) => shared.with_room(|room| room.frame(shared.now_ms(), id, &frame)),
+                    Some(Ok(Message::Binary(_))) => shared.with_room(|room| room.frame(shared.now_ms(), id, "")),
                     Some(Ok(Message::Pong(_))) => shared.with_room(|room| room.alive(id)),
                     Some(Ok(Message::Ping(_))) => {}
                     Some(Ok(Message::Close(_)) | Err(_)) | None => break GoneReason::Closed,
@@ -527,6 +540,9 @@ async fn converse(shared: Arc<Shared>, socket: WebSocket, host: Host) {
         if sent.is_err() {
             break GoneReason::Closed;
         }
+        if outgoing.has_room_again() {
+            shared.with_room(|room| room.crowd(id, false));
+        }
     };
     shared.outgoing().remove(&id);
     shared.with_room(|room| room.closed(id, reason));
@@ -543,17 +559,17 @@ async fn keep_time(shared: Arc<Shared>) {
         }
         if Instant::now() >= sweep_at {
             sweep_at = Instant::now() + SWEEP_INTERVAL;
-            shared.directory.sweep(now_ms() / 1_000);
+            shared.directory.sweep(unix_s());
         }
         let due = shared.room().poll_timeout();
         let wait = async {
             match due {
-                Some(due) => tokio::time::sleep(Duration::from_millis(due.saturating_sub(now_ms()))).await,
+                Some(due) => tokio::time::sleep(Duration::from_millis(due.saturating_sub(shared.now_ms()))).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = wait => shared.with_room(|room| room.handle_timeout(now_ms())),
+            () = wait => shared.with_room(|room| room.handle_timeout(shared.now_ms())),
             () = shared.deadline_changed.notified() => {}
             () = sleep_until(forget_at) => {}
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use unisockets_signaling::identity::{KeyPair, PublicKey};
 use unisockets_signaling::leases::{Claim, KEEP_BRIEF_S, KEEP_S, Leases, PROOF_S, Record};
 use unisockets_signaling::member::{self, Event, Failure, Membership};
-use unisockets_signaling::network::{Network, PREFIX_V4, address_v6};
+use unisockets_signaling::network::{Network, PREFIX_V4, Prefix, address_v6};
 use unisockets_signaling::protocol::{
     Code, FRAME_LEN_MAX, FromMember, FromServer, GoneReason, Hello, IceServer, LIST_LEN_MAX, Member, NetworkProof,
     Nonce, PAYLOAD_LEN_MAX, Proven, Query, SignedLease, VERSION, WATCH_LEN_MAX, Welcome, emit, parse,
@@ -1130,7 +1130,7 @@ fn honest_welcome() -> Welcome {
     Welcome {
         lease: SignedLease::sign(lease, &server_pair()),
         ipv6: address_v6("home", &key(1)),
-        prefixes: Vec::new(),
+        prefixes: vec![Prefix { address: Ipv4Addr::new(10, 80, 0, 0).into(), len: 16 }],
         lease_s: RENEW_S,
         resume: Nonce::new([4; 32]),
         ice_servers: Vec::new(),
@@ -1154,6 +1154,8 @@ fn an_answer_with_anothers_ipv6_address_is_forged() {
     let wanted = Query::Ip(honest.ipv6.into());
     let swapped = Member { key: key(3), ..honest.clone() };
     assert_eq!(liar.answer(&wanted, &swapped), Err(Failure::Forged));
+    let outside = Member { ipv4: Ipv4Addr::new(1, 1, 1, 1), ..honest.clone() };
+    assert_eq!(liar.answer(&by_key, &outside), Err(Failure::Forged));
     let elsewhere = Member { ipv6: address_v6("work", &key(2)), ..honest };
     assert_eq!(liar.answer(&by_key, &elsewhere), Err(Failure::Forged));
 }
@@ -1198,7 +1200,11 @@ fn a_welcome_that_does_not_hold_is_rejected() {
         welcome.lease = SignedLease::sign(welcome.lease.lease.clone(), &server_pair());
     };
     type Lie<'a> = (&'a str, &'a dyn Fn(&mut Welcome));
-    let lies: [Lie<'_>; 6] = [
+    let lies: [Lie<'_>; 7] = [
+        ("an address that is not the network's", &|welcome| {
+            welcome.lease.lease.ipv4 = Ipv4Addr::new(1, 1, 1, 1);
+            sign(welcome);
+        }),
         ("an altered address", &|welcome| welcome.lease.lease.ipv4 = Ipv4Addr::new(10, 80, 0, 9)),
         ("another server's name on it", &|welcome| welcome.lease.server = key(8)),
         ("an altered epoch", &|welcome| welcome.lease.lease.epoch += 1),

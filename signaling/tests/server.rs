@@ -821,6 +821,48 @@ async fn a_member_that_never_reads_is_put_out_and_nobody_else_minds() {
     until("the server forgets it", || server.member_count() == 2).await;
 }
 
+/// What others send is their fault: they are refused, and the member stays, reads on and can be reached again.
+#[tokio::test]
+async fn a_member_that_others_send_too_much_to_is_not_put_out_for_it() {
+    let server = start().await;
+    let (mut sender, _) = Joined::join(&server, settings(&server, 1)).await;
+    let (mut busy, _) = join_by_hand(server.address(), connect(server.address()).await, 3).await;
+    let payload = "x".repeat(32 * 1024);
+    let mut delivered = 0;
+    loop {
+        sender.send(key(3), &payload);
+        let outcome = sender.next("an outcome", |event| match event {
+            Event::Delivered(_) => Some(true),
+            Event::Undelivered { failure: Failure::Refused(Code::TooMuch, _), .. } => Some(false),
+            _ => None,
+        });
+        if !outcome.await {
+            break;
+        }
+        delivered += 1;
+        assert!(delivered < 800, "so much is not kept for anybody");
+    }
+    for _ in 0..delivered {
+        assert!(matches!(hear(&mut busy).await, FromServer::Signal { .. }), "nothing that was taken is lost");
+    }
+    busy.send(Message::Text(emit(&FromMember::Resolve { id: 7, query: Query::Key(key(1)) }).into())).await.unwrap();
+    assert!(matches!(hear(&mut busy).await, FromServer::Resolved { id: 7, .. }), "it is a member still");
+    sender.send(key(3), "offer");
+    assert!(matches!(hear(&mut busy).await, FromServer::Signal { .. }));
+}
+
+/// HTTP/2 would be served without a limit in time.
+#[tokio::test]
+async fn another_http_than_the_first_is_not_spoken() {
+    let server = start().await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = within("the server hangs up", stream.read_to_end(&mut answer)).await;
+    // A frame of HTTP/2 begins with its length.
+    assert_ne!(answer.first(), Some(&0), "{answer:?}");
+}
+
 /// Waits for a signal and notes an end of the slow member on the way.
 async fn sender_signal(sender: &mut Joined, put_out: &mut bool) -> (PublicKey, String) {
     let picked = sender.next("a signal", |event| match event {

@@ -484,6 +484,9 @@ pub(super) enum KeyCommand {
         /// The node whose pins are meant; all of this user's by default
         #[arg(long)]
         name: Option<String>,
+        /// The node's key file, where it was given one: its pins lie beside it
+        #[arg(long, value_name = "FILE", conflicts_with = "name")]
+        key: Option<PathBuf>,
     },
 }
 

@@ -30,6 +30,7 @@ pub(super) async fn forward(options: Forward) -> Result<(), Failure> {
     let local = machine_address(&options.local)?;
     options.target.to_target().map_err(Failure::usage)?;
     let lines = Lines::of(&options.common);
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     with_node(&options.common, |node| async move {
         let listener = net::TcpListener::bind(local)
             .await
@@ -46,7 +47,13 @@ pub(super) async fn lead(node: Node, listener: net::TcpListener, target: String)
     let mut tasks = JoinSet::new();
     loop {
         make_room(&mut tasks).await;
-        let (machine, peer) = listener.accept().await?;
+        let (machine, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                pause("forward", &error).await;
+                continue;
+            }
+        };
         let (node, target) = (node.clone(), target.clone());
         tasks.spawn(async move {
             match TcpStream::connect(&node, target.as_str()).await {
@@ -63,13 +70,24 @@ pub(super) async fn lead(node: Node, listener: net::TcpListener, target: String)
 
 pub(super) async fn expose(options: Expose) -> Result<(), Failure> {
     let target = machine_address(&options.target)?;
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     with_node(&options.common, |node| async move {
         let listener = TcpListener::bind(&node, ("::", options.port)).await?;
         announce(&node, listener.local_addr()?.port());
         let mut tasks = JoinSet::new();
         loop {
             make_room(&mut tasks).await;
-            let (network, peer) = listener.accept().await?;
+            let (network, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                // The node has ended, and with it the listener.
+                Err(error) if error.kind() == std::io::ErrorKind::NetworkDown => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    pause("expose", &error).await;
+                    continue;
+                }
+            };
             tasks.spawn(async move {
                 match net::TcpStream::connect(target).await {
                     Ok(machine) => carry(machine, network).await,
@@ -82,6 +100,12 @@ pub(super) async fn expose(options: Expose) -> Result<(), Failure> {
         }
     })
     .await
+}
+
+/// Says why a connection was not taken. What cannot be had now, such as a descriptor, may be had soon.
+async fn pause(what: &str, error: &std::io::Error) {
+    note(format_args!("{what}: no connection can be taken for a moment: {}", sentence(error)));
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
 }
 
 async fn make_room(tasks: &mut JoinSet<()>) {

@@ -21,6 +21,7 @@ const SENDING: [&str; 3] = ["04", "09", "0B"];
 
 /// Starts the program and waits until nothing of it is left.
 pub(super) fn run(options: &args::Init) -> Result<(), Failure> {
+    isolate::hear_of_children()?;
     let front = Channel(isolate::inherited(options.front)?);
     let node = Arc::new(Channel(isolate::inherited(options.node)?));
     // Processes that look at each other see those of their own namespace. Where it is not allowed they see all.

@@ -2,11 +2,16 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::pin;
 
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteScope};
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType,
+};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 use unisockets::Node;
+use unisockets_signaling::network::Prefix;
 
 /// The device's name.
 pub(super) const NAME: &str = "unisockets0";
@@ -55,8 +60,59 @@ pub(super) async fn bring_loopback_up(kernel: &Handle) -> io::Result<()> {
     kernel.link().set(LinkUnspec::new_with_index(loopback).up().build()).execute().await.map_err(error)
 }
 
+/// Why a device that is no more ends the command.
+pub(super) const ENDED: &str = "the TUN device can be used no more: somebody took it away, or this node failed at it";
+
+/// Refuses what a signaling server must not draw to itself: addresses that are not for private use, and those of other
+/// networks that this machine is on.
+async fn check(kernel: &Handle, addresses: &Addresses) -> io::Result<()> {
+    let others = routes(kernel).await?;
+    for &(address, len) in &addresses.prefixes {
+        if !is_private(address, len) {
+            return Err(io::Error::other(format!(
+                "the signaling server leases from {address}/{len}, which is no range for private networks; no route leads there"
+            )));
+        }
+        let prefix = Prefix { address, len };
+        let overlaps = |other: &&Prefix| other.contains(address) || prefix.contains(other.address);
+        if let Some(other) = others.iter().find(overlaps) {
+            return Err(io::Error::other(format!(
+                "this machine has a route for {}/{} already, to another network, and this one has {address}/{len}; \
+                 'signal serve --prefix' leases others",
+                other.address, other.len
+            )));
+        }
+    }
+    if !addresses.prefixes.iter().any(|&(address, len)| Prefix { address, len }.contains(addresses.ipv4.into())) {
+        return Err(io::Error::other(format!("{} is no address of the network", addresses.ipv4)));
+    }
+    Ok(())
+}
+
+/// Returns where this network namespace's routes lead, except those for everything else, and the kernel's own.
+async fn routes(kernel: &Handle) -> io::Result<Vec<Prefix>> {
+    let questions = [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
+    let mut found = Vec::new();
+    for question in questions {
+        let mut routes = pin!(kernel.route().get(question).execute());
+        while let Some(route) = routes.try_next().await.map_err(error)? {
+            let header = &route.header;
+            let is_other = header.kind == RouteType::Unicast && header.table == RouteHeader::RT_TABLE_MAIN;
+            let address = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+                RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+                _ => None,
+            });
+            let len = header.destination_prefix_length;
+            found.extend(address.filter(|_| is_other && len > 0).map(|address| Prefix { address, len }));
+        }
+    }
+    Ok(found)
+}
+
 /// Gives the device its addresses, and routes the network's prefixes over it.
 pub(super) async fn configure(kernel: &Handle, addresses: &Addresses) -> io::Result<()> {
+    check(kernel, addresses).await?;
     let device = index(NAME)?;
     let mtu = u32::try_from(Node::TUN_MTU).unwrap_or(u32::MAX);
     let link = LinkUnspec::new_with_index(device).mtu(mtu).up().build();
@@ -65,11 +121,6 @@ pub(super) async fn configure(kernel: &Handle, addresses: &Addresses) -> io::Res
         kernel.address().add(device, address, len).execute().await.map_err(error)?;
     }
     for (prefix, len) in &addresses.prefixes {
-        if !is_private(*prefix, *len) {
-            return Err(io::Error::other(format!(
-                "the signaling server leases from {prefix}/{len}, which is no range for private networks; no route leads there"
-            )));
-        }
         let route = match prefix {
             IpAddr::V4(prefix) => with_rto_min(
                 RouteMessageBuilder::<Ipv4Addr>::new()
@@ -86,12 +137,7 @@ pub(super) async fn configure(kernel: &Handle, addresses: &Addresses) -> io::Res
                     .build(),
             ),
         };
-        kernel.route().add(route).execute().await.map_err(|failure| match error(failure) {
-            taken if taken.kind() == io::ErrorKind::AlreadyExists => io::Error::other(format!(
-                "this machine has a route for {prefix}/{len} already, to another network; 'signal serve --prefix' leases others"
-            )),
-            other => other,
-        })?;
+        kernel.route().add(route).execute().await.map_err(error)?;
     }
     Ok(())
 }

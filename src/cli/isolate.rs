@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
@@ -14,6 +15,12 @@ use rustix::thread::{
 use tokio::io::unix::AsyncFd;
 
 use super::channel::Channel;
+
+/// Makes children wait for this process: where it was started with SIGCHLD ignored, they would be gone before anybody asked
+/// how they ended (wait(2)). Programs that are started find the signal as it is by default.
+pub(super) fn hear_of_children() -> io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGCHLD, Arc::default()).map(|_| ())
+}
 
 /// What a program's own world consists of.
 const WORLD: UnshareFlags = UnshareFlags::NEWNET.union(UnshareFlags::NEWNS).union(UnshareFlags::NEWPID);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use unisockets::{KeyError, create_key, data_folder, key_path, load_pins, read_key, save_pins};
+use unisockets::{KeyError, create_key, data_folder, forget_pin, key_path, keys_with_pins, read_key};
 
 use super::args::KeyCommand;
 use super::exit::Failure;
@@ -31,7 +31,7 @@ pub(super) fn run(command: KeyCommand) -> Result<(), Failure> {
                 file.ok_or_else(|| Failure::usage("key new needs a file, or --network for a network's secret"))?;
             print(create_key(&path)?.public())?;
         }
-        KeyCommand::Forget { subject, name } => forget(&subject, name.as_deref())?,
+        KeyCommand::Forget { subject, name, key } => forget(&subject, name.as_deref(), key)?,
     }
     Ok(())
 }
@@ -46,24 +46,23 @@ fn new_secret() -> String {
     (0..26).map(|n| if n % 5 == 4 { format!("{}-", letter(n)) } else { letter(n).to_string() }).collect()
 }
 
-fn forget(subject: &str, name: Option<&str>) -> Result<(), Failure> {
-    let keys = data_folder().join("keys");
-    let entries = std::fs::read_dir(&keys).map_err(|error| Failure::failed(format!("{}: {error}", keys.display())))?;
+fn forget(subject: &str, name: Option<&str>, key: Option<PathBuf>) -> Result<(), Failure> {
+    let keys = match key {
+        Some(key) => vec![key],
+        None => keys_with_pins(&data_folder().join("keys"))?,
+    };
+    let is_wanted = |key: &Path| {
+        let file = key.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+        name.is_none_or(|name| file.contains(&format!(".{name}.")))
+    };
     let mut forgotten = 0;
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
-        let wanted = name.is_none_or(|name| file.contains(&format!(".{name}.")));
-        if !file.ends_with(".pins.json") || !wanted {
-            continue;
-        }
-        let mut pins = load_pins(&path)?;
-        if pins.forget(subject) {
-            save_pins(&path, &pins)?;
-            forgotten += 1;
-        }
+    for key in keys.iter().filter(|key| is_wanted(key)) {
+        forgotten += u32::from(forget_pin(key, subject)?);
     }
     if forgotten == 0 {
-        return Err(Failure::failed(format!("nothing is pinned to \"{subject}\"; give it as the error named it")));
+        return Err(Failure::failed(format!(
+            "nothing is pinned to \"{subject}\"; give it as the error named it, and the node's --key if it has one"
+        )));
     }
     print(format_args!("forgot the key of {subject}"))
 }

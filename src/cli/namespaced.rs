@@ -64,7 +64,14 @@ pub(super) async fn run(options: &args::Node) -> Result<(), Failure> {
         let names = node.clone();
         let (udp, tcp) = (net::UdpSocket::from_std(udp)?, net::TcpListener::from_std(tcp)?);
         let names = tokio::spawn(async move { names.serve_names(udp, tcp).await });
-        while let Some((message, descriptor)) = channel.receive().await? {
+        loop {
+            let (message, descriptor) = tokio::select! {
+                () = attached.ended() => return Err(Failure::failed(interface::ENDED)),
+                received = channel.receive() => match received? {
+                    Some(received) => received,
+                    None => break,
+                },
+            };
             let id = String::from_utf8_lossy(&message).parse().unwrap_or(u64::MAX);
             let waiting = asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             if let Some(waiting) = waiting {
@@ -127,7 +134,11 @@ async fn lead(listener: net::TcpListener, port: u16, channel: Arc<AsyncChannel>,
             };
             let _ = program.set_nonblocking(true);
             if let Ok(mut program) = net::TcpStream::from_std(program) {
-                let _ = tokio::io::copy_bidirectional(&mut machine, &mut program).await;
+                if tokio::io::copy_bidirectional(&mut machine, &mut program).await.is_err() {
+                    // A reset of one side resets the other.
+                    let _ = machine.set_zero_linger();
+                    let _ = program.set_zero_linger();
+                }
             }
         });
     }

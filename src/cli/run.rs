@@ -13,6 +13,7 @@ const LIBRARY: &str = "libunisockets_preload.so";
 
 /// Becomes the program: its process number, terminal, signals and exit status are those of this command.
 pub(super) async fn run(options: &args::Run) -> Result<(), Failure> {
+    super::isolate::hear_of_children()?;
     let program = find(&options.program[0])?;
     if !options.preload {
         return super::namespace::run(options, &program).await;

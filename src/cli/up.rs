@@ -47,7 +47,10 @@ pub(super) async fn up(options: args::Up) -> Result<(), Failure> {
             tokio::spawn(interface::watch(node.clone(), addresses.clone(), advice));
             let name = node.name().map_or(String::new(), |name| format!(" as {name}"));
             print(format_args!("up{name}: {} and {} on {}", addresses.ipv4, addresses.ipv6, interface::NAME))?;
-            *asked = Some(asked_to_end(&listener).await?);
+            tokio::select! {
+                () = attached.ended() => return Err(Failure::failed(interface::ENDED)),
+                asking = asked_to_end(&listener) => *asked = Some(asking?),
+            }
             drop(attached);
             Ok(())
         }
@@ -116,16 +119,16 @@ async fn asked_to_end(listener: &net::UnixListener) -> io::Result<net::UnixStrea
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let user = asking.peer_cred()?.uid();
+        if !is_trusted(asking.peer_cred()?.uid()) {
+            // Nothing is waited for that anybody on the machine could keep from coming.
+            let _ = asking.try_write(&[1]);
+            continue;
+        }
         let mut word = [0];
         // Who only looks who is here asks for nothing.
         let word = tokio::time::timeout(Duration::from_secs(1), asking.read(&mut word)).await;
-        let wants = word.is_ok_and(|read| read.is_ok_and(|len| len == 1));
-        if wants && is_trusted(user) {
+        if word.is_ok_and(|read| read.is_ok_and(|len| len == 1)) {
             return Ok(asking);
-        }
-        if wants {
-            let _ = asking.try_write(&[1]);
         }
     }
 }

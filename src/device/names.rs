@@ -5,12 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use simple_dns::rdata::{A, AAAA, PTR, RData};
+use simple_dns::rdata::{A, AAAA, OPT, PTR, RData};
 use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QTYPE, Question, RCODE, ResourceRecord, TYPE};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+
+use unisockets_signaling::network::{Prefix, parse_name};
+use unisockets_signaling::protocol::Query;
 
 use crate::handle::Node;
 
@@ -24,6 +27,14 @@ const SILENCE: Duration = Duration::from_secs(10);
 const MESSAGE_LEN_MAX: usize = 4_096;
 /// How long an answer holds, in seconds: members come and go.
 const TTL: u32 = 5;
+/// The header of a message, and in its third byte: an answer; and what an answer takes over of a question, its kind and
+/// whether recursion is wanted (RFC 1035, section 4.1.1).
+const HEADER_LEN: usize = 12;
+const IS_RESPONSE: u8 = 0x80;
+const KEPT: u8 = 0x79;
+const FORMAT_ERROR: u8 = 1;
+/// TXT, of which members have none.
+const NONE_HAS: [u8; 2] = [0, 16];
 
 impl Node {
     /// Answers questions for names and addresses of members (RFC 1035): A, AAAA, and PTR of both. It never ends.
@@ -93,11 +104,39 @@ impl Node {
 
     /// Returns the answer to a message, if it is a question.
     async fn answer(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let packet = Packet::parse(message).ok()?;
+        if let Ok(packet) = Packet::parse(message) {
+            return self.reply(&packet).await;
+        }
+        let header: &[u8; HEADER_LEN] = message.first_chunk()?;
+        if header[2] & IS_RESPONSE != 0 {
+            return None;
+        }
+        // A type that is not known is one that no member has a record of (RFC 3597, section 3; RFC 8906, section 3.1.4).
+        if let Some(at) = type_at(message) {
+            let mut known = message.to_vec();
+            known[at..at + 2].copy_from_slice(&NONE_HAS);
+            if let Ok(packet) = Packet::parse(&known) {
+                let mut reply = self.reply(&packet).await?;
+                reply.get_mut(at..at + 2)?.copy_from_slice(&message[at..at + 2]);
+                return Some(reply);
+            }
+        }
+        let mut reply = vec![0; HEADER_LEN];
+        reply[..2].copy_from_slice(&header[..2]);
+        reply[2] = header[2] & KEPT | IS_RESPONSE;
+        reply[3] = FORMAT_ERROR;
+        Some(reply)
+    }
+
+    async fn reply(&self, packet: &Packet<'_>) -> Option<Vec<u8>> {
         if packet.has_flags(PacketFlag::RESPONSE) {
             return None;
         }
         let mut reply = Packet::new_reply(packet.id());
+        if packet.opt().is_some() {
+            // RFC 6891, section 6.1.1.
+            *reply.opt_mut() = Some(OPT { opt_codes: Vec::new(), udp_packet_size: MESSAGE_LEN_MAX as u16, version: 0 });
+        }
         reply.set_flags(PacketFlag::RECURSION_AVAILABLE | PacketFlag::AUTHORITATIVE_ANSWER);
         if packet.has_flags(PacketFlag::RECURSION_DESIRED) {
             reply.set_flags(PacketFlag::RECURSION_DESIRED);
@@ -122,13 +161,20 @@ impl Node {
         let name = question.qname.to_string();
         let record = |data: RData<'a>| ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data);
         if let Some(address) = reverse(&name) {
+            if !self.prefixes().iter().any(|(first, len)| Prefix { address: *first, len: *len }.contains(address)) {
+                return Err(RCODE::NameError);
+            }
             let member = self.resolve(&address.to_string()).await.map_err(|error| absent(&error))?;
             let name = member.name.ok_or(RCODE::NameError)?;
             let name = Name::new(&name).map_err(|_| RCODE::ServerFailure)?.into_owned();
-            return Ok(vec![record(RData::PTR(PTR(name)))]);
+            let is_asked = matches!(question.qtype, QTYPE::TYPE(TYPE::PTR) | QTYPE::ANY);
+            return Ok(Vec::from_iter(is_asked.then(|| record(RData::PTR(PTR(name))))));
         }
-        if name.is_empty() {
-            return Err(RCODE::NameError);
+        // What can be no member's name is not the signaling server's business.
+        match Query::parse(&name, self.network()) {
+            Query::Key(_) => {}
+            Query::Name(name) if parse_name(&name).is_ok() => {}
+            _ => return Err(RCODE::NameError),
         }
         let member = self.resolve(&name).await.map_err(|error| absent(&error))?;
         let v4 = || record(RData::A(A { address: u32::from(member.ipv4) }));
@@ -151,6 +197,19 @@ fn absent(error: &io::Error) -> RCODE {
 async fn pause(error: &io::Error) {
     tracing::debug!(%error, "a question for a name was not taken");
     tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// Returns where the type of the first question is.
+fn type_at(message: &[u8]) -> Option<usize> {
+    let mut at = HEADER_LEN;
+    loop {
+        match usize::from(*message.get(at)?) {
+            0 => return (message.len() >= at + 5).then_some(at + 1),
+            len @ 1..=63 => at += 1 + len,
+            // Nothing is there yet that a first name could point to.
+            _ => return None,
+        }
+    }
 }
 
 /// Reads a name of the reverse trees (RFC 1035, section 3.5; RFC 3596, section 2.5).

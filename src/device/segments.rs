@@ -127,7 +127,7 @@ impl<'a> Plain<'a> {
             _ => return None,
         };
         let header_len = start + usize::from(packet.get(start + 12)? >> 4) * 4;
-        let flags = packet[start + 13] & !Flags::PSH;
+        let flags = *packet.get(start + FLAGS)? & !Flags::PSH;
         let fits = header_len >= start + 20 && packet.len() > header_len && flags == Flags::ACK;
         fits.then_some(Plain { packet, start, header_len })
     }
@@ -299,6 +299,24 @@ mod tests {
         let mut other_options = segment(true, 1_000, &[1; 1_000], 0x10);
         other_options[45] ^= 1;
         assert_eq!(join(&[&first, &other_options]).unwrap().1, 1);
+    }
+
+    /// Whatever ends early goes to the kernel as it is: what it is worth, the kernel knows.
+    #[test]
+    fn a_packet_of_any_length_is_written_and_never_joined_wrongly() {
+        for v4 in [true, false] {
+            let whole = segment(v4, 0, &[1; 10], 0x10);
+            for len in 0..whole.len() {
+                let mut short = whole[..len].to_vec();
+                if v4 && len >= 4 {
+                    put16(&mut short, 2, len);
+                } else if len >= 40 {
+                    put16(&mut short, 4, len - 40);
+                }
+                let (written, count) = join(&[&short, &whole]).unwrap();
+                assert_eq!((count, written.parts.concat()), (1, short));
+            }
+        }
     }
 
     #[test]

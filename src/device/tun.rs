@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, Updater, ioctl};
+use tokio::sync::Notify;
 use unisockets_link::frame;
 
 use super::segments::{VNET_LEN, cut, join};
@@ -81,6 +82,23 @@ pub struct Attached {
     /// Closed to end the reading thread.
     stop: Option<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
+    ended: Arc<Notify>,
+}
+
+impl Attached {
+    /// Waits until the device can be used no more: it was taken away, or what serves it has failed.
+    pub async fn ended(&self) {
+        self.ended.notified().await;
+    }
+}
+
+/// Tells, however its thread ends.
+struct Farewell(Arc<Notify>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 impl Drop for Attached {
@@ -109,12 +127,21 @@ impl Node {
         let (stop, stopped) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         driver.with(|state, now, _| state.core.attach_device(now, Arc::clone(&inbound), open));
         let device = Arc::new(tun.descriptor);
-        let mut attached = Attached { driver: Arc::downgrade(driver), stop: Some(stopped), threads: Vec::new() };
+        let ended = Arc::new(Notify::new());
+        let farewell = || Farewell(Arc::clone(&ended));
+        let (reads, writes) = (farewell(), farewell());
+        let mut attached = Attached { driver: Arc::downgrade(driver), stop: Some(stopped), threads: Vec::new(), ended };
         let (weak, reading) = (Arc::downgrade(driver), Arc::clone(&device));
         let reader = std::thread::Builder::new().name("tun-read".to_owned());
-        attached.threads.push(reader.spawn(move || read(&weak, &reading, &stop))?);
+        attached.threads.push(reader.spawn(move || {
+            let _reads = reads;
+            read(&weak, &reading, &stop);
+        })?);
         let writer = std::thread::Builder::new().name("tun-write".to_owned());
-        attached.threads.push(writer.spawn(move || write(&device, &inbound))?);
+        attached.threads.push(writer.spawn(move || {
+            let _writes = writes;
+            write(&device, &inbound);
+        })?);
         Ok(attached)
     }
 
