@@ -1,5 +1,6 @@
 //! How a node gets a link to a peer, proves itself, finds out about a loss, and gets it back.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use unisockets_link::{Link, Lost, Role, Signal, signal};
@@ -9,6 +10,7 @@ use unisockets_signaling::network::address_v6;
 use unisockets_signaling::protocol::{Bytes32, GoneReason, Lease, SignedLease};
 use unisockets_stack::{Instant, PathConfig, PathEnd};
 
+use crate::attempts::ATTEMPTS_MAX;
 use crate::hello::{self, Bye, Control, Ends, Hello, Stage};
 use crate::node::{NodeCore, Output, PEERS_MAX, Signaling};
 use crate::peers::{self, Absence, Attempt, LinkEntry, LinkId, Peer};
@@ -27,7 +29,7 @@ impl NodeCore {
         if busy {
             return;
         }
-        if self.attempts() >= peers::ATTEMPTS_MAX {
+        if self.attempts(Role::Offer) >= ATTEMPTS_MAX {
             // Its turn comes when others have theirs behind them.
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.redial_at = Some(now + peers::CROWDED_PAUSE);
@@ -54,11 +56,6 @@ impl NodeCore {
             }
             self.dial(now, key);
         }
-    }
-
-    /// Links that are being made.
-    fn attempts(&self) -> usize {
-        self.peers.values().filter(|peer| peer.attempt.is_some()).count()
     }
 
     fn attempt(
@@ -173,13 +170,13 @@ impl NodeCore {
             self.paths.insert(path, from);
             self.peers.insert(from, Peer::new(now, from, ipv6, path, acquaintance));
         }
-        let crowded = self.attempts() >= peers::ATTEMPTS_MAX;
+        let may_offer = self.peers.get_mut(&from).is_some_and(|peer| peer.may_offer(now));
+        if !may_offer || !self.has_place_for(now, &from) {
+            return tracing::debug!(peer = %from.short(), "an offer too many");
+        }
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
-        if !peer.may_offer(now) || (crowded && peer.attempt.is_none()) {
-            return tracing::debug!(peer = %from.short(), "an offer too many");
-        }
         peer.may_be_there();
         if let Some(attempt) = &peer.attempt {
             // Two offers crossed, or the peer has given its own up and begun again.
@@ -344,6 +341,7 @@ impl NodeCore {
         let restarted = forgotten || peer.incarnation.is_some_and(|known| known != hello.incarnation);
         peer.incarnation = Some(hello.incarnation);
         peer.mtu = mtu_class(hello.mtu);
+        let former = peer.ipv4.filter(|former| lease.as_ref().is_some_and(|lease| lease.ipv4 != *former));
         if let Some(lease) = lease {
             (peer.ipv4, peer.epoch) = (Some(lease.ipv4), lease.epoch);
             peer.name = lease.name.or(peer.name.take());
@@ -354,6 +352,10 @@ impl NodeCore {
         }
         if restarted && !planted!(RestartUnnoticed) {
             self.stack.reset_flows(now, path);
+        }
+        if let Some(former) = former {
+            // Somebody else may have it now.
+            self.stack.remove_route(now, IpAddr::V4(former), path);
         }
         self.route(now, &key);
     }

@@ -44,6 +44,7 @@ macro_rules! planted {
     };
 }
 
+mod attempts;
 #[cfg(not(target_family = "wasm"))]
 mod capture;
 #[cfg(not(target_family = "wasm"))]

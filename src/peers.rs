@@ -39,8 +39,6 @@ pub(crate) const IDLE_CLOSE: Duration = Duration::from_secs(300);
 /// A peer may replace a working link only so often.
 pub(crate) const REPLACE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Links that may be in the making at one time: each costs a certificate and sockets.
-pub(crate) const ATTEMPTS_MAX: usize = 64;
 /// How long a dial waits while so many are in the making.
 pub(crate) const CROWDED_PAUSE: Duration = Duration::from_millis(500);
 /// Offers that are taken of one peer within [`OFFER_WINDOW`].
@@ -196,6 +194,11 @@ impl Peer {
     /// Whether packets of this link are believed: it is in use, or its peer has proven itself over it.
     pub(crate) fn believes(&self, link: LinkId) -> bool {
         self.link == Some(link) || self.attempt.as_ref().is_some_and(|attempt| attempt.link == link && attempt.proven)
+    }
+
+    /// Whether it has proven itself before.
+    pub(crate) fn is_acquainted(&self) -> bool {
+        self.incarnation.is_some()
     }
 
     /// Counts an offer of the peer; returns whether it may still make one.

@@ -364,6 +364,24 @@ fn children_of_a_program_with_threads_do_not_hang() {
     }
 }
 
+/// Threads, handlers of signals, vfork, the end of a program: what is said, and that nothing hangs or aborts.
+#[test]
+fn what_interrupts_a_call_finds_it_as_on_linux() {
+    let mut place = Place::new();
+    let [alpha, _] = place.network();
+    let plain = place.compile_from("capi/tests/c", "interruptions", false);
+    let mut recompiled = command(&place.compile_from("capi/tests/c", "interruptions", true), Some(&alpha), &[]);
+    recompiled.env("UNISOCKETS_LOOPBACK", "inside");
+    let mut preloaded = command(&plain, Some(&alpha), &[]);
+    preloaded.env("UNISOCKETS_LOOPBACK", "inside").env("LD_PRELOAD", built().join("libunisockets_preload.so"));
+    let said = |mut command: Command| String::from_utf8(filter(&mut command, Vec::new())).unwrap();
+    let linux = said(command(&plain, None, &[]));
+    assert!(linux.contains("a call that fails at exit: -1 ENOPROTOOPT"), "{linux}");
+    for (how, ours) in [("recompiled", recompiled), ("preloaded", preloaded)] {
+        assert_eq!(said(ours), linux, "{how}");
+    }
+}
+
 const SANITIZED: [&str; 5] =
     ["-O1", "-gdwarf-4", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
 

@@ -65,6 +65,17 @@ impl TryFrom<Fields> for Signal {
 }
 
 impl Signal {
+    /// Takes the candidates out of a description: they come one by one, so that they can be counted and looked at
+    /// (threat T8).
+    #[must_use]
+    pub(crate) fn bare(self) -> Signal {
+        match self {
+            Signal::Offer { sdp } => Signal::Offer { sdp: without_candidates(&sdp) },
+            Signal::Answer { sdp } => Signal::Answer { sdp: without_candidates(&sdp) },
+            candidate @ Signal::Candidate { .. } => candidate,
+        }
+    }
+
     /// Returns whether the sizes are such as an honest peer sends.
     pub fn is_reasonable(&self) -> bool {
         match self {
@@ -74,6 +85,12 @@ impl Signal {
             }
         }
     }
+}
+
+/// Returns a description without candidates; its lines end as RFC 8866 wants them, whatever they ended with.
+pub(crate) fn without_candidates(sdp: &str) -> String {
+    let lines = sdp.split(['\r', '\n']).filter(|line| !line.is_empty() && !line.starts_with("a=candidate"));
+    lines.fold(String::new(), |text, line| text + line + "\r\n")
 }
 
 /// Which end makes the offer.
@@ -115,6 +132,15 @@ pub struct IceServer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_description_loses_its_candidates_only() {
+        let line = "a=candidate:1 1 udp 1 10.0.0.1 1 typ host";
+        for end in ["\r\n", "\n", "\r"] {
+            let sdp = format!("v=0{end}{line}{end}a=x{end}{line}{end}");
+            assert_eq!(Signal::Offer { sdp }.bare(), Signal::Offer { sdp: "v=0\r\na=x\r\n".to_owned() });
+        }
+    }
 
     #[test]
     fn exactly_one_of_two_crossing_offers_stands() {

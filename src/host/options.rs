@@ -90,7 +90,9 @@ fn stack_option(option: &Setting) -> Result<Option<SocketOption>, Fault> {
         (libc::SOL_SOCKET, libc::SO_LINGER) => {
             let (on, time) = value.split_first_chunk::<4>().ok_or_else(invalid)?;
             let on = i32::from_ne_bytes(*on) != 0;
-            SocketOption::Linger(if on { Some(seconds(int(time)?)?) } else { None })
+            // Linux takes a negative time for the longest.
+            let time = Some(int(time)?).filter(|time| *time >= 0).unwrap_or(i32::MAX);
+            SocketOption::Linger(if on { Some(seconds(time)?) } else { None })
         }
         (libc::IPPROTO_TCP, libc::TCP_NODELAY) => SocketOption::NoDelay(int(value)? != 0),
         (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE) => SocketOption::KeepIdle(seconds(int(value)?)?),

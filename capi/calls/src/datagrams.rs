@@ -61,7 +61,9 @@ pub(crate) fn check_family(fd: RawFd, len: libc::socklen_t) -> Result<(), Errno>
     }
 }
 
-fn make_virtual(fd: RawFd, destination: SocketAddr) -> Result<Option<Name>, Errno> {
+/// Makes an ordinary datagram socket virtual that has to do with an address of the network; returns its name, or nothing
+/// if it is for the operating system.
+pub(crate) fn make_virtual(fd: RawFd, destination: SocketAddr) -> Result<Option<Name>, Errno> {
     let Some(inet) = inet(fd).filter(|inet| inet.kind == Kind::Udp) else {
         return Ok(None);
     };

@@ -251,6 +251,10 @@ pub(crate) fn swap(fd: RawFd, before: Cookie, new: &OwnedFd) -> Result<(), Errno
     if cookie(fd) != before {
         return Err(libc::EBADF);
     }
+    if inet(fd).is_some_and(|inet| inet.kind == Kind::Udp) {
+        // Threads that wait on it are woken, and go on with what takes its place. It says that it is not connected.
+        let _ = system::shutdown(fd, libc::SHUT_RD);
+    }
     system::replace(new, fd, if close_on_exec { libc::O_CLOEXEC } else { 0 })?;
     epoll::replay(fd, before);
     Ok(())

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::c_int;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use libc::epoll_event;
@@ -36,16 +37,47 @@ static WATCHED: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
 /// How many there are, so that closing a descriptor costs nothing where nothing is watched.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// What has the table to itself.
-pub(crate) type Guard = MutexGuard<'static, Table>;
+/// The process whose table it is. A child of vfork(2) shares its parent's memory, and closes its own descriptors.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+
+/// What has the table to itself. No handler of a signal runs meanwhile: it may call `close`, and would wait for ever.
+pub(crate) struct Guard {
+    table: MutexGuard<'static, Table>,
+    _held: Held,
+}
+
+/// Signals that wait.
+struct Held(u64);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        system::let_signals(self.0);
+    }
+}
+
+impl Deref for Guard {
+    type Target = Table;
+
+    fn deref(&self) -> &Table {
+        &self.table
+    }
+}
+
+impl DerefMut for Guard {
+    fn deref_mut(&mut self) -> &mut Table {
+        &mut self.table
+    }
+}
 
 /// Keeps every other thread from the table.
 pub(crate) fn hold() -> Guard {
-    watched()
+    let held = Held(system::hold_signals());
+    Guard { table: WATCHED.lock().unwrap_or_else(PoisonError::into_inner), _held: held }
 }
 
-fn watched() -> Guard {
-    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
+/// Takes note of what process this is, at its start and after each fork.
+pub(crate) fn begin() {
+    OWNER.store(std::process::id(), Ordering::Release);
 }
 
 /// Calls the operating system, and remembers what an epoll wants to know of an ordinary socket.
@@ -61,7 +93,7 @@ pub(crate) fn control(epoll: RawFd, operation: c_int, fd: RawFd, event: Option<&
 fn remember(epoll: RawFd, operation: c_int, fd: RawFd, event: Option<(u32, u64)>) {
     if operation == libc::EPOLL_CTL_DEL {
         if COUNT.load(Ordering::Acquire) > 0 {
-            let mut watched = watched();
+            let mut watched = hold();
             if let Some(interests) = watched.sockets.get_mut(&fd) {
                 interests.retain(|interest| interest.epoll != epoll);
             }
@@ -75,7 +107,7 @@ fn remember(epoll: RawFd, operation: c_int, fd: RawFd, event: Option<(u32, u64)>
         return;
     }
     let socket = descriptor::cookie(fd);
-    let mut watched = watched();
+    let mut watched = hold();
     if watched.sockets.len() >= WATCHED_MAX {
         return;
     }
@@ -103,7 +135,7 @@ pub(crate) fn replay(fd: RawFd, before: Cookie) {
         return;
     }
     let now = descriptor::cookie(fd);
-    let mut watched = watched();
+    let mut watched = hold();
     let Some(interests) = watched.sockets.get_mut(&fd) else {
         return;
     };
@@ -121,10 +153,10 @@ pub(crate) fn replay(fd: RawFd, before: Cookie) {
 /// Forgets a descriptor that is closed, be it a socket that was watched or an epoll: its number may be another one's
 /// soon, which has asked for nothing.
 pub(crate) fn forget(fd: RawFd) {
-    if COUNT.load(Ordering::Acquire) == 0 {
+    if COUNT.load(Ordering::Acquire) == 0 || OWNER.load(Ordering::Acquire) != std::process::id() {
         return;
     }
-    let mut watched = watched();
+    let mut watched = hold();
     watched.sockets.remove(&fd);
     if watched.epolls.remove(&fd) {
         watched.sockets.retain(|_, interests| {

@@ -25,10 +25,16 @@ extern "C" fn release() {
     let _ = HELD.try_with(|place| place.replace(None));
 }
 
+extern "C" fn release_child() {
+    epoll::begin();
+    release();
+}
+
 extern "C" fn begin() {
+    epoll::begin();
     // SAFETY: the three functions live as long as the library, and take and give back nothing but locks.
     unsafe {
-        libc::pthread_atfork(Some(prepare), Some(release), Some(release));
+        libc::pthread_atfork(Some(prepare), Some(release), Some(release_child));
     }
 }
 

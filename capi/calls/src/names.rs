@@ -86,43 +86,48 @@ fn ask(name: &str) -> Asked {
     }
 }
 
-/// A list that [`free`] frees: each entry with its address in one piece, and its name.
+/// An entry as the C library makes it, in one piece with its address: the C library frees it, and its name.
+#[repr(C)]
 struct Entry {
     info: addrinfo,
     address: [u8; address::LEN_MAX],
-    name: Option<CString>,
 }
 
-/// Copies the C library's list behind `end`, with another canonical name where one is given.
+/// Copies the C library's list behind `end`, with another canonical name; false if there is no memory.
 ///
 /// # Safety
 /// `list` must be a list of the C library's `getaddrinfo`.
-unsafe fn copy(list: *const addrinfo, name: Option<&CStr>, end: &mut *mut *mut addrinfo) {
+unsafe fn copy(list: *const addrinfo, name: Option<&CStr>, end: &mut *mut *mut addrinfo) -> bool {
     let mut next = list;
     // SAFETY: each entry of the list is valid, or the list is over.
     while let Some(given) = unsafe { next.as_ref() } {
-        let mut entry = Box::new(Entry { info: *given, address: [0; address::LEN_MAX], name: None });
+        // SAFETY: the C library gives memory for any type, or null.
+        let place = unsafe { libc::malloc(size_of::<Entry>()) }.cast::<Entry>();
+        if place.is_null() {
+            return false;
+        }
+        // SAFETY: the place has room for an entry.
+        unsafe { place.write(Entry { info: *given, address: [0; address::LEN_MAX] }) };
+        // SAFETY: the entry was just made, and is nobody else's yet.
+        let made = unsafe { &mut *place };
         let len = (given.ai_addrlen as usize).min(address::LEN_MAX);
         if !given.ai_addr.is_null() {
             // SAFETY: the address has so many bytes.
-            unsafe { std::ptr::copy_nonoverlapping(given.ai_addr.cast(), entry.address.as_mut_ptr(), len) };
+            unsafe { std::ptr::copy_nonoverlapping(given.ai_addr.cast(), made.address.as_mut_ptr(), len) };
         }
-        if !given.ai_canonname.is_null() {
-            // SAFETY: the C library's name is a C string.
-            entry.name =
-                Some(name.map_or_else(|| unsafe { CStr::from_ptr(given.ai_canonname) }.to_owned(), CStr::to_owned));
-        }
-        entry.info.ai_next = std::ptr::null_mut();
-        let entry = Box::into_raw(entry);
-        // SAFETY: the entry was just made.
-        let made = unsafe { &mut *entry };
         made.info.ai_addr = made.address.as_mut_ptr().cast();
-        made.info.ai_canonname = made.name.as_ref().map_or(std::ptr::null_mut(), |name| name.as_ptr().cast_mut());
+        if !given.ai_canonname.is_null() {
+            let name = name.map_or(given.ai_canonname.cast_const(), CStr::as_ptr);
+            // SAFETY: both the given name and the C library's are C strings.
+            made.info.ai_canonname = unsafe { libc::strdup(name) };
+        }
+        made.info.ai_next = std::ptr::null_mut();
         // SAFETY: the end of the list is a place for an entry.
         unsafe { **end = &raw mut made.info };
         *end = &raw mut made.info.ai_next;
         next = given.ai_next;
     }
+    true
 }
 
 /// `getaddrinfo`.
@@ -150,22 +155,18 @@ pub(crate) unsafe fn getaddrinfo(
         Asked::Nobody => (Vec::new(), false),
         Asked::Unanswered => (Vec::new(), true),
     };
+    if addresses.is_empty() {
+        // SAFETY: the arguments are the program's.
+        return match unsafe { (system.getaddrinfo)(node, service, hints, result) } {
+            libc::EAI_NONAME if may_come => libc::EAI_AGAIN,
+            code => code,
+        };
+    }
+    // Which families this machine has addresses of says nothing about the network, which has both.
+    let hints = wanted.map(|hints| addrinfo { ai_flags: hints.ai_flags & !libc::AI_ADDRCONFIG, ..*hints });
+    let hints = hints.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     let mut head: *mut addrinfo = std::ptr::null_mut();
     let mut end: *mut *mut addrinfo = &raw mut head;
-    if addresses.is_empty() {
-        let mut list = std::ptr::null_mut();
-        // SAFETY: the arguments are the program's.
-        let code = unsafe { (system.getaddrinfo)(node, service, hints, &raw mut list) };
-        match code {
-            0 => {}
-            libc::EAI_NONAME if may_come => return libc::EAI_AGAIN,
-            code => return code,
-        }
-        // SAFETY: the list is the C library's.
-        unsafe { copy(list, None, &mut end) };
-        // SAFETY: the list is the C library's, and is not used again.
-        unsafe { (system.freeaddrinfo)(list) };
-    }
     let mut last = libc::EAI_NONAME;
     for address in addresses {
         let text = CString::new(address.to_string()).expect("an address has no zero byte");
@@ -178,9 +179,14 @@ pub(crate) unsafe fn getaddrinfo(
             continue;
         }
         // SAFETY: the list is the C library's.
-        unsafe { copy(list, name, &mut end) };
+        let copied = unsafe { copy(list, name, &mut end) };
         // SAFETY: the list is the C library's, and is not used again.
         unsafe { (system.freeaddrinfo)(list) };
+        if !copied {
+            // SAFETY: what is there of the list is as the C library makes it.
+            unsafe { free(head) };
+            return libc::EAI_MEMORY;
+        }
     }
     if head.is_null() {
         return if last == libc::EAI_FAMILY { libc::EAI_NONAME } else { last };
@@ -193,13 +199,11 @@ pub(crate) unsafe fn getaddrinfo(
 /// `freeaddrinfo`.
 ///
 /// # Safety
-/// `list` must be null or a list of [`getaddrinfo`] that was not freed yet.
+/// `list` must be null or a list of `getaddrinfo`, this one's or the C library's, that was not freed yet.
 pub(crate) unsafe fn free(list: *mut addrinfo) {
-    let mut next = list;
-    while !next.is_null() {
-        // SAFETY: every entry is the first field of a boxed `Entry`.
-        let entry = unsafe { Box::from_raw(next.cast::<Entry>()) };
-        next = entry.info.ai_next;
+    if !list.is_null() {
+        // SAFETY: both are made alike: functions of the C library that look up names call their own.
+        unsafe { (crate::system::system().freeaddrinfo)(list) };
     }
 }
 
@@ -292,7 +296,7 @@ pub(crate) unsafe fn gethostbyname(name: *const c_char) -> *mut hostent {
     }
     let mut addresses = Vec::new();
     let mut next = list;
-    // SAFETY: the list is one of ours, and not freed yet.
+    // SAFETY: the list is valid, and not freed yet.
     while let Some(entry) = unsafe { next.as_ref() } {
         // SAFETY: the address is as long as it says.
         if let Ok(Some(SocketAddr::V4(address))) = unsafe { address::read(entry.ai_addr, entry.ai_addrlen) } {
@@ -317,7 +321,10 @@ pub(crate) unsafe fn gethostbyname(name: *const c_char) -> *mut hostent {
     };
     let mut host = Box::new(Host { entry, _name: name, _addresses: addresses, _pointers: pointers });
     let place = &raw mut host.entry;
-    HOST.replace(Some(host));
+    if let Err(_ending) = HOST.try_with(|last| last.replace(Some(host))) {
+        // A thread that is ending has no place to keep it in.
+        return std::ptr::null_mut();
+    }
     place
 }
 

@@ -4,7 +4,7 @@
 //! descriptor it does not know, or another thread.
 
 use std::cell::RefCell;
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -25,8 +25,8 @@ pub(crate) struct Node {
     pub(crate) routes: Routes,
     /// Which node it is, in the names of its sockets.
     instance: u64,
-    /// Whether this program has started it.
-    is_own: bool,
+    /// The process that has started it; nothing if it was there before.
+    owner: Option<u32>,
     /// What it was found or started with, as far as that is known: completed by what it says of itself.
     settings: Config,
 }
@@ -36,7 +36,14 @@ impl Node {
         let routes = Routes::new(&about);
         let network = about.network.split('~').next().map(str::to_owned);
         let instance = about.instance;
-        Node { place, routes, instance, is_own, settings: Config { network, name: about.name, ..found } }
+        let owner = is_own.then(std::process::id);
+        Node { place, routes, instance, owner, settings: Config { network, name: about.name, ..found } }
+    }
+
+    /// Whether nobody is there any more to answer.
+    fn is_gone(&self) -> bool {
+        let refused = |error: &std::io::Error| matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT));
+        passing::ask(&self.place, &Request::About).is_err_and(|error| refused(&error))
     }
 
     /// Asks this node.
@@ -64,7 +71,7 @@ impl Node {
             (_, None) => false,
             // Of another program's node the server and the secret are not known. A member without a name is another one
             // than that which is wanted.
-            (None, Some(_)) => self.is_own || what == "name",
+            (None, Some(_)) => self.owner.is_some() || what == "name",
             (Some(own), Some(wanted)) if ["network", "name"].contains(&what) => !own.eq_ignore_ascii_case(wanted),
             (Some(own), Some(wanted)) => own != wanted,
         };
@@ -151,12 +158,13 @@ thread_local! {
 /// Remembers what to say about the last failure of this thread.
 pub(crate) fn remember(text: &str) {
     let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
-    LAST.with(|last| last.replace(text));
+    // A thread that is ending has no place for it: destructors and handlers at exit make calls, too.
+    let _ = LAST.try_with(|last| last.replace(text));
 }
 
 /// Calls `f` with what is to be said about the last failure of this thread.
-pub(crate) fn last<R>(f: impl FnOnce(&CString) -> R) -> R {
-    LAST.with_borrow(|last| f(last))
+pub(crate) fn last<R>(f: impl Fn(&CStr) -> R) -> R {
+    LAST.try_with(|last| f(&last.borrow())).unwrap_or_else(|_| f(c""))
 }
 
 fn failed(text: &str, errno: Errno) -> Errno {
@@ -197,8 +205,14 @@ pub fn report_failures() {
 /// ENETDOWN; the text of [`last`] says why.
 pub(crate) fn up(config: &Config) -> Result<Arc<Node>, Errno> {
     let _only = Starter::wait();
-    if let Known::There(node) = &nodes().known {
-        return node.check(config).map(|()| Arc::clone(node));
+    let known = if let Known::There(node) = &nodes().known { Some(Arc::clone(node)) } else { None };
+    if let Some(node) = known {
+        if !node.is_gone() {
+            return node.check(config).map(|()| node);
+        }
+        // It was killed, or another process has ended it: what follows does not find it.
+        forget(&node);
+        hold().known = Known::Nothing;
     }
     let (is_own, found) = match config.node.clone().or_else(|| config::variable(config::NODE)) {
         Some(node) => (false, Config { node: Some(node), ..Config::default() }),
@@ -232,10 +246,9 @@ pub(crate) fn down() -> Result<(), Errno> {
     match before {
         Known::There(node) => {
             // It drains, and is nobody's any more: what follows does not find it.
-            if config::variable(config::NODE) == node.settings.node {
-                system::unset_variable(config::NODE);
-            }
-            if node.is_own {
+            forget(&node);
+            // A child has its parent's knowledge, but the node is still the parent's.
+            if node.owner == Some(std::process::id()) {
                 return node.ask(&Request::Leave).map(|_| ());
             }
             // What it cannot be told it learns when this program ends.
@@ -243,6 +256,13 @@ pub(crate) fn down() -> Result<(), Errno> {
             Ok(())
         }
         Known::Nothing | Known::None => Err(failed("no node was up", libc::ENETDOWN)),
+    }
+}
+
+/// Takes a node out of what programs that are started from here find.
+fn forget(node: &Node) {
+    if config::variable(config::NODE) == node.settings.node {
+        system::unset_variable(config::NODE);
     }
 }
 

@@ -1,10 +1,12 @@
 //! `getsockopt` and `setsockopt` on virtual descriptors.
 
 use std::ffi::c_int;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
 use unisockets_descriptors::{Family, Kind, Name, Option as Setting, Reply, Request, State};
 
+use crate::datagrams::make_virtual;
 use crate::descriptor::identify;
 use crate::node::ask_of;
 use crate::sockets::Handled::{self, Here, System};
@@ -61,10 +63,25 @@ fn error(fd: RawFd, name: &Name) -> Result<c_int, Errno> {
     Ok(if known != 0 { known } else { seen })
 }
 
+/// Returns the address that groups are to be sent from, if that is what is set: of `in_addr`, `ip_mreq` or `ip_mreqn`
+/// (ip(7), IP_MULTICAST_IF).
+fn interface(level: c_int, option: c_int, value: &[u8]) -> Option<SocketAddr> {
+    if (level, option) != (libc::IPPROTO_IP, libc::IP_MULTICAST_IF) {
+        return None;
+    }
+    let octets: [u8; 4] = *if value.len() < 8 { value.first_chunk()? } else { value[4..].first_chunk()? };
+    Some(SocketAddr::from((octets, 0))).filter(|own| !own.ip().is_unspecified())
+}
+
 /// `setsockopt`.
 pub(crate) fn set(fd: RawFd, level: c_int, option: c_int, value: &[u8]) -> Result<Handled<()>, Errno> {
-    let Some(name) = identify(fd) else {
-        return Ok(System);
+    let name = match identify(fd) {
+        Some(name) => name,
+        // The kernel does not have the network's addresses: a socket that is to send groups from one is the network's.
+        None => match interface(level, option, value).map(|own| make_virtual(fd, own)).transpose()?.flatten() {
+            Some(name) => name,
+            None => return Ok(System),
+        },
     };
     if is_kernels(level, option) {
         return Ok(System);

@@ -355,9 +355,13 @@ pub(crate) fn shutdown(fd: RawFd, how: c_int) -> Result<Handled<()>, Errno> {
                 _ => system::shutdown(fd, libc::SHUT_RDWR).map(Here),
             };
         }
-        State::Stream | State::Datagram => {
-            descriptor::peer(fd).ok_or(libc::ENOTCONN)?;
+        State::Stream | State::Datagram if descriptor::peer(fd).is_some() => {}
+        State::Datagram => {
+            // As Linux: it says that it is not connected, and wakes whoever waits on it all the same.
+            system::shutdown(fd, how)?;
+            return Err(libc::ENOTCONN);
         }
+        State::Stream => return Err(libc::ENOTCONN),
     }
     Ok(System)
 }

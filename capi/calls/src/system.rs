@@ -335,6 +335,16 @@ pub(crate) fn unset_variable(name: &str) {
 const SIGNAL_MAX: c_int = 64;
 const MASK_LEN: usize = 8;
 
+/// Holds back every signal of this thread; returns what [`let_signals`] wants to know.
+pub(crate) fn hold_signals() -> u64 {
+    change_mask(libc::SIG_SETMASK, u64::MAX)
+}
+
+/// Lets signals come again that came before [`hold_signals`].
+pub(crate) fn let_signals(before: u64) {
+    change_mask(libc::SIG_SETMASK, before);
+}
+
 /// Changes the signals that this thread holds back; returns those that it held back before.
 fn change_mask(how: c_int, mask: u64) -> u64 {
     let mut before = 0u64;

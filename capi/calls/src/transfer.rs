@@ -42,6 +42,7 @@ pub(crate) unsafe fn sendmsg(fd: RawFd, message: *const msghdr, flags: c_int) ->
     if flags & libc::MSG_OOB != 0 && identify(fd).is_some() {
         return Err(libc::EOPNOTSUPP);
     }
+    refuse_more(fd, flags)?;
     if flags & libc::MSG_FASTOPEN != 0
         && let Some(destination) = destination
         && descriptor::is_stream(fd)
@@ -166,6 +167,7 @@ pub(crate) unsafe fn sendto(
         if descriptor::is_bound(fd) {
             return Err(libc::EPIPE);
         }
+        refuse_more(fd, flags)?;
         if len > datagrams::LEN_MAX && identify(fd).is_some_and(|name| name.state == State::Datagram) {
             return Err(libc::EMSGSIZE);
         }
@@ -182,6 +184,12 @@ pub(crate) unsafe fn sendto(
     message.msg_iovlen = 1;
     // SAFETY: the message is made of what the caller gave.
     unsafe { sendmsg(fd, &raw const message, flags) }
+}
+
+/// A datagram in parts of several calls (MSG_MORE, udp(7)) would be several datagrams on AF_UNIX.
+fn refuse_more(fd: RawFd, flags: c_int) -> Result<(), Errno> {
+    let in_parts = flags & libc::MSG_MORE != 0 && identify(fd).is_some_and(|name| name.state == State::Datagram);
+    if in_parts { Err(libc::EOPNOTSUPP) } else { Ok(()) }
 }
 
 /// What a failed `send` without a destination means on a virtual descriptor.
@@ -254,8 +262,13 @@ pub(crate) unsafe fn recvfrom(
     if flags & libc::MSG_TRUNC != 0 && identify(fd).is_some_and(|name| name.state == State::Stream) {
         return discard(fd, len, flags & !libc::MSG_TRUNC);
     }
+    let was_virtual = identify(fd).is_some();
     // SAFETY: the caller has promised it of the data; the place is as long as its length.
-    let received = unsafe { call(libc::SYS_recvfrom, [int(fd), data as usize, len, int(flags), name, name_len]) };
+    let receive = || unsafe { call(libc::SYS_recvfrom, [int(fd), data as usize, len, int(flags), name, name_len]) };
+    let mut received = receive();
+    if received == 0 && has_changed(fd, was_virtual) {
+        received = receive();
+    }
     let received = checked(received).map_err(|seen| receive_error(fd, seen))?;
     if !from.0.is_null() {
         let bytes = address_of(&source(&place, place_len));
@@ -263,6 +276,11 @@ pub(crate) unsafe fn recvfrom(
         unsafe { address::give(&bytes, from.0, from.1) };
     }
     Ok(received)
+}
+
+/// Whether a virtual descriptor has taken the place of an ordinary one while somebody waited on that, who was woken so.
+fn has_changed(fd: RawFd, was_virtual: bool) -> bool {
+    !was_virtual && identify(fd).is_some()
 }
 
 /// Takes bytes of a connection and throws them away (MSG_TRUNC, tcp(7)).
@@ -324,8 +342,18 @@ pub(crate) unsafe fn recvmsg(fd: RawFd, message: *mut msghdr, flags: c_int) -> R
     inner.msg_namelen = size_of::<Place>() as socklen_t;
     let wanted = !given.msg_name.is_null();
     let room = given.msg_controllen;
-    // SAFETY: the message is the program's, but for the place of the name.
-    let received = unsafe { call(libc::SYS_recvmsg, [int(fd), (&raw mut inner) as usize, int(flags), 0, 0, 0]) };
+    let was_virtual = identify(fd).is_some();
+    let fresh = inner;
+    let receive = |inner: &mut msghdr| {
+        let place = (&raw mut *inner) as usize;
+        // SAFETY: the message is the program's, but for the place of the name.
+        unsafe { call(libc::SYS_recvmsg, [int(fd), place, int(flags), 0, 0, 0]) }
+    };
+    let mut received = receive(&mut inner);
+    if received == 0 && has_changed(fd, was_virtual) {
+        inner = fresh;
+        received = receive(&mut inner);
+    }
     let received = checked(received).map_err(|seen| receive_error(fd, seen))?;
     given.msg_controllen = inner.msg_controllen;
     given.msg_flags = inner.msg_flags & !libc::MSG_CMSG_CLOEXEC;

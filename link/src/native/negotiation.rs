@@ -37,7 +37,7 @@ impl Negotiation<'_> {
     /// Returns a description as the peer may see it.
     fn shown(&self, description: &RTCSessionDescription) -> String {
         let sdp = repaired::offered(&description.sdp);
-        if self.relay_only { route::conceal_all(&sdp) } else { sdp }
+        if self.relay_only { signal::without_candidates(&sdp) } else { sdp }
     }
 
     pub(super) async fn follow(
@@ -79,7 +79,7 @@ impl Negotiation<'_> {
         if let Signal::Offer { sdp } | Signal::Answer { sdp } = &signal {
             self.shared.repairs.agree(repaired::is_offered(sdp));
         }
-        match signal {
+        match signal.bare() {
             Signal::Offer { sdp } => {
                 let description = RTCSessionDescription::offer(sdp).map_err(|error| setup(&error))?;
                 self.connection.set_remote_description(description).await.map_err(|error| setup(&error))?;

@@ -1,0 +1,102 @@
+//! Links in the making: bounded, and not by what strangers leave lying about.
+
+use std::time::Duration;
+
+use unisockets_link::{Lost, Role};
+use unisockets_signaling::identity::PublicKey;
+use unisockets_stack::Instant;
+
+use crate::node::NodeCore;
+use crate::peers::{Attempt, Peer};
+
+/// Links that may be in the making at one time for each of both roles: each costs a certificate and sockets. Offers of
+/// others take nothing from this node's own.
+pub(crate) const ATTEMPTS_MAX: usize = 64;
+/// An attempt of a peer that has never proven itself makes room for another one after so long. Links open sooner where
+/// they open at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl NodeCore {
+    /// Links that are being made in a role.
+    pub(crate) fn attempts(&self, role: Role) -> usize {
+        let is_made = |peer: &&Peer| peer.attempt.as_ref().is_some_and(|attempt| attempt.role == role);
+        self.peers.values().filter(is_made).count()
+    }
+
+    /// Whether an offer of a peer has a place; the oldest attempt of one that nobody knows may have to go for it.
+    pub(crate) fn has_place_for(&mut self, now: Instant, from: &PublicKey) -> bool {
+        let peer = self.peers.get(from);
+        if peer.is_some_and(|peer| peer.attempt.is_some()) || self.attempts(Role::Answer) < ATTEMPTS_MAX {
+            return true;
+        }
+        // Who was here before need not wait for who was not.
+        let patience = if peer.is_some_and(Peer::is_acquainted) { Duration::ZERO } else { PATIENCE };
+        let may_go =
+            |attempt: &Attempt| attempt.role == Role::Answer && !attempt.proven && attempt.age(now) >= patience;
+        let strangers = self.peers.values().filter(|peer| !peer.is_acquainted());
+        let attempts = strangers.filter_map(|peer| Some((peer.key, peer.attempt.as_ref().filter(|a| may_go(a))?)));
+        let oldest = attempts.min_by_key(|(_, attempt)| attempt.deadline).map(|(key, attempt)| (key, attempt.link));
+        let Some((key, link)) = oldest else {
+            return false;
+        };
+        tracing::debug!(peer = %key.short(), "an attempt makes room for another peer's");
+        self.link_lost(now, link, Lost::NoPath);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use unisockets_link::Signal;
+    use unisockets_signaling::envelope::{self, Content, SessionId};
+    use unisockets_signaling::identity::KeyPair;
+    use unisockets_signaling::network::{Network, address_v6};
+    use unisockets_signaling::pins::Pins;
+    use unisockets_stack::PathConfig;
+
+    use super::*;
+    use crate::node::Config;
+
+    fn pair(n: u8) -> KeyPair {
+        KeyPair::from_seed(&[n; 32])
+    }
+
+    /// A peer offers a link at a time in seconds; returns whether it has an attempt now.
+    fn offer(core: &mut NodeCore, from: &KeyPair, at_s: u64) -> bool {
+        let body = serde_json::to_string(&Signal::Offer { sdp: "v=0".to_owned() }).unwrap();
+        let session: SessionId = core.random_session();
+        let content = Content { session, counter: 0, sent_at_ms: at_s * 1_000, incarnation: None, offer: None, body };
+        let payload = envelope::seal(&core.network, from, &core.key, &content, [0; 24]);
+        core.handle_signal(Instant::from_micros(at_s * 1_000_000), from.public(), &payload);
+        core.peers.get(&from.public()).is_some_and(|peer| peer.attempt.is_some())
+    }
+
+    /// 64 keys that offer and say no more once kept a node from making any link, its own among them.
+    #[test]
+    fn strangers_keep_nobody_from_linking() {
+        let network = Arc::new(Network::new("home", None).unwrap());
+        let (pins, host) = (Pins::default(), String::new());
+        let config =
+            Config { network: Arc::clone(&network), pair: pair(1), seed: [0; 32], origin_unix_ms: 0, pins, host };
+        let (mut core, now) = (NodeCore::new(config), Instant::from_micros(1_000_000));
+        assert!((0..ATTEMPTS_MAX as u8).all(|n| offer(&mut core, &pair(100 + n), 1)));
+        assert!(!offer(&mut core, &pair(2), 1), "the others may well open yet");
+        // One that was here before does not wait for them.
+        let friend = pair(3).public();
+        let path = PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false };
+        let path = core.stack.open_path(path).unwrap();
+        let mut peer = Peer::new(now, friend, address_v6(network.id(), &friend), path, 0);
+        peer.incarnation = Some(7);
+        core.peers.insert(friend, peer);
+        assert!(offer(&mut core, &pair(3), 1));
+        // Nor does what this node itself wants.
+        core.peers.get_mut(&friend).unwrap().attempt = None;
+        core.dial(now, friend);
+        assert_eq!(core.attempts(Role::Offer), 1);
+        // And those that do not open make room.
+        assert!(offer(&mut core, &pair(2), 7) && offer(&mut core, &pair(4), 7));
+        assert_eq!(core.attempts(Role::Answer), ATTEMPTS_MAX);
+    }
+}
