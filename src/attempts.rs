@@ -7,7 +7,7 @@ use unisockets_signaling::identity::PublicKey;
 use unisockets_stack::Instant;
 
 use crate::node::NodeCore;
-use crate::peers::{Attempt, Peer};
+use crate::peers::Peer;
 
 /// Links that may be in the making at one time for each of both roles: each costs a certificate and sockets. Offers of
 /// others take nothing from this node's own.
@@ -31,15 +31,14 @@ impl NodeCore {
         }
         // Who was here before need not wait for who was not.
         let patience = if peer.is_some_and(Peer::is_acquainted) { Duration::ZERO } else { PATIENCE };
-        let may_go =
-            |attempt: &Attempt| attempt.role == Role::Answer && !attempt.proven && attempt.age(now) >= patience;
-        let strangers = self.peers.values().filter(|peer| !peer.is_acquainted());
-        let attempts = strangers.filter_map(|peer| Some((peer.key, peer.attempt.as_ref().filter(|a| may_go(a))?)));
-        let oldest = attempts.min_by_key(|(_, attempt)| attempt.deadline).map(|(key, attempt)| (key, attempt.link));
-        let Some((key, link)) = oldest else {
+        let stranger = |peer: &&Peer| !peer.is_acquainted();
+        let attempts = self.peers.values().filter(stranger).filter_map(|peer| peer.attempt.as_ref());
+        let answers = attempts.filter(|attempt| attempt.role == Role::Answer && !attempt.proven);
+        let oldest = answers.min_by_key(|attempt| attempt.deadline).filter(|attempt| attempt.age(now) >= patience);
+        let Some(link) = oldest.map(|attempt| attempt.link) else {
             return false;
         };
-        tracing::debug!(peer = %key.short(), "an attempt makes room for another peer's");
+        tracing::debug!("an attempt makes room for another peer's");
         self.link_lost(now, link, Lost::NoPath);
         true
     }

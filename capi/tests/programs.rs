@@ -262,6 +262,10 @@ delta meanwhile: Transport endpoint is already connected
 this program is on a network already, with another network; unisockets_down leaves it
 a secret meanwhile: Transport endpoint is already connected
 capture: yes
+a child has left: yes
+its address: yes
+groups from it: yes
+a part: Operation not supported
 bind: yes
 listen: yes
 down: yes

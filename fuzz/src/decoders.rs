@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use crate::device::segments::{cut, join};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use unisockets_link::fault::{Conditions, Fault};
@@ -30,7 +31,7 @@ const TIME_US_MAX: u64 = 60_000_000;
 /// What reads the input; the numbers are part of the corpus.
 pub(crate) mod op {
     crate::script::steps! {
-        CONDITIONS HOST KEY NAME PINS RECORD STUN CONTROL CAPTURE
+        CONDITIONS HOST KEY NAME PINS RECORD STUN CONTROL CAPTURE SEGMENTS CUT
     }
 }
 
@@ -47,7 +48,54 @@ pub fn run(data: &[u8]) {
         op::STUN => binding(script.rest()),
         op::CONTROL => control(script.rest()),
         op::CAPTURE => capture(&mut script),
+        op::SEGMENTS => segments(&mut script),
+        op::CUT => drop(cut(script.rest(), |_| {})),
         _ => unreachable!("every reader is numbered"),
+    }
+}
+
+/// What peers send is joined for a kernel: whatever it is, nothing is lost, and what was joined is cut as it was.
+fn segments(script: &mut Script<'_>) {
+    let mut packets: Vec<Vec<u8>> = Vec::new();
+    while packets.len() < 8 && !script.is_over() {
+        let (like, payload_len) = (script.flag(), usize::from(script.u8()));
+        let mut packet = match packets.last() {
+            // The next one of the same stream, perhaps.
+            Some(before) if like => before.clone(),
+            _ => {
+                let len = script.u8() % 64;
+                script.bytes(usize::from(len)).to_vec()
+            }
+        };
+        let start = match packet.first() {
+            Some(0x45) => 20,
+            _ => 40,
+        };
+        if like && packet.len() >= start + 20 {
+            let next = u32::from_be_bytes(packet[start + 4..start + 8].try_into().expect("four bytes"));
+            let next = next.wrapping_add((packet.len() - start - 20) as u32);
+            packet[start + 4..start + 8].copy_from_slice(&next.to_be_bytes());
+        } else {
+            packet.extend(std::iter::repeat_n(7, payload_len));
+        }
+        packets.push(packet);
+    }
+    let views: Vec<&[u8]> = packets.iter().map(Vec::as_slice).collect();
+    let mut rest = views.as_slice();
+    while let Some((joined, count)) = join(rest) {
+        assert!(count >= 1 && count <= rest.len(), "each packet is written once");
+        let written = [joined.head, joined.parts.concat()].concat();
+        let mut again = Vec::new();
+        let understood = cut(&written, |packet| again.push(packet));
+        if count > 1 {
+            assert!(understood && again.len() == count, "what was joined of {count} is cut to {}", again.len());
+        }
+        if understood {
+            let lens = |packets: &[Vec<u8>]| packets.iter().map(Vec::len).collect::<Vec<_>>();
+            let given: Vec<Vec<u8>> = rest[..count].iter().map(|packet| packet.to_vec()).collect();
+            assert_eq!(lens(&again), lens(&given), "no byte is lost");
+        }
+        rest = &rest[count..];
     }
 }
 

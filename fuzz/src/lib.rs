@@ -7,6 +7,7 @@
 //! `cargo test` replays the corpus and a fixed number of its mutations.
 
 pub mod decoders;
+mod device;
 pub mod frame;
 mod headers;
 mod member;

@@ -305,6 +305,15 @@ fn wire() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// A segment's head, and three times what makes another one of its stream.
+fn streams() -> Vec<u8> {
+    let mut head = vec![0x45, 0, 0, 152, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 80, 0, 2, 10, 80, 0, 1];
+    head.extend([0, 80, 0x13, 0x88, 0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0x10, 1, 0, 0, 0, 0, 0]);
+    head.extend([1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
+    head.extend([1, 0, 1, 0, 1, 0]);
+    head
+}
+
 fn decoders() -> Vec<(&'static str, Vec<u8>)> {
     let with = |name: &str, rest: &[u8]| [&write(decoders::op::NAMES, name), rest].concat();
     let key = KeyPair::from_seed(&[1; 32]).public().to_string();
@@ -333,6 +342,7 @@ fn decoders() -> Vec<(&'static str, Vec<u8>)> {
         ("stun", with("STUN", &stun)),
         ("hello", with("CONTROL", hello.to_string().as_bytes())),
         ("bye", with("CONTROL", br#"{"type":"bye","reason":"idle"}"#)),
+        ("segments", with("SEGMENTS 0 100 52", &streams())),
         ("capture", with("CAPTURE 1 0 4 =beta 0 0 3 =why 1 0 0 0 0 0 0 0 9", &datagram(false))),
     ]
 }

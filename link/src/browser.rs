@@ -393,7 +393,7 @@ impl Link for BrowserLink {
             tracing::debug!("a signal of the peer was dropped: too large or too many");
             return;
         }
-        inner.signals.push_back(signal.bare());
+        inner.signals.push_back(signal);
     }
 
     fn counters(&self) -> Counters {

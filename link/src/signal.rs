@@ -68,7 +68,7 @@ impl Signal {
     /// Takes the candidates out of a description: they come one by one, so that they can be counted and looked at
     /// (threat T8).
     #[must_use]
-    pub(crate) fn bare(self) -> Signal {
+    pub fn bare(self) -> Signal {
         match self {
             Signal::Offer { sdp } => Signal::Offer { sdp: without_candidates(&sdp) },
             Signal::Answer { sdp } => Signal::Answer { sdp: without_candidates(&sdp) },

@@ -133,12 +133,12 @@ async fn lead(listener: net::TcpListener, port: u16, channel: Arc<AsyncChannel>,
                 return;
             };
             let _ = program.set_nonblocking(true);
-            if let Ok(mut program) = net::TcpStream::from_std(program) {
-                if tokio::io::copy_bidirectional(&mut machine, &mut program).await.is_err() {
-                    // A reset of one side resets the other.
-                    let _ = machine.set_zero_linger();
-                    let _ = program.set_zero_linger();
-                }
+            if let Ok(mut program) = net::TcpStream::from_std(program)
+                && tokio::io::copy_bidirectional(&mut machine, &mut program).await.is_err()
+            {
+                // A reset of one side resets the other.
+                let _ = machine.set_zero_linger();
+                let _ = program.set_zero_linger();
             }
         });
     }

@@ -51,16 +51,8 @@ impl Stack {
         if before == path {
             return;
         }
-        let concerns = |flow: &crate::flow::Flow| flow.path == before && flow.tuple.remote.ip() == address;
-        let flows: Vec<FlowId> = self.flows.iter().filter(|(_, flow)| concerns(flow)).map(|(id, _)| id).collect();
         let pending = self.paths.get(before).is_some_and(|path| path.state == PathState::Pending);
-        self.forget_syns(|path, from| path == before && from.ip() == address);
-        for id in flows {
-            match pending {
-                true => self.move_flow(now, id, path),
-                false => self.fail_flow(now, id, Error::ConnectionReset),
-            }
-        }
+        self.leave_address(now, before, address, pending.then_some(path));
         let Some(old) = self.paths.get_mut(before) else {
             return;
         };
@@ -92,11 +84,19 @@ impl Stack {
             return;
         }
         self.routes.remove(&address);
+        self.leave_address(now, path, address, None);
+    }
+
+    /// Moves the connections with an address to another path, or resets them where there is none for them.
+    fn leave_address(&mut self, now: Instant, path: PathId, address: IpAddr, to: Option<PathId>) {
         self.forget_syns(|syn, from| syn == path && from.ip() == address);
-        let concerns = |flow: &crate::flow::Flow| flow.path == path && flow.tuple.remote.ip() == address;
-        let flows: Vec<FlowId> = self.flows.iter().filter(|(_, flow)| concerns(flow)).map(|(id, _)| id).collect();
-        for flow in flows {
-            self.fail_flow(now, flow, Error::ConnectionReset);
+        for id in self.flows_of(path) {
+            if self.flows.get(id).is_some_and(|flow| flow.tuple.remote.ip() == address) {
+                match to {
+                    Some(to) => self.move_flow(now, id, to),
+                    None => self.fail_flow(now, id, Error::ConnectionReset),
+                }
+            }
         }
     }
 

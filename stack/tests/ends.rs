@@ -167,3 +167,19 @@ fn what_was_written_is_delivered_before_a_node_leaves_and_nothing_is_ended_for_t
     assert!(got[..data.len()] == data);
     assert_eq!(wire.nodes[1].stack.recv(server, &mut got), Err(Error::Again), "no end");
 }
+
+/// A peer that was given another address: connections with the one before are over, and it leads nowhere.
+#[test]
+fn an_address_that_a_peer_had_leads_to_it_no_more() {
+    let mut wire = Wire::new(1_500);
+    let (v4, v6) = (wire.nodes[1].v4, wire.nodes[1].v6);
+    wire.listen(1, 80, 8);
+    let [old, other] = [v4, v6].map(|ip| wire.start(0, (ip, 80).into()));
+    wire.settle();
+    let (now, path) = (wire.now, wire.nodes[0].path);
+    let stack = &mut wire.nodes[0].stack;
+    stack.remove_route(now, v4, path);
+    assert_eq!((stack.route(v4), stack.route(v6)), (None, Some(path)));
+    assert_eq!(stack.send(now, old, b"x"), Err(Error::ConnectionReset));
+    assert_eq!(stack.send(now, other, b"x"), Ok(1));
+}

@@ -405,17 +405,3 @@ fn one_peer_does_not_take_all_connections() {
     let (client, _) = star.pair(1, 79, last);
     assert_eq!(star.peers[1].stack.take_error(client), Ok(None));
 }
-
-/// A peer that was given another address: connections with the one before are over, and it leads nowhere.
-#[test]
-fn an_address_that_a_peer_had_leads_to_it_no_more() {
-    let mut wire = Wire::new(1_500);
-    let (v4, v6) = (wire.nodes[1].v4, wire.nodes[1].v6);
-    let (old, other) = [v4, v6].map(|ip| connect(&mut wire, ip)).into();
-    let (now, path) = (wire.now, wire.nodes[0].path);
-    let stack = &mut wire.nodes[0].stack;
-    stack.remove_route(now, v4, path);
-    assert_eq!((stack.route(v4), stack.route(v6)), (None, Some(path)));
-    assert_eq!(stack.send(now, old, b"x"), Err(Error::ConnectionReset));
-    assert_eq!(stack.send(now, other, b"x"), Ok(1));
-}

@@ -1,5 +1,6 @@
 // Puts the streams that `./net` and `./dgram` are made of into the package, as `npm run build` does after TypeScript.
 
+import { rm } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
@@ -19,3 +20,6 @@ await build({
     { name: "process", setup: (bundle) => bundle.onResolve({ filter: /^process\/$/ }, () => ({ path: at("dist/process.js") })) },
   ],
 });
+
+// It is in the others now; its types stay.
+await rm(at("dist/streams.js"));

@@ -1,6 +1,7 @@
 // Enters networks and leaves them, with settings of its own: 'network SIGNAL CAPTURE'; or 'network' with a node of others;
 // or 'network bare' without standard input and output, as daemons are.
 #include <errno.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,6 +66,20 @@ static int flag(int fd, int option) {
     return unisockets_getsockopt(fd, SOL_SOCKET, option, &value, &len) ? -1 : value;
 }
 
+// The member's own address is no interface of the kernel's; and parts of one datagram would be several.
+static void datagrams(const char *name) {
+    struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_DGRAM, .ai_flags = AI_ADDRCONFIG}, *own = NULL;
+    int code = unisockets_getaddrinfo(name, "9", &hints, &own);
+    printf("its address: %s\n", code == 0 ? "yes" : gai_strerror(code));
+    struct sockaddr_in to;
+    memcpy(&to, own->ai_addr, sizeof to);
+    unisockets_freeaddrinfo(own);
+    int fd = unisockets_socket(AF_INET, SOCK_DGRAM, 0);
+    say("groups from it", unisockets_setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &to.sin_addr, sizeof to.sin_addr));
+    say("a part", (int)unisockets_sendto(fd, "part", 4, MSG_MORE, (struct sockaddr *)&to, sizeof to));
+    unisockets_close(fd);
+}
+
 int main(int argc, char **argv) {
     if (argc == 1)
         return share();
@@ -86,6 +101,14 @@ int main(int argc, char **argv) {
     struct unisockets_config secret = {.secret = "a secret that it has not"};
     say("a secret meanwhile", unisockets_up(&secret));
     say("capture", unisockets_capture(argv[2]));
+    // What a child leaves is its parent's still.
+    fflush(stdout);
+    if (fork() == 0)
+        _exit(unisockets_down() != 0);
+    int status = -1;
+    wait(&status);
+    printf("a child has left: %s\n", status == 0 ? "yes" : "no");
+    datagrams("gamma");
     int fd = unisockets_socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(7)};
     say("bind", unisockets_bind(fd, (struct sockaddr *)&any, sizeof any));

@@ -160,7 +160,9 @@ class PeerConnection {
       else this.#early.push(candidate);
       return;
     }
-    await connection.setRemoteDescription({ type: signal.kind, sdp: signal.sdp });
+    // Candidates come one by one, and are counted: a description may not bring hundreds of its own (threat T8).
+    const sdp = signal.sdp.replace(/^a=candidate[^\r\n]*[\r\n]*/gm, "");
+    await connection.setRemoteDescription({ type: signal.kind, sdp });
     this.#described = true;
     for (const candidate of this.#early.splice(0)) await this.#try(candidate);
     if (signal.kind === "offer") {

@@ -1,11 +1,9 @@
 // Sockets in the shape of Node.js's 'node:dgram', on a node instead of the machine's own network.
 
-/// <reference path="./streams.d.ts" preserve="true" />
-
-import { EventEmitter } from "events";
 import { failure, hostOf, optionsOf, portOf } from "./errors.js";
 import type { AddressInfo } from "./net.js";
 import type { Node } from "./node.js";
+import { EventEmitter } from "./streams.js";
 import type { UdpSocket } from "./udp.js";
 
 export type SocketType = "udp4" | "udp6";
@@ -80,11 +78,13 @@ export class Socket extends EventEmitter {
     while (!this.#closed) {
       try {
         const message = await socket.receive();
-        if (!message) break;
+        if (!message || this.#closed) break;
         const { data, remote } = message;
         const family = remote.address.includes(":") ? "IPv6" : "IPv4";
         // What a listener throws is its own affair.
-        queueMicrotask(() => this.emit("message", data, { ...remote, family, size: data.length } satisfies RemoteInfo));
+        queueMicrotask(() => {
+          if (!this.#closed) this.emit("message", data, { ...remote, family, size: data.length } satisfies RemoteInfo);
+        });
       } catch (error) {
         // A connected socket hears of an answer that was an error, and goes on.
         this.#fail(error);

@@ -207,6 +207,7 @@ function arrivals(listener: TcpListener, ended: (error?: unknown) => void): Read
 function datagrams(socket: UdpSocket, connected: boolean, ends: Ends): ReadableStream<UDPMessage> {
   const receive = async (): Promise<UDPMessage | undefined> => {
     const message = await socket.receive();
+    if (!message && !socket.closed) throw failure("ENETDOWN", "the node has left the network");
     if (!message) return undefined;
     const { address, port } = message.remote;
     return connected ? { data: message.data } : { data: message.data, remoteAddress: address, remotePort: port };

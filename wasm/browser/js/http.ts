@@ -5,6 +5,11 @@ import type { TcpListener, TcpSocket } from "./tcp.js";
 
 /** Bytes of one head, and of a chunk's line. */
 const HEAD_MAX = 64 * 1024;
+/** How often a parser is asked for one head: it is seldom more than once. */
+const TRIES_MAX = 64;
+/** In milliseconds; a client from which nothing comes for so long is asked whether it is there. */
+const PROBE_AFTER = 30_000;
+const TOO_LONG = "the content is longer than this browser can take in a request\n";
 const CHUNK_LINE_MAX = 1024;
 /** How much of a request that nobody wants is read, in bytes and milliseconds, so that its answer arrives (RFC 9112, section 9.6). */
 const UNWANTED_MAX = 16 * 1024 * 1024;
@@ -45,10 +50,28 @@ export interface FetchInit extends RequestInit {
 /** Answers a request. */
 export type Handler = (request: Request, info: RequestInfo) => Response | Promise<Response>;
 
+/** Whether something may have come to its end, in bytes of which the first ones were looked at before. */
+type Ending = (bytes: Uint8Array, known: number) => boolean;
+
+const aLine: Ending = (bytes, known) => bytes.indexOf(10, known) >= 0;
+
+/** Heads and trailers end with an empty line; some leave the carriage return out (RFC 9112, section 2.2). */
+const anEmptyLine: Ending = (bytes, known) => {
+  for (let at = bytes.indexOf(10, known); at >= 0; at = bytes.indexOf(10, at + 1)) {
+    const before = bytes[at - 1] === 13 ? at - 2 : at - 1;
+    if (before < 0 || bytes[before] === 10) return true;
+  }
+  return false;
+};
+
+const anything: Ending = () => true;
+
 /** Takes a connection apart into heads and bytes. */
 class Reader {
   readonly #socket: TcpSocket;
   #held: Uint8Array = new Uint8Array(0);
+  /** What is held with room behind it, once it had to be joined. */
+  #room: Uint8Array = this.#held;
   /** Whether a connection that brings nothing for {@link PROGRESS_LIMIT} is reset. */
   timely = false;
 
@@ -62,19 +85,32 @@ class Reader {
     if (!more) return false;
     if (this.#held.length === 0) {
       this.#held = more;
-    } else {
-      const both = new Uint8Array(this.#held.length + more.length);
-      both.set(this.#held);
-      both.set(more, this.#held.length);
-      this.#held = both;
+      return true;
     }
+    const [from, length] = [this.#held.byteOffset, this.#held.length + more.length];
+    if (this.#held.buffer !== this.#room.buffer || from + length > this.#room.length) {
+      // Twice as much each time: whoever sends bytes one by one does not have all copied for each of them.
+      this.#room = new Uint8Array(2 * length);
+      this.#room.set(this.#held);
+      this.#held = this.#room.subarray(0, this.#held.length);
+    }
+    this.#room.set(more, this.#held.byteOffset + this.#held.length);
+    this.#held = this.#room.subarray(this.#held.byteOffset, this.#held.byteOffset + length);
     return true;
   }
 
-  /** Reads something with a parser that says how long it was; returns nothing at the end of the stream. */
-  async parsed<T extends { len: number }>(parse: (bytes: Uint8Array) => T | undefined, most = HEAD_MAX): Promise<T | undefined> {
+  /**
+   * Reads something with a parser that says how long it was; returns nothing at the end of the stream. The parser is asked
+   * again when what `ends` looks for has come, and not for every byte.
+   */
+  async parsed<T extends { len: number }>(parse: (bytes: Uint8Array) => T | undefined, ends: Ending, most = HEAD_MAX): Promise<T | undefined> {
+    let [known, tries] = [0, 0];
     for (;;) {
-      const found = this.#held.length > 0 ? parse(this.#held.subarray(0, most)) : undefined;
+      const held = this.#held.subarray(0, most);
+      const worth = held.length > 0 && (known === 0 || held.length === most || ends(held, known));
+      if (worth && (tries += 1) > TRIES_MAX) throw failure("EPROTO", "there are too many empty lines before a message");
+      const found = worth ? parse(held) : undefined;
+      known = held.length;
       if (found) {
         this.#held = this.#held.subarray(found.len);
         return found;
@@ -99,16 +135,30 @@ class Reader {
 /** How the end of a message's content is found (RFC 9112, section 6.3). */
 type Framing = { kind: "none" } | { kind: "length"; left: number } | { kind: "chunked" } | { kind: "close" };
 
+/** Without the white space of HTTP, which is spaces and tabs (RFC 9110, section 5.6.3). */
+function trimmed(text: string): string {
+  return text.replace(/^[ \t]+|[ \t]+$/g, "");
+}
+
+function isToken(text: string): boolean {
+  return /^[\w!#$%&'*+.^`|~-]+$/.test(text);
+}
+
+/** The elements of a field that is a list, in small letters. */
+function listed(headers: Headers, name: string): string[] {
+  return (headers.get(name) ?? "").toLowerCase().split(",").map(trimmed);
+}
+
 function framing(headers: Headers, otherwise: "none" | "close"): Framing {
   const coding = headers.get("transfer-encoding");
   if (coding !== null) {
-    if (coding.toLowerCase().trim() !== "chunked") throw failure("EPROTO", `the transfer coding '${coding}' is unknown`);
+    if (trimmed(coding).toLowerCase() !== "chunked") throw failure("EPROTO", `the transfer coding '${coding}' is unknown`);
     if (headers.has("content-length")) throw failure("EPROTO", "a message has one framing, not two");
     return { kind: "chunked" };
   }
   const length = headers.get("content-length");
   if (length !== null) {
-    const lengths = new Set(length.split(",").map((part) => part.trim()));
+    const lengths = new Set(length.split(",").map(trimmed));
     const [only] = lengths;
     if (lengths.size !== 1 || only === undefined || !/^\d{1,15}$/.test(only)) {
       throw failure("EPROTO", `the content's length '${length}' is no number`);
@@ -231,7 +281,7 @@ async function* content(reader: Reader, how: Framing): AsyncGenerator<Uint8Array
       return;
     case "chunked":
       for (;;) {
-        const line = (await reader.parsed(parseChunkLine, CHUNK_LINE_MAX)) ?? cut();
+        const line = (await reader.parsed(parseChunkLine, aLine, CHUNK_LINE_MAX)) ?? cut();
         const size = line.size;
         line.free();
         for (let left = size; left > 0; ) {
@@ -239,7 +289,7 @@ async function* content(reader: Reader, how: Framing): AsyncGenerator<Uint8Array
           left -= part.length;
           yield part;
         }
-        await (size === 0 ? reader.parsed(trailers) : reader.parsed(lineEnd, 2));
+        await (size === 0 ? reader.parsed(trailers, anEmptyLine) : reader.parsed(lineEnd, anything, 2));
         if (size === 0) return;
       }
   }
@@ -278,7 +328,7 @@ function headersOf(head: Head): Headers {
   const headers = new Headers();
   const fields = head.fields;
   for (let at = 0; at + 1 < fields.length; at += 2) {
-    headers.append(fields[at] as string, (fields[at + 1] as string).trim());
+    headers.append(fields[at] as string, fields[at + 1] as string);
   }
   return headers;
 }
@@ -405,6 +455,8 @@ export class HttpServer {
 
   async #converse(socket: TcpSocket): Promise<void> {
     await socket.setNoDelay();
+    // One that has ended its side may listen on, or be gone: then its system says so when it is asked.
+    await socket.setKeepAlive(true, PROBE_AFTER);
     const reader = new Reader(socket);
     reader.timely = true;
     // A client that goes ends what is being done for it.
@@ -418,7 +470,7 @@ export class HttpServer {
       let head: Head | undefined;
       const idle = setTimeout(() => socket.close(), IDLE_LIMIT);
       try {
-        head = await reader.parsed(parseRequest);
+        head = await reader.parsed(parseRequest, anEmptyLine);
       } catch (error) {
         return await refuse(socket, 400, `${(error as Error).message}\n`);
       } finally {
@@ -447,16 +499,21 @@ export class HttpServer {
       const url = urlOf(target, headers, minor, address.includes(":") ? `[${address}]` : address);
       const bodyless = how.kind === "none" || method === "GET" || method === "HEAD";
       const init = { method, headers, signal: gone };
+      if (how.kind === "length" && how.left > WHOLE_MAX && !bodyless && !takesStreams()) {
+        await refuse(socket, 413, TOO_LONG);
+        return false;
+      }
+      // Before the content is waited for (RFC 9110, section 10.1.1).
+      if (minor >= 1 && listed(headers, "expect").includes("100-continue")) await put(socket, "HTTP/1.1 100 Continue\r\n\r\n");
       request = bodyless ? new Request(url, init) : await withBody(url, init, incoming.handed());
     } catch (error) {
       await refuse(socket, 400, `${(error as Error).message}\n`);
       return false;
     }
     if (!request) {
-      await refuse(socket, 413, "the content is longer than this browser can take in a request\n");
+      await refuse(socket, 413, TOO_LONG);
       return false;
     }
-    if (minor >= 1 && headers.get("expect")?.toLowerCase() === "100-continue") await put(socket, "HTTP/1.1 100 Continue\r\n\r\n");
     let response: Response;
     try {
       response = usable(await this.#handled(request, { remote: socket.remote, headers }, gone));
@@ -465,8 +522,7 @@ export class HttpServer {
       console.error(error);
       response = new Response("the page's handler failed; its console says why\n", { status: 500 });
     }
-    const tokens = (headers.get("connection") ?? "").toLowerCase().split(",").map((token) => token.trim());
-    const again = minor >= 1 && !tokens.includes("close");
+    const again = minor >= 1 && ![headers, new Headers(response.headers)].some((each) => listed(each, "connection").includes("close"));
     await respond(socket, response, { method, minor, again, gone });
     // Whoever has its answer need not wait for what becomes of the request.
     if (!again) await socket.shutdown().catch(() => undefined);
@@ -551,7 +607,8 @@ async function respond(
   const headers = new Headers(response.headers);
   const bodyless = NULL_BODY.includes(response.status) || response.body === null;
   let chunked = false;
-  headers.delete("transfer-encoding");
+  // What is of one connection only is this one's (RFC 9110, section 7.6.1).
+  ["transfer-encoding", "connection", "keep-alive", "upgrade", "trailer", ...listed(headers, "connection").filter(isToken)].forEach((name) => headers.delete(name));
   // A length that is none says nothing, and the standard has these statuses go without, or with that of nothing.
   const declared = headers.get("content-length");
   if (declared !== null && (!/^\d{1,15}$/.test(declared) || [101, 103, 204, 205].includes(response.status))) headers.delete("content-length");
@@ -669,7 +726,7 @@ async function exchange(
     sending.catch(() => undefined);
     const reader = new Reader(socket);
     for (;;) {
-      const head = await reader.parsed(parseResponse);
+      const head = await reader.parsed(parseResponse, anEmptyLine);
       if (!head) {
         await sending;
         throw failure("ECONNRESET", "the connection ended before an answer came");

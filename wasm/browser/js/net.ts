@@ -1,11 +1,8 @@
 // Sockets in the shape of Node.js's 'node:net', on a node instead of the machine's own network.
 
-/// <reference path="./streams.d.ts" preserve="true" />
-
-import { EventEmitter } from "events";
-import { Duplex } from "readable-stream";
 import { failure, optionsOf, portOf } from "./errors.js";
 import type { Node } from "./node.js";
+import { Duplex, EventEmitter } from "./streams.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
 
 /** Where `address` says that a socket is. */
@@ -39,6 +36,9 @@ export interface ServerOptions {
   noDelay?: boolean;
   keepAlive?: boolean;
 }
+
+/** Bytes that are written at a time. */
+const WRITE_PART = 64 * 1024;
 
 function family(address: string): "IPv4" | "IPv6" {
   return address.includes(":") ? "IPv6" : "IPv4";
@@ -166,8 +166,13 @@ export class Socket extends Duplex {
 
   override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
     this.#connected(async (socket) => {
-      await socket.write(chunk);
-      this.bytesWritten += chunk.length;
+      // What goes on is no idleness, however long the whole takes.
+      for (let at = 0; at < chunk.length || at === 0; at += WRITE_PART) {
+        if (this.#socket === socket) this.#active();
+        const part = chunk.subarray(at, at + WRITE_PART);
+        await socket.write(part);
+        this.bytesWritten += part.length;
+      }
       if (this.#socket === socket) this.#active();
     }, done);
   }
@@ -209,7 +214,9 @@ export class Socket extends Duplex {
 
   /** Emits `timeout` after so many milliseconds without traffic; 0 is never. */
   setTimeout(timeout: number, listener?: () => void): this {
-    if (listener) this.once("timeout", listener);
+    if (this.destroyed) return this;
+    if (listener && timeout > 0) this.once("timeout", listener);
+    else if (listener) this.off("timeout", listener);
     clearTimeout(this.#timer);
     this.#timeout = timeout;
     if (timeout > 0) this.#timer = setTimeout(() => this.emit("timeout"), timeout);

@@ -52,7 +52,9 @@ export class TcpSocket {
     signal?.addEventListener("abort", drop);
     try {
       signal?.throwIfAborted();
-      return new TcpSocket(calls, await calls.tcpConnected(socket));
+      const connected = await calls.tcpConnected(socket);
+      signal?.throwIfAborted();
+      return new TcpSocket(calls, connected);
     } catch (error) {
       drop();
       signal?.throwIfAborted();

@@ -39,7 +39,7 @@ export class UdpSocket implements AsyncIterable<Message> {
     if (kept) return kept;
     let stop: (() => void) | undefined;
     try {
-      return await new Promise<Message>((resolve, reject) => {
+      const message = await new Promise<Message>((resolve, reject) => {
         const taker: Taker = resolve;
         this.#takers.push(taker);
         stop = () => {
@@ -50,6 +50,8 @@ export class UdpSocket implements AsyncIterable<Message> {
         signal?.addEventListener("abort", stop);
         void this.#ask();
       });
+      // What came as it was closed is nobody's any more.
+      return this.#closed ? undefined : message;
     } catch (error) {
       if (this.#closed || (error as { code?: unknown }).code === "ENETDOWN") return undefined;
       throw error;
@@ -87,6 +89,11 @@ export class UdpSocket implements AsyncIterable<Message> {
   /** Allows sending to a broadcast address (SO_BROADCAST). */
   async setBroadcast(on = true): Promise<void> {
     await this.#calls.setOption(this.#socket, "broadcast", Number(on));
+  }
+
+  /** Whether {@link UdpSocket.close} was called. */
+  get closed(): boolean {
+    return this.#closed;
   }
 
   close(): void {

@@ -213,6 +213,25 @@ class Program {
   }
 }
 
+/** Puts helpers into a page. */
+export async function equip(page) {
+  await page.evaluate(() => {
+    globalThis.hex = async (bytes) =>
+      [...new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    globalThis.pattern = (len) => {
+      const words = new Uint32Array(len / 4);
+      for (let at = 0, word = 1; at < words.length; at += 1) words[at] = word = (Math.imul(word, 1664525) + 1013904223) >>> 0;
+      return new Uint8Array(words.buffer);
+    };
+    globalThis.readAll = async (socket, most = Infinity) => {
+      const parts = [];
+      let len = 0;
+      for (let part; len < most && (part = await socket.read()); len += part.length) parts.push(part);
+      return new Uint8Array(await new Blob(parts).arrayBuffer());
+    };
+  });
+}
+
 export function sha256(bytes) {
   return createHash("sha256").update(bytes).digest("hex");
 }

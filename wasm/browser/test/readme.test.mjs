@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -69,6 +69,18 @@ test("the package that npm packs runs in Node.js", { timeout: 2 * LIMIT }, async
     const [{ filename }] = JSON.parse(npm(PACKAGE, "pack", "--json", "--silent", "--pack-destination", folder));
     writeFileSync(join(folder, "package.json"), '{ "type": "module" }');
     npm(folder, "install", "--silent", "--offline", "--no-audit", `./${filename}`);
+    // Types of the package's own only: whoever has those of Node.js keeps them.
+    const types = join(folder, "node_modules/unisockets/dist");
+    const declared = readdirSync(types).filter((name) => name.endsWith(".d.ts")).map((name) => readFileSync(join(types, name), "utf8"));
+    assert.ok(declared.length > 10 && declared.every((text) => !/declare (module|global)|<reference/.test(text)));
+    const uses = `import { EventEmitter } from "events";\nimport { Socket, net } from "unisockets/net";\nimport { dgram } from "unisockets/dgram";
+const own: { setMaxListeners(n: number): unknown } = new EventEmitter();\nown.setMaxListeners(3);
+const sockets = (node: Parameters<typeof net>[0]): Socket => (dgram(node).createSocket("udp4").on("message", () => undefined), net(node).connect(7, "x").on("data", () => undefined).end());
+void sockets;\n`;
+    writeFileSync(join(folder, "uses.ts"), uses);
+    writeFileSync(join(folder, "node.d.ts"), 'declare module "events" {\n  class EventEmitter { setMaxListeners(n: number): this }\n  namespace EventEmitter { export { EventEmitter } }\n  export = EventEmitter;\n}\n');
+    const strict = ["--noEmit", "--strict", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler", "--lib", "es2023,dom,dom.iterable,esnext.disposable"];
+    execFileSync(join(PACKAGE, "node_modules/.bin/tsc"), [...strict, "node.d.ts", "uses.ts"], { cwd: folder, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
     writeFileSync(
       join(folder, "main.js"),
       `import { join } from "unisockets";

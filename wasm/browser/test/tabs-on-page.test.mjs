@@ -2,3 +2,4 @@
 
 process.env.UNISOCKETS_STACK = "page";
 await import("./tabs.test.mjs");
+await import("./http.test.mjs");

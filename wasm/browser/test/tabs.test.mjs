@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { LIMIT, Lab, sha256 } from "./lab.mjs";
+import { LIMIT, Lab, equip, sha256 } from "./lab.mjs";
 
 /** Bytes of a long transfer. */
 const LONG = 64 * 1024 * 1024;
@@ -21,25 +21,6 @@ function pattern(len) {
   const words = new Uint32Array(len / 4);
   for (let at = 0, word = 1; at < words.length; at += 1) words[at] = word = (Math.imul(word, 1664525) + 1013904223) >>> 0;
   return Buffer.from(words.buffer);
-}
-
-/** Puts helpers into a page. */
-async function equip(page) {
-  await page.evaluate(() => {
-    globalThis.hex = async (bytes) =>
-      [...new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-    globalThis.pattern = (len) => {
-      const words = new Uint32Array(len / 4);
-      for (let at = 0, word = 1; at < words.length; at += 1) words[at] = word = (Math.imul(word, 1664525) + 1013904223) >>> 0;
-      return new Uint8Array(words.buffer);
-    };
-    globalThis.readAll = async (socket, most = Infinity) => {
-      const parts = [];
-      let len = 0;
-      for (let part; len < most && (part = await socket.read()); len += part.length) parts.push(part);
-      return new Uint8Array(await new Blob(parts).arrayBuffer());
-    };
-  });
 }
 
 async function tab(name, options) {
@@ -566,7 +547,7 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
     const udp = await new UDPSocket({ localAddress: "::", localPort: 9 }).opened;
     void udp.readable.pipeTo(udp.writable);
   });
-  const found = await b.evaluate(async () => {
+  const found = await b.evaluate(async (signal) => {
     const socket = new TCPSocket("server-side", 7, { noDelay: true });
     const { readable, writable, remotePort } = await socket.opened;
     const writer = writable.getWriter();
@@ -599,9 +580,18 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
     } catch (error) {
       bad = error.code;
     }
-    return { text, remotePort, locked, echo: [...echo.data], keys: Object.keys(echo), ended, broken, refused, bad };
-  });
+    // The node leaves: whoever waits for one of its sockets hears of it.
+    const second = await unisockets.join({ signal, stack: (await node.status()).runs });
+    const { UDPSocket: Other } = (await import("/dist/direct.js")).directSockets(second);
+    const left = new Other({ localAddress: "::", localPort: 9 });
+    const reading = left.opened.then(({ readable }) => readable.getReader().read()).then(() => "read", (error) => error.code);
+    await left.opened;
+    await second.leave();
+    const gone = [await reading, await left.closed.then(() => "closed", (error) => error.code)];
+    return { gone, text, remotePort, locked, echo: [...echo.data], keys: Object.keys(echo), ended, broken, refused, bad };
+  }, lab.signal);
   assert.deepEqual(found, {
+    gone: ["ENETDOWN", "ENETDOWN"],
     text: "direct",
     remotePort: 7,
     locked: "EBUSY",
@@ -677,6 +667,12 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
     await happens(net.createServer((socket) => socket.once("data", () => socket.resetAndDestroy())).listen(9), "listening");
     const udp = dgram.createSocket("udp4", (data, from) => udp.send(data, from.port, from.address));
     await happens(udp.bind(10), "listening");
+    const twice = dgram.createSocket("udp4", (data, { port, address }) => [1, 2].forEach(() => twice.send(data, port, address)));
+    await happens(twice.bind(11), "listening");
+    const slowly = net.createServer(async (socket) => {
+      for await (const part of socket) await new Promise((resolve) => setTimeout(resolve, part.length / 1_000));
+    });
+    await happens(slowly.listen(12), "listening");
   });
   const found = await b.evaluate(async () => {
     const sent = pattern(4 * 1024 * 1024);
@@ -742,7 +738,30 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
     const [data, from] = await happens(udp, "message");
     udp.close();
     await happens(udp, "close");
+    // Two answers at once, of which the first one closes the socket: the second is nobody's.
+    const once = dgram.createSocket("udp4");
+    const heard = [];
+    once.on("message", () => (heard.push("message"), once.close()));
+    once.on("close", () => heard.push("close"));
+    once.send("two", 11, "node-server");
+    await happens(once, "close");
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    // What is idle, and what is not: a long write goes on, and nothing follows the end.
+    const slow = net.connect({ port: 12, host: "node-server", timeout: 1_000 });
+    const timed = [];
+    slow.on("timeout", () => timed.push("timeout"));
+    await happens(slow, "connect");
+    await new Promise((resolve) => slow.write(pattern(3 * 1024 * 1024), resolve));
+    const during = timed.length;
+    const nothing = () => undefined;
+    slow.setTimeout(50, nothing).setTimeout(0, nothing);
+    const listeners = slow.listenerCount("timeout");
+    slow.destroy();
+    slow.setTimeout(10);
+    await new Promise((resolve) => setTimeout(resolve, 200));
     return {
+      idle: [during, listeners, timed.length],
+      heard,
       opening,
       family: local.family,
       hadError,
@@ -760,6 +779,8 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
   });
   const len = 4 * 1024 * 1024;
   assert.deepEqual(found, {
+    idle: [0, 1, 0],
+    heard: ["message", "close"],
     opening: [true, "opening", true],
     family: "IPv4",
     hadError: false,
@@ -786,286 +807,6 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
   assert.deepEqual(closed, [7, false, 1]);
   assert.equal(await b.evaluate(async () => (await happens(net.connect(7, "node-server"), "error"))[0].code), "ECONNREFUSED");
   for (const page of [a, b]) await page.context().close();
-});
-
-test("http: answers arrive whatever becomes of the request, and the next request is one", { timeout: LIMIT }, async () => {
-  const page = await tab("web");
-  const client = await tab("surfer");
-  await page.evaluate(async () => {
-    const echo = await node.listen(7);
-    void echo.accept().then((socket) => socket.readable.pipeTo(socket.writable).finally(() => socket.close()));
-    globalThis.cancelled = new Promise((resolve) => (globalThis.cancel = resolve));
-    await node.serve({ port: 80 }, async (request) => {
-      const { pathname } = new URL(request.url);
-      if (pathname === "/echo") return new Response(request.body);
-      if (pathname === "/refuse") return new Response("x".repeat(100_000), { status: 413 });
-      if (pathname === "/leave") return await request.body.cancel(), new Response("left");
-      if (pathname === "/moved") return new Response(null, { status: 307, headers: { location: "/type" } });
-      if (pathname === "/type") return new Response(request.headers.get("content-type"));
-      if (pathname === "/null") return null;
-      if (pathname === "/text") return "text";
-      if (pathname === "/short") return new Response("abc", { headers: { "content-length": "7" } });
-      if (pathname === "/long") return new Response("abcdefghij", { headers: { "content-length": "7" } });
-      if (pathname === "/reset") return new Response(null, { status: 205 });
-      if (pathname === "//elsewhere/x") return new Response(new URL(request.url).host);
-      if (pathname === "/away") return new Response(null, { status: 302, headers: { location: "http://surfer/seen" } });
-      if (pathname === "/endless") return new Response(new ReadableStream({ pull: (c) => c.enqueue(new Uint8Array(65536)), cancel: () => cancel("cancelled") }));
-      if (pathname === "/idle") return new Response(new ReadableStream({ pull: () => new Promise(() => undefined) }));
-      return new Response("plain");
-    });
-  });
-  const found = await client.evaluate(async () => {
-    const seen = new Promise((resolve) => {
-      void node.serve({ port: 80 }, (_, { headers }) => (resolve([headers.get("authorization"), headers.get("x-kept")]), new Response("seen")));
-    });
-    const body = pattern(6 * 1024 * 1024);
-    const back = await (await node.fetch("http://web/echo", { method: "POST", body })).arrayBuffer();
-    const refused = await node.fetch("http://web/refuse", { method: "POST", body });
-    const refusal = (await refused.text()).length;
-    const type = await (await node.fetch("http://web/type", { method: "POST", body: new URLSearchParams({ a: "b" }) })).text();
-    const repeated = await node.fetch("http://web/moved", { method: "POST", body: new URLSearchParams({ a: "b" }) });
-    const moved = await repeated.text();
-    if (!repeated.redirected || refused.redirected) throw new Error("who was redirected is not told");
-    if (moved !== type) throw new Error(`the repetition says ${moved}`);
-    await node.fetch("http://web/away", { headers: { authorization: "secret", "x-kept": "1" } });
-    // A request whose content the handler ends, with another one in that content.
-    const inner = "GET /inner HTTP/1.1\r\nHost: web\r\n\r\n";
-    const smuggler = await node.connect("web", 80);
-    await smuggler.write(`POST /leave HTTP/1.1\r\nHost: web\r\nContent-Length: ${inner.length}\r\n\r\n`);
-    await smuggler.write(inner);
-    await smuggler.shutdown();
-    const answers = new TextDecoder().decode(await readAll(smuggler)).match(/HTTP\/1\.1 \d+/g);
-    const raw = async (text) => {
-      const socket = await node.connect("web", 80);
-      await socket.write(text);
-      return new TextDecoder().decode(await readAll(socket).catch(({ code }) => new TextEncoder().encode(code)));
-    };
-    const status = async (text) => (await raw(text)).match(/^HTTP\/1\.1 (\d+)|^E[A-Z]+/)?.[0];
-    const end = "Host: web\r\nConnection: close\r\n\r\n";
-    const strict = [
-      await status("GET / HTTP/1.1\r\n\r\n"),
-      await status("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
-      await status("GET https://web/ HTTP/1.1\r\nHost: web\r\n\r\n"),
-      await status("CONNECT web:80 HTTP/1.1\r\nHost: web\r\n\r\n"),
-      (await raw(`POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n${end}\r\n\r\n`)).includes("\r\n0\r\n\r\n"),
-      (await raw(`GET //elsewhere/x HTTP/1.1\r\n${end}`)).includes("\r\nweb\r\n"),
-      /content-length: 0\r\n/.test(await raw(`GET /reset HTTP/1.1\r\n${end}`)),
-    ];
-    const wrong = [(await node.fetch("http://web/null")).status, (await node.fetch("http://web/text")).status];
-    const lengths = [];
-    for (const path of ["short", "long"]) {
-      const answer = await node.fetch(`http://web/${path}`);
-      lengths.push(await answer.text().catch(() => "broken"));
-    }
-    const two = await node.connect("web", 80);
-    await two.write("GET /a HTTP/1.1\r\nHost: web\r\n\r\nGET /b HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n");
-    const pipelined = new TextDecoder().decode(await readAll(two)).match(/HTTP\/1\.1 \d+/g);
-    // Writes that nobody waits for come one after the other, and the end after them.
-    const echo = await node.connect("web", 7);
-    const parts = [pattern(700_000), pattern(400_000), pattern(900_000)];
-    parts.forEach((part) => void echo.write(part));
-    void echo.shutdown();
-    const ordered = (await hex(await readAll(echo))) === (await hex(await new Blob(parts).arrayBuffer()));
-    const stop = new AbortController();
-    const stopped = await node.fetch("http://web/endless", { signal: stop.signal });
-    // What a stream says; 'text()' of Chromium says of every error that it is one.
-    const reading = stopped.body.pipeTo(new WritableStream()).catch((error) => error.message);
-    stop.abort(new Error("that is enough"));
-    const reason = await reading;
-    const endless = await node.fetch("http://web/endless");
-    await endless.body.cancel();
-    // Nothing comes, and nobody wants it any more: that settles.
-    const idle = (await node.fetch("http://web/idle")).body.getReader();
-    const pending = idle.read();
-    await idle.cancel();
-    const ended = (await pending).done;
-    return {
-      same: (await hex(back)) === (await hex(body)),
-      refused: [refused.status, refusal],
-      type,
-      seen: await seen,
-      answers,
-      pipelined,
-      ordered,
-      strict,
-      wrong,
-      lengths,
-      reason,
-      ended,
-    };
-  });
-  assert.deepEqual(found, {
-    same: true,
-    refused: [413, 100_000],
-    type: "application/x-www-form-urlencoded;charset=UTF-8",
-    seen: [null, "1"],
-    answers: ["HTTP/1.1 200"],
-    pipelined: ["HTTP/1.1 200", "HTTP/1.1 200"],
-    ordered: true,
-    strict: ["HTTP/1.1 400", "HTTP/1.1 400", "HTTP/1.1 400", "HTTP/1.1 400", false, true, true],
-    wrong: [500, 500],
-    lengths: ["broken", "broken"],
-    reason: "that is enough",
-    ended: true,
-  });
-  // Bodies that nobody reads, and nobody can read any more, let their connections go.
-  const open = () => client.evaluate(async () => (await node.status()).sockets.filter(({ remote }) => remote?.endsWith(":80")).length);
-  const before = await open();
-  await client.evaluate(async () => {
-    for (let turn = 0; turn < 5; turn += 1) await node.fetch("http://web/endless");
-  });
-  const collector = await client.context().newCDPSession(client);
-  while ((await open()) > before) {
-    await collector.send("HeapProfiler.collectGarbage");
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  assert.equal(await page.evaluate(() => cancelled), "cancelled");
-  // Who holds many connections is refused more, and others are not.
-  const greedy = await client.evaluate(async () => {
-    const held = await Promise.all(Array.from({ length: 300 }, () => node.connect("web", 80)));
-    let refused = 0;
-    for (const socket of held) void socket.read().catch(({ code }) => (refused += Number(code === "ECONNRESET")));
-    for (let turn = 0; refused < 90 && turn < 200; turn += 1) await new Promise((resolve) => setTimeout(resolve, 50));
-    globalThis.held = held;
-    return refused;
-  });
-  // Some of what came before may still be open.
-  assert.ok(greedy >= 90 && greedy < 150, String(greedy));
-  const other = await tab("modest");
-  assert.equal(await other.evaluate(async () => (await node.fetch("http://web/plain")).text()), "plain");
-  await client.evaluate(() => held.forEach((socket) => socket.reset()));
-  await other.context().close();
-  for (const each of [page, client]) await each.context().close();
-});
-
-/** A handler that waits, and content that does not come, kept their connections for ever when the client had gone. */
-test("http: a client that goes ends what is being done for it", { timeout: LIMIT }, async () => {
-  const page = await tab("waiting-room");
-  await page.evaluate(async () => {
-    globalThis.ended = [];
-    await node.serve({ port: 80 }, async (request) => {
-      const { pathname } = new URL(request.url);
-      request.signal.addEventListener("abort", () => ended.push(`${pathname} ${request.signal.reason.code}`));
-      if (pathname === "/wait") await new Promise(() => undefined);
-      return new Response(new ReadableStream({ pull: () => new Promise(() => undefined), cancel: () => void ended.push("cancelled") }));
-    });
-  });
-  const client = await tab("hasty");
-  await client.evaluate(async () => {
-    for (const path of ["/wait", "/stream"]) {
-      const socket = await node.connect("waiting-room", 80);
-      await socket.write(`GET ${path} HTTP/1.1\r\nHost: waiting-room\r\n\r\n`);
-      if (path === "/stream") await socket.read();
-      else await new Promise((resolve) => setTimeout(resolve, 300));
-      socket.reset();
-    }
-  });
-  await page.waitForFunction(() => ended.length === 3);
-  assert.deepEqual((await page.evaluate(() => ended)).sort(), ["/stream ECONNRESET", "/wait ECONNRESET", "cancelled"]);
-  await page.waitForFunction(async () => (await node.status()).sockets.every(({ remote }) => !remote));
-  for (const each of [page, client]) await each.context().close();
-});
-
-/** Pieces of a request went to the handler and to nobody in turn once its answer was sent, and it was told of no gap. */
-test("http: a handler that answers first gets the rest of the request, or an error", { timeout: LIMIT }, async () => {
-  const page = await tab("early");
-  const client = await tab("uploader");
-  await page.evaluate(async () => {
-    globalThis.kept = [];
-    await node.serve({ port: 80 }, (request) => {
-      const late = request.url.endsWith("/late");
-      const begin = late ? new Promise((resolve) => setTimeout(resolve, 1_000)) : Promise.resolve();
-      const reading = begin.then(() => request.arrayBuffer());
-      kept.push(reading.then((data) => hex(data), (error) => error.code ?? error.name));
-      return new Response(null, { status: 202 });
-    });
-  });
-  const sent = await client.evaluate(async () => {
-    const body = pattern(3 * 1024 * 1024);
-    for (const [path, more] of [["now", ""], ["now", "Connection: close\r\n"], ["late", ""]]) {
-      const socket = await node.connect("early", 80);
-      await socket.write(`POST /${path} HTTP/1.1\r\nHost: early\r\nContent-Length: ${body.length}\r\n${more}\r\n`);
-      await socket.write(body.subarray(0, 1_000_000));
-      const answer = new TextDecoder().decode(await socket.read());
-      if (!answer.startsWith("HTTP/1.1 202")) throw new Error(answer);
-      await socket.write(body.subarray(1_000_000));
-      await socket.shutdown();
-      await readAll(socket);
-    }
-    return hex(body);
-  });
-  const kept = await page.evaluate(() => Promise.all(kept));
-  assert.deepEqual(kept.slice(0, 2), [sent, sent]);
-  assert.notEqual(kept[2], sent);
-  assert.match(kept[2], /^[A-Z][A-Za-z]+$/, "an error, and no content with a gap");
-  for (const each of [page, client]) await each.context().close();
-});
-
-/** Lengths were of characters and of elements, and what was sent was longer. */
-test("http: pieces of an answer that are no bytes end it, and its author is told", { timeout: LIMIT }, async () => {
-  const page = await tab("inexact");
-  const client = await tab("reader-of-pieces");
-  const told = [];
-  page.on("console", (message) => message.type() === "error" && told.push(message.text()));
-  await page.evaluate(() =>
-    node.serve({ port: 80 }, (request) => {
-      const piece = { "/text": "h\u00e9llo", "/words": new Uint16Array(3), "/buffer": new ArrayBuffer(3) }[new URL(request.url).pathname];
-      return new Response(new ReadableStream({ start: (stream) => (stream.enqueue(piece), stream.close()) }), { headers: { "content-length": "3" } });
-    }),
-  );
-  const found = await client.evaluate(async () => {
-    const seen = [];
-    for (const path of ["text", "words", "buffer"]) {
-      seen.push(await node.fetch(`http://inexact/${path}`).then((answer) => answer.text()).then(() => "whole", () => "broken"));
-    }
-    return seen;
-  });
-  assert.deepEqual(found, ["broken", "broken", "broken"]);
-  assert.equal(told.filter((text) => text.includes("no Uint8Array")).length, 3, String(told));
-  for (const each of [page, client]) await each.context().close();
-});
-
-test("http: answers that break its rules are errors with a code and a sentence", { timeout: LIMIT }, async () => {
-  const page = await tab("liar");
-  const client = await tab("careful");
-  const head = (first, fields = "") => `HTTP/1.1 ${first}\r\n${fields}\r\n`;
-  const answers = [
-    "\0nonsense\r\n\r\n",
-    head("099 Low"),
-    head("101 Switched"),
-    head("999 High"),
-    head("200 OK", "bad name: x\r\n"),
-    head("200 OK", "Content-Length: -5\r\n"),
-    head("200 OK", "Content-Length: 5\r\nContent-Length: 6\r\n"),
-    head("200 OK", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
-    head("200 OK", `X: ${"x".repeat(100_000)}\r\n`),
-    head("200 OK", "X: y\r\n".repeat(10_000)),
-    head("302 Round", "Location: /\r\nContent-Length: 0\r\n"),
-    head("302 Nowhere", "Location: http://[\r\nContent-Length: 0\r\n"),
-    head("302 Known", "Location: http://user:word@liar/\r\nContent-Length: 0\r\n"),
-    "",
-  ];
-  await page.evaluate(async (answers) => {
-    for (const [index, answer] of answers.entries()) {
-      const listener = await node.listen(1000 + index);
-      void (async () => {
-        for await (const socket of listener) {
-          await socket.read();
-          await socket.write(answer).catch(() => undefined);
-          await socket.shutdown().catch(() => undefined);
-        }
-      })();
-    }
-  }, answers);
-  const codes = await client.evaluate(async (count) => {
-    const one = async (index) => {
-      const error = await node.fetch(`http://liar:${1000 + index}/`).then(() => undefined, (error) => error);
-      return error?.message.length > 10 ? error.code : `bare ${error}`;
-    };
-    return Promise.all(Array.from({ length: count }, (_, index) => one(index)));
-  }, answers.length);
-  assert.deepEqual(codes, [...answers.slice(1).map(() => "EPROTO"), "ECONNRESET"]);
-  for (const each of [page, client]) await each.context().close();
 });
 
 test("what was written before close and leave is delivered, and an end is the program's own", { timeout: LIMIT }, async () => {
