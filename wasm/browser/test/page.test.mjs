@@ -301,8 +301,27 @@ test("nothing that a page in the frame does reaches the machine's own network", 
     "/hints": `<link rel="prefetch" href="${at("prefetch")}"><link rel="preload" as="image" href="${at("preload")}"><link rel="modulepreload" href="${at("module")}"><p>shown</p>`,
     "/loads": `<img src="${at("img")}"><script src="${at("script")}"></script><link rel="stylesheet" href="${at("style")}"><video src="${at("video")}"></video>${script(`fetch("${at("fetch")}").catch(() => 0); navigator.sendBeacon("${at("beacon")}"); new EventSource("${at("events")}"); new WebSocket("${at("socket").replace("http", "ws")}")`)}`,
   };
+  // What a page breaks of its own policy the browser would report to wherever the policy says.
+  pages["/reports"] = `<meta http-equiv="content-security-policy" content="img-src 'none'; report-uri ${at("meta-report")}"><img src="/x.png"><p>shown</p>`;
+  const policy = `img-src 'none'; font-src 'none'; report-uri ${at("report")}; report-to main`;
+  const reporting = {
+    "content-security-policy": policy,
+    "content-security-policy-report-only": policy,
+    "reporting-endpoints": `main="${at("endpoint")}", default="${at("default")}"`,
+    "report-to": JSON.stringify({ group: "main", max_age: 100, endpoints: [{ url: at("report-to") }] }),
+    nel: JSON.stringify({ report_to: "main", max_age: 100, success_fraction: 1 }),
+    link: `<${at("link")}>; rel=preload; as=image`,
+    refresh: `0; url=${at("refresh")}`,
+  };
   const evil = await lab.tab("navigator", { options: { network: "home" } });
-  await evil.evaluate((pages) => node.serve({ port: 80 }, (request) => new Response(pages[new URL(request.url).pathname], { headers: { "content-type": "text/html" } })), pages);
+  await evil.evaluate(
+    ([pages, reporting]) =>
+      node.serve({ port: 80 }, (request) => {
+        const { pathname } = new URL(request.url);
+        return new Response(pages[pathname], { headers: { "content-type": "text/html", ...(pathname === "/reports" ? reporting : {}) } });
+      }),
+    [pages, reporting],
+  );
   const victim = await joined("walker");
   for (const path of Object.keys(pages)) {
     current = path;

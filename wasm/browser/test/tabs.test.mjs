@@ -104,13 +104,15 @@ test("64 MiB from a native program to a tab, and back, right to the byte", { tim
     })();
   });
   const data = pattern(LONG);
-  const nc = lab.run("nc", "--name", "sender", "mirror", "7");
-  const began = performance.now();
-  nc.process.stdin.end(data);
-  const back = await nc.output();
-  console.log(`    128 MiB in ${((performance.now() - began) / 1000).toFixed(1)} s`);
-  assert.equal(await page.evaluate(() => globalThis.got), sha256(data));
-  assert.equal(sha256(back), sha256(data));
+  for (const target of ["mirror", await page.evaluate(() => node.ipv6)]) {
+    const nc = lab.run("nc", "--name", "sender", target, "7");
+    const began = performance.now();
+    nc.process.stdin.end(data);
+    const back = await nc.output();
+    console.log(`    128 MiB to ${target} and back in ${((performance.now() - began) / 1000).toFixed(1)} s`);
+    assert.equal(await page.evaluate(() => globalThis.got), sha256(data));
+    assert.equal(sha256(back), sha256(data));
+  }
   await page.context().close();
 });
 
@@ -137,8 +139,10 @@ for (const kind of ["contexts", "one context"]) {
         }
       })();
     });
-    const found = await b.evaluate(async ([name, long]) => {
-      const socket = await node.connect(name, 7);
+    const found = await b.evaluate(async ([name, long, six]) => {
+      const { ipv6 } = await node.resolve(name);
+      const socket = await node.connect(six ? ipv6 : name, 7);
+      const family = socket.remote.address.includes(":") ? 6 : 4;
       const sent = pattern(long);
       const writing = socket.write(sent).then(() => socket.shutdown());
       const received = await readAll(socket);
@@ -157,9 +161,9 @@ for (const kind of ["contexts", "one context"]) {
       }
       udp.close();
       const echo = await node.ping(name);
-      return { same: (await hex(sent)) === (await hex(received)), reset, refused, echoes, hops: echo.hopLimit };
-    }, [left, LONG]);
-    assert.deepEqual(found, { same: true, reset: "ECONNRESET", refused: "ECONNREFUSED", echoes: ["ping", "ping"], hops: 64 });
+      return { same: (await hex(sent)) === (await hex(received)), family, reset, refused, echoes, hops: echo.hopLimit };
+    }, [left, LONG, kind === "one context"]);
+    assert.deepEqual(found, { same: true, family: kind === "one context" ? 6 : 4, reset: "ECONNRESET", refused: "ECONNREFUSED", echoes: ["ping", "ping"], hops: 64 });
     await a.context().close();
     await b.context().close();
   });
@@ -546,6 +550,24 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
     void resetting.accept().then((socket) => socket.reset());
     const udp = await new UDPSocket({ localAddress: "::", localPort: 9 }).opened;
     void udp.readable.pipeTo(udp.writable);
+    // Two that wait for a word: one before it reads, one before it says what it has written.
+    const patient = await new TCPServerSocket("::", { localPort: 72 }).opened;
+    globalThis.released = new Promise((resolve) => (globalThis.release = resolve));
+    void (async () => {
+      const { readable } = await (await patient.readable.getReader().read()).value.opened;
+      await released;
+      let len = 0;
+      for await (const part of readable) len += part.length;
+      globalThis.taken = len;
+    })();
+    const eager = await new TCPServerSocket("::", { localPort: 73 }).opened;
+    void (async () => {
+      const { writable } = await (await eager.readable.getReader().read()).value.opened;
+      const writer = writable.getWriter();
+      await writer.write(new Uint8Array(8 << 20));
+      globalThis.written = true;
+      await writer.close();
+    })();
   });
   const found = await b.evaluate(async (signal) => {
     const socket = new TCPSocket("server-side", 7, { noDelay: true });
@@ -574,6 +596,13 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
     await udp.writable.getWriter().write({ data: new Uint8Array([1, 2, 3]) });
     const echo = (await udp.readable.getReader().read()).value;
     const refused = await new TCPSocket("server-side", 99).opened.then(() => "none", (error) => error.code);
+    // Nothing is taken faster than the other end takes it.
+    const stuck = await new TCPSocket("server-side", 72).opened;
+    const pushing = stuck.writable.getWriter();
+    globalThis.pushed = pushing.write(new Uint8Array(8 << 20)).then(() => pushing.close()).then(() => (globalThis.through = true));
+    globalThis.unread = await new TCPSocket("server-side", 73).opened;
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
+    const pressed = [globalThis.through === true, pushing.desiredSize];
     let bad;
     try {
       new UDPSocket({ remoteAddress: "x" });
@@ -588,9 +617,10 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
     await left.opened;
     await second.leave();
     const gone = [await reading, await left.closed.then(() => "closed", (error) => error.code)];
-    return { gone, text, remotePort, locked, echo: [...echo.data], keys: Object.keys(echo), ended, broken, refused, bad };
+    return { pressed, gone, text, remotePort, locked, echo: [...echo.data], keys: Object.keys(echo), ended, broken, refused, bad };
   }, lab.signal);
   assert.deepEqual(found, {
+    pressed: [false, 0],
     gone: ["ENETDOWN", "ENETDOWN"],
     text: "direct",
     remotePort: 7,
@@ -602,6 +632,16 @@ test("sockets in the shape of the Direct Sockets API", { timeout: LIMIT }, async
     refused: "ECONNREFUSED",
     bad: "EINVAL",
   });
+  assert.notEqual(await a.evaluate(() => globalThis.written), true, "nobody has read of it");
+  await a.evaluate(() => release());
+  const read = await b.evaluate(async () => {
+    let len = 0;
+    for await (const part of unread.readable) len += part.length;
+    await pushed;
+    return len;
+  });
+  await a.waitForFunction(() => globalThis.taken !== undefined);
+  assert.deepEqual([read, await a.evaluate(() => [taken, written])], [8 << 20, [8 << 20, true]]);
   for (const page of [a, b]) await page.context().close();
 });
 
