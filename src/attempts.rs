@@ -15,6 +15,9 @@ pub(crate) const ATTEMPTS_MAX: usize = 64;
 /// An attempt of a peer that has never proven itself makes room for another one after so long. Links open sooner where
 /// they open at all.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a dial waits whose signals found no room at signaling, and how often.
+const CONGESTED_PAUSE: Duration = Duration::from_secs(1);
+const CONGESTED_MAX: u32 = 20;
 
 impl NodeCore {
     /// Links that are being made in a role.
@@ -41,6 +44,25 @@ impl NodeCore {
         tracing::debug!("an attempt makes room for another peer's");
         self.link_lost(now, link, Lost::NoPath);
         true
+    }
+
+    /// Takes signaling's word that so much waits for a member that it took nothing more: what was being made with it
+    /// begins anew a little later, for some time.
+    pub fn congested(&mut self, now: Instant, to: PublicKey) {
+        let Some(peer) = self.peers.get_mut(&to) else {
+            return;
+        };
+        let Some(link) = peer.attempt.as_ref().map(|attempt| attempt.link) else {
+            return;
+        };
+        peer.failures += 1;
+        if peer.failures > CONGESTED_MAX {
+            return self.link_lost(now, link, Lost::NoPath);
+        }
+        peer.attempt = None;
+        peer.redial_at = Some(now + CONGESTED_PAUSE);
+        self.peers_changed = true;
+        self.drop_link(link);
     }
 }
 
@@ -82,6 +104,7 @@ mod tests {
         let (mut core, now) = (NodeCore::new(config), Instant::from_micros(1_000_000));
         assert!((0..ATTEMPTS_MAX as u8).all(|n| offer(&mut core, &pair(100 + n), 1)));
         assert!(!offer(&mut core, &pair(2), 1), "the others may well open yet");
+        assert!(!core.peers.contains_key(&pair(2).public()), "nothing is kept of one that finds no place");
         // One that was here before does not wait for them.
         let friend = pair(3).public();
         let path = PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false };
@@ -97,5 +120,15 @@ mod tests {
         // And those that do not open make room.
         assert!(offer(&mut core, &pair(2), 7) && offer(&mut core, &pair(4), 7));
         assert_eq!(core.attempts(Role::Answer), ATTEMPTS_MAX);
+        // What found no room at signaling is tried again, and not for ever.
+        for turn in 0..=CONGESTED_MAX {
+            assert!(core.peers[&friend].attempt.is_some(), "{turn}");
+            core.congested(now, friend);
+            if turn < CONGESTED_MAX {
+                assert_eq!(core.peers[&friend].redial_at, Some(now + CONGESTED_PAUSE));
+                core.dial(now, friend);
+            }
+        }
+        assert!(!core.peers.contains_key(&friend));
     }
 }

@@ -157,8 +157,10 @@ impl NodeCore {
 
     fn take_offer(&mut self, now: Instant, from: PublicKey, content: &Content, signal: Signal) {
         self.peers_changed = true;
-        if !self.peers.contains_key(&from) {
-            if self.peers.len() >= PEERS_MAX || from == self.key {
+        let is_known = self.peers.contains_key(&from);
+        if !is_known {
+            // Nothing is kept of one that finds no place.
+            if self.peers.len() >= PEERS_MAX || from == self.key || !self.has_place_for(now, &from) {
                 return;
             }
             let config = PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false };
@@ -171,7 +173,7 @@ impl NodeCore {
             self.peers.insert(from, Peer::new(now, from, ipv6, path, acquaintance));
         }
         let may_offer = self.peers.get_mut(&from).is_some_and(|peer| peer.may_offer(now));
-        if !may_offer || !self.has_place_for(now, &from) {
+        if !may_offer || (is_known && !self.has_place_for(now, &from)) {
             return tracing::debug!(peer = %from.short(), "an offer too many");
         }
         let Some(peer) = self.peers.get_mut(&from) else {
@@ -325,6 +327,9 @@ impl NodeCore {
         if own.is_some_and(|own| own != lease.server) || !lease.is_signed() {
             return Err("its lease is not signed by this network's server");
         }
+        if !self.stack.is_in_network(IpAddr::V4(lease.lease.ipv4)) {
+            return Err("its address is not the network's");
+        }
         if lease.lease.not_after.saturating_mul(1_000) < self.unix_ms(now) {
             return Err("its lease has ended");
         }
@@ -444,7 +449,7 @@ impl NodeCore {
         self.end_path(now, peer.path, end);
     }
 
-    fn drop_link(&mut self, id: LinkId) {
+    pub(crate) fn drop_link(&mut self, id: LinkId) {
         if let Some(LinkEntry { link: Some(link), peer, .. }) = self.links.remove(&id) {
             let passed = link.counters();
             self.past = peers::sum(self.past, passed);

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant as Clock;
 use unisockets_link::native::{self as link, NativeLink};
 use unisockets_link::{Event, Link, Sink};
-use unisockets_signaling::member::Event as MemberEvent;
+use unisockets_signaling::member::{Event as MemberEvent, Failure};
 use unisockets_signaling::native::{Client, Command, Notice};
 use unisockets_signaling::protocol::{Code, Query, Welcome};
 use unisockets_stack::{Instant, Readiness, SocketId};
@@ -345,6 +345,9 @@ impl Driver {
             }
             MemberEvent::Undelivered { to, failure, .. } if failure.is_not_found() => {
                 self.with(|state, now, _| state.core.undelivered(now, to));
+            }
+            MemberEvent::Undelivered { to, failure: Failure::Refused(Code::TooMuch, _), .. } => {
+                self.with(|state, now, _| state.core.congested(now, to));
             }
             MemberEvent::Gone(key, reason) => self.with(|state, now, _| state.core.peer_gone(now, key, reason)),
             MemberEvent::Undelivered { .. } | MemberEvent::Members(..) | MemberEvent::Delivered(_) => {}

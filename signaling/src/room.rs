@@ -428,7 +428,7 @@ impl Room {
         }
     }
 
-    /// Hands a payload to a member connected here, unless much waits for it; returns whether there is one.
+    /// Hands a payload to a member connected here, and drops it where much waits for that; returns whether there is one.
     pub fn deliver(&mut self, to: &Place, from: PublicKey, payload: &str) -> bool {
         let Some(recipient) = self.members.get(to).copied() else {
             return false;
@@ -465,7 +465,9 @@ impl Room {
 
     /// Takes the directory's answer to [`Output::Find`].
     pub fn found(&mut self, id: ConnectionId, number: u64, found: Option<(Record, bool)>) {
-        match found {
+        let prefix = Prefix { address: self.config.prefix.0.into(), len: self.config.prefix.1 };
+        // The operator may have changed the prefix: until it comes back, such a member has no address.
+        match found.filter(|(record, _)| prefix.contains(record.ipv4.into())) {
             Some((record, present)) => {
                 self.send(id, FromServer::Resolved { id: number, member: describe(record, present) });
             }

@@ -15,6 +15,8 @@ use super::with_node;
 
 /// Connections carried at once; further ones wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 1_024;
+/// A listener of the network that fails so often in a row has ended.
+const FAILURES_MAX: u32 = 50;
 /// Bytes moved at a time.
 const CHUNK_LEN: usize = 64 * 1024;
 
@@ -75,19 +77,19 @@ pub(super) async fn expose(options: Expose) -> Result<(), Failure> {
         let listener = TcpListener::bind(&node, ("::", options.port)).await?;
         announce(&node, listener.local_addr()?.port());
         let mut tasks = JoinSet::new();
+        let mut failures = 0;
         loop {
             make_room(&mut tasks).await;
             let (network, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
-                // The node has ended, and with it the listener.
-                Err(error) if error.kind() == std::io::ErrorKind::NetworkDown => {
-                    return Err(error.into());
-                }
+                Err(error) if failures >= FAILURES_MAX => return Err(error.into()),
                 Err(error) => {
+                    failures += 1;
                     pause("expose", &error).await;
                     continue;
                 }
             };
+            failures = 0;
             tasks.spawn(async move {
                 match net::TcpStream::connect(target).await {
                     Ok(machine) => carry(machine, network).await,

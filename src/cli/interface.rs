@@ -74,7 +74,9 @@ async fn check(kernel: &Handle, addresses: &Addresses) -> io::Result<()> {
             )));
         }
         let prefix = Prefix { address, len };
-        let overlaps = |other: &&Prefix| other.contains(address) || prefix.contains(other.address);
+        // Halves of everything, as tunnels have them that take all traffic, are no network of their own.
+        let is_around = |other: &Prefix| other.contains(address) && is_private(other.address, other.len);
+        let overlaps = |other: &&Prefix| is_around(other) || prefix.contains(other.address);
         if let Some(other) = others.iter().find(overlaps) {
             return Err(io::Error::other(format!(
                 "this machine has a route for {}/{} already, to another network, and this one has {address}/{len}; \

@@ -181,6 +181,9 @@ pub(super) fn down() -> Result<(), Failure> {
     if !is_trusted(user) {
         return Err(foreign(user));
     }
+    if user == 0 && !rustix::process::geteuid().is_root() {
+        return Err(Failure::failed("the machine's node is root's; only root may end it"));
+    }
     stream.set_read_timeout(Some(DOWN_LIMIT))?;
     io::Write::write_all(&mut &stream, &[1])?;
     match io::Read::read(&mut &stream, &mut [0]) {

@@ -208,6 +208,11 @@ impl Stack {
         self.loopback
     }
 
+    /// Whether an address is in one of the network's prefixes.
+    pub fn is_in_network(&self, address: IpAddr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(address))
+    }
+
     /// Sets the node's addresses and the prefixes of its network. Connections from an address that is
     /// gone stay until they fail.
     pub fn set_addresses(&mut self, addresses: &[IpAddr], prefixes: &[Prefix]) {
@@ -279,7 +284,7 @@ impl Stack {
         if let Some(path) = self.routes.get(&destination) {
             return Ok(*path);
         }
-        if !self.prefixes.iter().any(|prefix| prefix.contains(destination)) {
+        if !self.is_in_network(destination) {
             return Err(Error::NetworkUnreachable);
         }
         if self.paths.len() >= limits::PATHS_MAX {

@@ -2,7 +2,7 @@
 
 use unisockets::core::LookupError;
 use unisockets_signaling::identity::PublicKey;
-use unisockets_signaling::member::Event;
+use unisockets_signaling::member::{Event, Failure};
 use unisockets_signaling::protocol::{Code, Nonce, Welcome};
 use unisockets_stack::Instant;
 use wasm_bindgen::prelude::*;
@@ -145,6 +145,7 @@ impl Core {
             }
             Event::Signal(from, payload) => self.node.handle_signal(now, from, &payload),
             Event::Undelivered { to, failure, .. } if failure.is_not_found() => self.node.undelivered(now, to),
+            Event::Undelivered { to, failure: Failure::Refused(Code::TooMuch, _), .. } => self.node.congested(now, to),
             Event::Gone(key, reason) => self.node.peer_gone(now, key, reason),
             Event::Undelivered { .. } | Event::Delivered(_) => {}
         }
