@@ -8,6 +8,7 @@ use unisockets_descriptors::{Family, Kind, Name, Option as Setting, State};
 
 use crate::epoll;
 use crate::system::{self, Errno, kernel_int, kernel_option, set_kernel_option};
+use crate::waiting;
 
 /// Finds out whether a descriptor is virtual, and what it is.
 pub(crate) fn identify(fd: RawFd) -> Option<Name> {
@@ -251,11 +252,20 @@ pub(crate) fn swap(fd: RawFd, before: Cookie, new: &OwnedFd) -> Result<(), Errno
     if cookie(fd) != before {
         return Err(libc::EBADF);
     }
-    if inet(fd).is_some_and(|inet| inet.kind == Kind::Udp) {
-        // Threads that wait on it are woken, and go on with what takes its place. It says that it is not connected.
-        let _ = system::shutdown(fd, libc::SHUT_RD);
+    let waits = waiting::is_waited_on(fd) && inet(fd).is_some_and(|inet| inet.kind == Kind::Udp);
+    let old = if waits { system::fcntl_int(fd, libc::F_DUPFD_CLOEXEC, 0).ok() } else { None };
+    let replaced = system::replace(new, fd, if close_on_exec { libc::O_CLOEXEC } else { 0 });
+    if replaced.is_ok() {
+        waiting::note_swap(fd);
+        epoll::replay(fd, before);
     }
-    system::replace(new, fd, if close_on_exec { libc::O_CLOEXEC } else { 0 })?;
-    epoll::replay(fd, before);
+    if let Some(old) = old {
+        if replaced.is_ok() {
+            // Threads that wait on it are woken, and go on with what has its place. It says that it is not connected.
+            let _ = system::shutdown(old, libc::SHUT_RD);
+        }
+        system::close(old);
+    }
+    replaced?;
     Ok(())
 }

@@ -3,12 +3,13 @@
 
 use std::cell::RefCell;
 
-use crate::{epoll, node};
+use crate::{epoll, node, waiting};
 
 /// The guards of one thread that is about to fork.
 struct Held {
-    _watched: epoll::Guard,
+    /// Given back first: with the other one signals come again, whose handlers may want this one.
     _node: node::Guard,
+    _watched: epoll::Guard,
 }
 
 thread_local! {
@@ -27,6 +28,7 @@ extern "C" fn release() {
 
 extern "C" fn release_child() {
     epoll::begin();
+    waiting::begin();
     release();
 }
 

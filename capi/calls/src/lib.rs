@@ -19,6 +19,7 @@ mod options;
 mod sockets;
 mod system;
 mod transfer;
+mod waiting;
 
 pub use boundary::{accept, bind, close, connect, getpeername, getsockname, listen, shutdown, socket};
 pub use boundary::{capture, down, errmsg, status, up, version};

@@ -163,8 +163,14 @@ pub(crate) unsafe fn getaddrinfo(
         };
     }
     // Which families this machine has addresses of says nothing about the network, which has both.
-    let hints = wanted.map(|hints| addrinfo { ai_flags: hints.ai_flags & !libc::AI_ADDRCONFIG, ..*hints });
-    let hints = hints.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: a structure of zeros wants nothing special.
+    let mut own: addrinfo = unsafe { std::mem::zeroed() };
+    match wanted {
+        Some(hints) => own = addrinfo { ai_flags: hints.ai_flags & !libc::AI_ADDRCONFIG, ..*hints },
+        // The C library's own choice for whoever has none, less the same (getaddrinfo(3)).
+        None => own.ai_flags = libc::AI_V4MAPPED,
+    }
+    let hints = &raw const own;
     let mut head: *mut addrinfo = std::ptr::null_mut();
     let mut end: *mut *mut addrinfo = &raw mut head;
     let mut last = libc::EAI_NONAME;

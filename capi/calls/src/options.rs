@@ -78,7 +78,7 @@ pub(crate) fn set(fd: RawFd, level: c_int, option: c_int, value: &[u8]) -> Resul
     let name = match identify(fd) {
         Some(name) => name,
         // The kernel does not have the network's addresses: a socket that is to send groups from one is the network's.
-        None => match interface(level, option, value).map(|own| make_virtual(fd, own)).transpose()?.flatten() {
+        None => match interface(level, option, value).and_then(|own| make_virtual(fd, own).ok().flatten()) {
             Some(name) => name,
             None => return Ok(System),
         },

@@ -13,6 +13,7 @@ use crate::datagrams::{self, Way};
 use crate::descriptor::{self, identify};
 use crate::sockets::{self, Handled};
 use crate::system::{self, Errno, call, checked};
+use crate::waiting::Waiting;
 
 /// Bytes that are thrown away at once.
 const DISCARD_MAX: usize = 64 * 1024;
@@ -42,7 +43,6 @@ pub(crate) unsafe fn sendmsg(fd: RawFd, message: *const msghdr, flags: c_int) ->
     if flags & libc::MSG_OOB != 0 && identify(fd).is_some() {
         return Err(libc::EOPNOTSUPP);
     }
-    refuse_more(fd, flags)?;
     if flags & libc::MSG_FASTOPEN != 0
         && let Some(destination) = destination
         && descriptor::is_stream(fd)
@@ -62,6 +62,8 @@ pub(crate) unsafe fn sendmsg(fd: RawFd, message: *const msghdr, flags: c_int) ->
         None if descriptor::is_bound(fd) => return Err(libc::EPIPE),
         None => None,
     };
+    // Whatever it was before, it is virtual now if it sends to the network.
+    refuse_more(fd, flags)?;
     let Some(way) = way else {
         // SAFETY: the caller has promised it.
         return unsafe { send_plain(fd, message, flags, destination.is_some()) };
@@ -262,11 +264,12 @@ pub(crate) unsafe fn recvfrom(
     if flags & libc::MSG_TRUNC != 0 && identify(fd).is_some_and(|name| name.state == State::Stream) {
         return discard(fd, len, flags & !libc::MSG_TRUNC);
     }
-    let was_virtual = identify(fd).is_some();
+    let waiting = Waiting::begin(fd);
     // SAFETY: the caller has promised it of the data; the place is as long as its length.
     let receive = || unsafe { call(libc::SYS_recvfrom, [int(fd), data as usize, len, int(flags), name, name_len]) };
     let mut received = receive();
-    if received == 0 && has_changed(fd, was_virtual) {
+    if received == 0 && waiting.has_changed() {
+        place_len = size_of::<Place>() as socklen_t;
         received = receive();
     }
     let received = checked(received).map_err(|seen| receive_error(fd, seen))?;
@@ -276,11 +279,6 @@ pub(crate) unsafe fn recvfrom(
         unsafe { address::give(&bytes, from.0, from.1) };
     }
     Ok(received)
-}
-
-/// Whether a virtual descriptor has taken the place of an ordinary one while somebody waited on that, who was woken so.
-fn has_changed(fd: RawFd, was_virtual: bool) -> bool {
-    !was_virtual && identify(fd).is_some()
 }
 
 /// Takes bytes of a connection and throws them away (MSG_TRUNC, tcp(7)).
@@ -342,7 +340,7 @@ pub(crate) unsafe fn recvmsg(fd: RawFd, message: *mut msghdr, flags: c_int) -> R
     inner.msg_namelen = size_of::<Place>() as socklen_t;
     let wanted = !given.msg_name.is_null();
     let room = given.msg_controllen;
-    let was_virtual = identify(fd).is_some();
+    let waiting = Waiting::begin(fd);
     let fresh = inner;
     let receive = |inner: &mut msghdr| {
         let place = (&raw mut *inner) as usize;
@@ -350,7 +348,7 @@ pub(crate) unsafe fn recvmsg(fd: RawFd, message: *mut msghdr, flags: c_int) -> R
         unsafe { call(libc::SYS_recvmsg, [int(fd), place, int(flags), 0, 0, 0]) }
     };
     let mut received = receive(&mut inner);
-    if received == 0 && has_changed(fd, was_virtual) {
+    if received == 0 && waiting.has_changed() {
         inner = fresh;
         received = receive(&mut inner);
     }

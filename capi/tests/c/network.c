@@ -76,6 +76,9 @@ static void datagrams(const char *name) {
     unisockets_freeaddrinfo(own);
     int fd = unisockets_socket(AF_INET, SOCK_DGRAM, 0);
     say("groups from it", unisockets_setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &to.sin_addr, sizeof to.sin_addr));
+    int other = unisockets_socket(AF_INET, SOCK_DGRAM, 0);
+    say("a first part", (int)unisockets_sendto(other, "part", 4, MSG_MORE, (struct sockaddr *)&to, sizeof to));
+    unisockets_close(other);
     say("a part", (int)unisockets_sendto(fd, "part", 4, MSG_MORE, (struct sockaddr *)&to, sizeof to));
     unisockets_close(fd);
 }

@@ -608,7 +608,11 @@ async function respond(
   const bodyless = NULL_BODY.includes(response.status) || response.body === null;
   let chunked = false;
   // What is of one connection only is this one's (RFC 9110, section 7.6.1).
-  ["transfer-encoding", "connection", "keep-alive", "upgrade", "trailer", ...listed(headers, "connection").filter(isToken)].forEach((name) => headers.delete(name));
+  const ours = ["transfer-encoding", "connection", "keep-alive", "upgrade", "trailer", ...listed(headers, "connection").filter(isToken)];
+  // Of this answer it is the point (RFC 9110, section 15.5.22).
+  const upgrade = response.status === 426 ? headers.get("upgrade") : null;
+  ours.forEach((name) => headers.delete(name));
+  if (upgrade !== null) headers.set("upgrade", upgrade);
   // A length that is none says nothing, and the standard has these statuses go without, or with that of nothing.
   const declared = headers.get("content-length");
   if (declared !== null && (!/^\d{1,15}$/.test(declared) || [101, 103, 204, 205].includes(response.status))) headers.delete("content-length");
@@ -622,7 +626,8 @@ async function respond(
     if (chunked) headers.set("transfer-encoding", "chunked");
   }
   const ends = !again || (!bodyless && !chunked && !headers.has("content-length"));
-  if (ends) headers.set("connection", "close");
+  const words = [...(upgrade === null ? [] : ["upgrade"]), ...(ends ? ["close"] : [])];
+  if (words.length > 0) headers.set("connection", words.join(", "));
   if (!headers.has("date")) headers.set("date", new Date().toUTCString());
   const head = lines(`HTTP/1.1 ${response.status} ${response.statusText || (response.ok ? "OK" : "")}`, headers);
   await put(socket, head).catch(async (error: unknown) => {

@@ -166,14 +166,18 @@ export class Socket extends Duplex {
 
   override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
     this.#connected(async (socket) => {
-      // What goes on is no idleness, however long the whole takes.
+      // All of it is the connection's at once, and what goes on is no idleness, however long the whole takes.
+      this.#active();
+      const written: Promise<void>[] = [];
       for (let at = 0; at < chunk.length || at === 0; at += WRITE_PART) {
-        if (this.#socket === socket) this.#active();
         const part = chunk.subarray(at, at + WRITE_PART);
-        await socket.write(part);
-        this.bytesWritten += part.length;
+        const taken = (): void => {
+          this.bytesWritten += part.length;
+          if (this.#socket === socket) this.#active();
+        };
+        written.push(socket.write(part).then(taken));
       }
-      if (this.#socket === socket) this.#active();
+      await Promise.all(written);
     }, done);
   }
 
