@@ -304,6 +304,7 @@ test("http: pieces, white space and ends are what the standard says", { timeout:
   await page.evaluate(() =>
     node.serve({ port: 80 }, async (request, { headers }) => {
       const { pathname } = new URL(request.url);
+      if (pathname === "/upgrade") return new Response("upgrade", { status: 426, headers: { upgrade: "websocket", connection: "upgrade" } });
       if (pathname === "/last") return new Response("last", { headers: { connection: "close, x-mine", "x-mine": "1", "keep-alive": "5" } });
       return new Response(`${headers.get("x-name") ?? ""}|${await request.text()}`);
     }),
@@ -330,7 +331,8 @@ test("http: pieces, white space and ends are what the standard says", { timeout:
     await socket.write("abc");
     await socket.shutdown();
     const then = new TextDecoder().decode(await readAll(socket));
-    return { single, bare, odd: odd.map((answer) => answer.slice(9, 12)), last, first: first.slice(9, 12), then: then.slice(9, 12) };
+    const upgrade = await ask("GET /upgrade HTTP/1.1\r\nHost: exact\r\n\r\n");
+    return { upgrade, single, bare, odd: odd.map((answer) => answer.slice(9, 12)), last, first: first.slice(9, 12), then: then.slice(9, 12) };
   });
   // The bytes of the field as letters, in UTF-8, as this decoder (of Windows) shows them.
   assert.match(found.single, /^HTTP\/1.1 200 OK\r\n[^]*\r\n\r\n[^]*voil\u00c3\u0192\u00c2\u00a0\|abcde/);
@@ -340,5 +342,6 @@ test("http: pieces, white space and ends are what the standard says", { timeout:
   assert.match(found.last, /connection: close\r\n/);
   assert.doesNotMatch(found.last, /x-mine|keep-alive|HTTP[^]*HTTP/);
   assert.deepEqual([found.first, found.then], ["100", "200"]);
+  assert.match(found.upgrade, /^HTTP\/1.1 426 .*\r\n[^]*connection: upgrade\r\n[^]*upgrade: websocket\r\n/);
   for (const each of [page, client]) await each.context().close();
 });
