@@ -123,6 +123,8 @@ fn a_terminal_passes_through() {
         terminal.write(b"\x04");
         terminal.out.wait("the end of the input", |text| text.contains("ended") && text.contains("ready"));
         terminal.write(b"\x03");
+        // The end of its own input would reach the terminal as one more key.
+        terminal.out.wait("the program's last word", |text| text.contains("interrupted"));
         let ended = terminal.end();
         assert_eq!(ended.code, Some(5), "{ended:?}");
         assert_eq!(ended.out.matches("interrupted").count(), 1, "{ended:?}");
