@@ -87,9 +87,11 @@ impl Signal {
     }
 }
 
-/// Returns a description without candidates; its lines end as RFC 8866 wants them, whatever they ended with.
+/// Returns a description without candidates, and without the word that there are no more: those that follow one by one
+/// would come too late for it. Its lines end as RFC 8866 wants them, whatever they ended with.
 pub(crate) fn without_candidates(sdp: &str) -> String {
-    let lines = sdp.split(['\r', '\n']).filter(|line| !line.is_empty() && !line.starts_with("a=candidate"));
+    let stays = |line: &&str| !["", "a=end-of-candidates"].contains(line) && !line.starts_with("a=candidate");
+    let lines = sdp.split(['\r', '\n']).filter(stays);
     lines.fold(String::new(), |text, line| text + line + "\r\n")
 }
 
@@ -137,7 +139,7 @@ mod tests {
     fn a_description_loses_its_candidates_only() {
         let line = "a=candidate:1 1 udp 1 10.0.0.1 1 typ host";
         for end in ["\r\n", "\n", "\r"] {
-            let sdp = format!("v=0{end}{line}{end}a=x{end}{line}{end}");
+            let sdp = format!("v=0{end}{line}{end}a=x{end}{line}{end}a=end-of-candidates{end}");
             assert_eq!(Signal::Offer { sdp }.bare(), Signal::Offer { sdp: "v=0\r\na=x\r\n".to_owned() });
         }
     }

@@ -160,8 +160,9 @@ class PeerConnection {
       else this.#early.push(candidate);
       return;
     }
-    // Candidates come one by one, and are counted: a description may not bring hundreds of its own (threat T8).
-    const sdp = signal.sdp.replace(/^a=candidate[^\r\n]*[\r\n]*/gm, "");
+    // Candidates come one by one, and are counted: a description may not bring hundreds of its own (threat T8), nor say that
+    // there are no more.
+    const sdp = signal.sdp.replace(/^a=(candidate|end-of-candidates)[^\r\n]*[\r\n]*/gm, "");
     await connection.setRemoteDescription({ type: signal.kind, sdp });
     this.#described = true;
     for (const candidate of this.#early.splice(0)) await this.#try(candidate);
