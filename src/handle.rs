@@ -212,6 +212,12 @@ impl Node {
         self.welcome().prefixes.iter().map(|prefix| (prefix.address, prefix.len)).collect()
     }
 
+    /// Whether an address is in one of them.
+    #[cfg(all(target_os = "linux", any(feature = "descriptors", feature = "tun")))]
+    pub(crate) fn is_in_network(&self, address: IpAddr) -> bool {
+        self.welcome().prefixes.iter().any(|prefix| prefix.contains(address))
+    }
+
     /// Returns the node's name, if it has one.
     pub fn name(&self) -> Option<String> {
         self.welcome().lease.lease.name

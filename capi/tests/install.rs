@@ -4,6 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "../../tests/support/cargo.rs"]
+mod cargo;
+
 const PROGRAM: &str = r#"
 #include <stdio.h>
 #include <string.h>
@@ -55,15 +58,6 @@ impl Drop for Folder {
     }
 }
 
-/// Takes away what the cargo of this test says of its package: to another cargo it looks like a reason to build anew.
-fn without_package(command: &mut Command) {
-    let of_package =
-        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
-        command.env_remove(name);
-    }
-}
-
 #[test]
 fn what_is_installed_is_found_by_everything_that_builds() {
     let folder = Folder::new();
@@ -72,8 +66,7 @@ fn what_is_installed_is_found_by_everything_that_builds() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("capi lies in the repository");
     let mut install = Command::new(root.join("packaging/install"));
     install.arg(folder.0.join("usr")).env("PROFILE", "dev").env("CARGO_TARGET_DIR", target);
-    without_package(&mut install);
-    let output = install.output().expect("packaging/install runs");
+    let output = cargo::without_package(&mut install).output().expect("packaging/install runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let version = env!("CARGO_PKG_VERSION");

@@ -8,20 +8,14 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+#[path = "../../tests/support/cargo.rs"]
+mod cargo;
+
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("capi lies in the repository").to_owned()
-}
-
-/// Takes away what the cargo of this test says of its package: to another cargo it looks like a reason to build anew.
-fn without_package(command: &mut Command) {
-    let of_package =
-        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
-        command.env_remove(name);
-    }
 }
 
 /// Where cargo puts what it builds: this test lies in `deps` there.
@@ -34,8 +28,10 @@ fn built() -> PathBuf {
         // Apart, as everything else builds them: together they would have other features, and be built anew.
         for packages in [&["-p", "unisockets-capi", "-p", "unisockets"][..], &["-p", "unisockets-preload"]] {
             let mut cargo = Command::new(env!("CARGO"));
-            without_package(&mut cargo);
-            cargo.args(["build", "--locked"]).args(packages).env("CARGO_TARGET_DIR", &target);
+            cargo::without_package(&mut cargo)
+                .args(["build", "--locked"])
+                .args(packages)
+                .env("CARGO_TARGET_DIR", &target);
             assert!(cargo.current_dir(root()).status().unwrap().success(), "the library and the tool are built");
         }
     });

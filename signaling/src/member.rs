@@ -473,6 +473,5 @@ impl Membership {
 
 /// Whether a network leases an address: a server must not give out what is somebody else's (threat T1).
 fn holds(prefixes: &[Prefix], address: Ipv4Addr) -> bool {
-    let differs = |first: Ipv4Addr| (u32::from(first) ^ u32::from(address)).leading_zeros();
-    prefixes.iter().any(|prefix| matches!(prefix.address, IpAddr::V4(first) if differs(first) >= u32::from(prefix.len)))
+    prefixes.iter().any(|prefix| prefix.contains(address.into()))
 }

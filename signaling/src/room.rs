@@ -342,12 +342,13 @@ impl Room {
         self.send(id, FromServer::Welcome(Box::new(welcome)));
     }
 
+    fn prefix_v4(&self) -> Prefix {
+        Prefix { address: self.config.prefix.0.into(), len: self.config.prefix.1 }
+    }
+
     fn welcome(&self, record: Record, resume: Nonce, host: &str) -> Welcome {
         let ipv6 = address_v6(&record.network, &record.key);
-        let prefixes = vec![
-            Prefix { address: self.config.prefix.0.into(), len: self.config.prefix.1 },
-            Prefix { address: prefix_v6(&record.network).into(), len: 48 },
-        ];
+        let prefixes = vec![self.prefix_v4(), Prefix { address: prefix_v6(&record.network).into(), len: 48 }];
         let lease = Lease {
             network: record.network,
             key: record.key,
@@ -465,9 +466,8 @@ impl Room {
 
     /// Takes the directory's answer to [`Output::Find`].
     pub fn found(&mut self, id: ConnectionId, number: u64, found: Option<(Record, bool)>) {
-        let prefix = Prefix { address: self.config.prefix.0.into(), len: self.config.prefix.1 };
         // The operator may have changed the prefix: until it comes back, such a member has no address.
-        match found.filter(|(record, _)| prefix.contains(record.ipv4.into())) {
+        match found.filter(|(record, _)| self.prefix_v4().contains(record.ipv4.into())) {
             Some((record, present)) => {
                 self.send(id, FromServer::Resolved { id: number, member: describe(record, present) });
             }

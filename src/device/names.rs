@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use unisockets_signaling::network::{Prefix, parse_name};
+use unisockets_signaling::network::parse_name;
 use unisockets_signaling::protocol::Query;
 
 use crate::handle::Node;
@@ -161,7 +161,7 @@ impl Node {
         let name = question.qname.to_string();
         let record = |data: RData<'a>| ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data);
         if let Some(address) = reverse(&name) {
-            if !self.prefixes().iter().any(|(first, len)| Prefix { address: *first, len: *len }.contains(address)) {
+            if !self.is_in_network(address) {
                 return Err(RCODE::NameError);
             }
             let member = self.resolve(&address.to_string()).await.map_err(|error| absent(&error))?;

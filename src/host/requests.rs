@@ -306,9 +306,7 @@ impl Inner {
 
     async fn reverse(&self, address: IpAddr) -> Outcome {
         let address = address.to_canonical();
-        let known =
-            self.node.prefixes().iter().any(|(first, len)| Prefix { address: *first, len: *len }.contains(address));
-        let name = match known {
+        let name = match self.node.is_in_network(address) {
             true => self.node.resolve(&address.to_string()).await.ok().and_then(|member| member.name),
             false => None,
         };

@@ -8,6 +8,9 @@ use std::{env, fs};
 
 use serde_json::Value;
 
+#[path = "../../support/cargo.rs"]
+mod cargo;
+
 /// Says that a change is meant.
 const ACCEPT: &str = "UNISOCKETS_ACCEPT_API";
 /// Our crates, and the folder of each.
@@ -30,24 +33,13 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository is there")
 }
 
-/// Takes away what the cargo of this test says of its package: to another cargo it looks like a reason to build anew.
-fn without_package(command: &mut Command) {
-    let of_package =
-        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
-        command.env_remove(name);
-    }
-}
-
 /// Has rustdoc write what it knows of our crates, once, and returns where one of them is described.
 fn documented(name: &str) -> PathBuf {
     // Where this test was built: what the crates need has been checked there already, if with the same features.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target folder");
     static DOCUMENTED: Once = Once::new();
     DOCUMENTED.call_once(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        without_package(&mut cargo);
-        let output = cargo
+        let output = cargo::without_package(&mut Command::new(env!("CARGO")))
             .current_dir(root())
             .args([
                 "doc",
