@@ -116,7 +116,9 @@ fn a_terminal_passes_through() {
             assert_eq!(net.run(&["true"]).code, Some(0));
         }
         let command = format!("stty rows 31 cols 97 -echo; exec {tool} run {way}-- sh ./program");
-        let mut terminal = net.place.start_other(&["script", "-qefc", &command, "/dev/null"]);
+        // Whoever runs the tests in the background has these signals ignored, and a shell cannot trap what is.
+        let heard = ["env", "--default-signal=INT,QUIT", "script", "-qefc", &command, "/dev/null"];
+        let mut terminal = net.place.start_other(&heard);
         terminal.out.wait("the terminal's size", |text| text.contains("/dev/pts/") && text.contains("31 97"));
         terminal.write(b"a line\n");
         terminal.out.wait("the line", |text| text.contains("had a line"));

@@ -11,6 +11,7 @@ use crate::config::Route;
 use crate::descriptor::{self, Inet, carried, identify, inet, swap};
 use crate::node::{self, ask, ask_of};
 use crate::system::{self, Errno};
+use crate::waiting::Starting;
 
 /// Whether a call is for the operating system, which then gets it unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,8 +254,10 @@ pub(crate) fn pending_error(name: &Name) -> Result<Errno, Errno> {
 
 /// Starts a connection, and waits for it where the descriptor is one that waits.
 fn start(fd: RawFd, node: &node::Node, request: &Request) -> Result<(), Errno> {
+    let starting = Starting::begin(fd);
     let before = descriptor::cookie(fd);
     swap(fd, before, &brought(node.ask(request)?)?)?;
+    drop(starting);
     if system::is_nonblocking(fd) {
         return Err(libc::EINPROGRESS);
     }

@@ -268,7 +268,7 @@ pub(crate) unsafe fn recvfrom(
     // SAFETY: the caller has promised it of the data; the place is as long as its length.
     let receive = || unsafe { call(libc::SYS_recvfrom, [int(fd), data as usize, len, int(flags), name, name_len]) };
     let mut received = receive();
-    if received == 0 && waiting.has_changed() {
+    if waiting.again(received) {
         place_len = size_of::<Place>() as socklen_t;
         received = receive();
     }
@@ -348,7 +348,7 @@ pub(crate) unsafe fn recvmsg(fd: RawFd, message: *mut msghdr, flags: c_int) -> R
         unsafe { call(libc::SYS_recvmsg, [int(fd), place, int(flags), 0, 0, 0]) }
     };
     let mut received = receive(&mut inner);
-    if received == 0 && waiting.has_changed() {
+    if waiting.again(received) {
         inner = fresh;
         received = receive(&mut inner);
     }

@@ -1,18 +1,33 @@
-//! Who waits in a receive on a descriptor whose place another one takes: the kernel goes on waiting on the one before.
+//! Who receives on a descriptor whose place another one takes: the kernel goes on waiting on the one before, and of one
+//! that another thread is connecting it says what was true before.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::system;
 
 /// Descriptors share places; what is said of another one costs little.
 const PLACES: usize = 1_024;
 
-/// Threads that are in a receive, and how often another descriptor has come.
+/// For how long a receive waits for the descriptor that another thread's `connect` brings: the node answers at once, and
+/// what a signal's handler has interrupted does not go on meanwhile.
+const START_MAX: Duration = Duration::from_secs(1);
+
+/// Threads that are in a receive, those that bring another descriptor by `connect`, and how often one has come.
 struct Place {
     waiters: AtomicU32,
+    starts: AtomicU32,
     swaps: AtomicU32,
 }
 
-static WAITING: [Place; PLACES] = [const { Place { waiters: AtomicU32::new(0), swaps: AtomicU32::new(0) } }; PLACES];
+impl Place {
+    const fn new() -> Place {
+        Place { waiters: AtomicU32::new(0), starts: AtomicU32::new(0), swaps: AtomicU32::new(0) }
+    }
+}
+
+static WAITING: [Place; PLACES] = [const { Place::new() }; PLACES];
 
 fn place(fd: RawFd) -> &'static Place {
     &WAITING[fd.unsigned_abs() as usize % PLACES]
@@ -31,9 +46,43 @@ impl Waiting {
         Waiting { place, swaps: place.swaps.load(Ordering::SeqCst) }
     }
 
-    /// Whether another descriptor has taken the place meanwhile: who waited was woken, and receives again.
-    pub(crate) fn has_changed(&self) -> bool {
+    /// Whether to receive again what ended with `received` and perhaps an errno, because another descriptor has taken the
+    /// place meanwhile: who waited was woken, and who came while another thread's `connect` was under way was told that
+    /// there is no connection. As in SYN-SENT (RFC 9293, 3.10.4) the receive is then one of the connection to be.
+    pub(crate) fn again(&self, received: isize) -> bool {
+        if received < 0 {
+            let seen = system::errno();
+            if seen != libc::ENOTCONN {
+                return false;
+            }
+            let limit = Instant::now() + START_MAX;
+            while self.place.starts.load(Ordering::SeqCst) > 0 && !self.has_changed() && Instant::now() < limit {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            system::set_errno(seen);
+        }
+        received <= 0 && self.has_changed()
+    }
+
+    fn has_changed(&self) -> bool {
         self.place.swaps.load(Ordering::SeqCst) != self.swaps
+    }
+}
+
+/// A `connect` that brings another descriptor.
+pub(crate) struct Starting(&'static Place);
+
+impl Starting {
+    pub(crate) fn begin(fd: RawFd) -> Starting {
+        let place = place(fd);
+        place.starts.fetch_add(1, Ordering::SeqCst);
+        Starting(place)
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.0.starts.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -50,7 +99,10 @@ pub(crate) fn is_waited_on(fd: RawFd) -> bool {
 
 /// Forgets everybody: a child has none of its parent's threads.
 pub(crate) fn begin() {
-    WAITING.iter().for_each(|place| place.waiters.store(0, Ordering::SeqCst));
+    for place in &WAITING {
+        place.waiters.store(0, Ordering::SeqCst);
+        place.starts.store(0, Ordering::SeqCst);
+    }
 }
 
 /// Notes that another descriptor has taken the place of one.

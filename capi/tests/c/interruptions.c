@@ -39,6 +39,7 @@ static int udp_at(struct sockaddr_in *address) {
 struct waiting {
     pthread_t thread;
     int fd, way, family;
+    struct sockaddr_in server;
     long result;
 };
 
@@ -100,6 +101,41 @@ static void threads(void) {
         close(fd);
         close(peer);
     }
+}
+
+static void *connect_to(void *place) {
+    struct waiting *waiting = place;
+    waiting->result = connect(waiting->fd, (struct sockaddr *)&waiting->server, sizeof waiting->server);
+    return NULL;
+}
+
+/* A thread has its connection at the latest when its other end is accepted. */
+static void connections(void) {
+    struct waiting waiting = {0};
+    socklen_t len = sizeof waiting.server;
+    waiting.server = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    int listener = socket(AF_INET, SOCK_STREAM, 0), ended = 0;
+    say("bind", bind(listener, (struct sockaddr *)&waiting.server, sizeof waiting.server));
+    say("listen", listen(listener, 8));
+    say("getsockname", getsockname(listener, (struct sockaddr *)&waiting.server, &len));
+    for (int round = 0; round < 100; round++) {
+        char data[16];
+        struct iovec part = {data, sizeof data};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+        waiting.fd = socket(AF_INET, SOCK_STREAM, 0);
+        pthread_create(&waiting.thread, NULL, connect_to, &waiting);
+        close(accept(listener, NULL, NULL));
+        ssize_t received = round % 2 ? recvmsg(waiting.fd, &message, 0) : recv(waiting.fd, data, sizeof data, 0);
+        if (received == 0)
+            ended++;
+        else
+            say("recv of a connection that another thread makes", received);
+        pthread_join(waiting.thread, NULL);
+        ended += waiting.result == 0;
+        close(waiting.fd);
+    }
+    say("connections made, and ended", ended);
+    close(listener);
 }
 
 static void closing(int number) {
@@ -202,6 +238,7 @@ int main(void) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     alarm(60);
     threads();
+    connections();
     signals();
     children();
     foreign_lists();
