@@ -24,7 +24,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Barrier};
 
-use lab::{FAMILIES, Lab, limited, reads, writes};
+use lab::{BAD, FAMILIES, Lab, limited, reads, wires, writes};
 use member::LIMIT;
 use random::pattern;
 use talk::{Talk, talk};
@@ -59,7 +59,7 @@ fn every_byte_arrives_both_ways() {
 #[test]
 fn every_byte_arrives_over_a_bad_wire() {
     if as_root() {
-        bulk("loss=1%,delay=5ms,reorder=1%,duplicate=1%,corrupt=1%", 400_000);
+        bulk(BAD, 400_000);
     }
 }
 
@@ -96,8 +96,7 @@ fn a_thousand_connections_of_the_kernel_are_served_at_once() {
     if !as_root() {
         return;
     }
-    for family in FAMILIES {
-        let lab = Lab::new("");
+    for (lab, family) in wires() {
         let listener = lab.member.listen(SocketAddr::new(lab.ours(family), 80), 1_024);
         let to = SocketAddr::new(lab.ours(family), 80);
         let programs = lab.kernel.spawn(move || {
@@ -130,8 +129,7 @@ fn a_thousand_connections_to_the_kernel_are_open_at_once() {
     if !as_root() {
         return;
     }
-    for family in FAMILIES {
-        let lab = Lab::new("");
+    for (lab, family) in wires() {
         let (listener, to) = lab.kernel_listener(family);
         let programs = std::thread::spawn(move || {
             let together = Arc::new(Barrier::new(CONNECTIONS));

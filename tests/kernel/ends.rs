@@ -9,7 +9,7 @@ use rustix::net::sockopt;
 use unisockets_stack::{Error, SocketId, SocketOption, State};
 use unisockets_wire::as_root;
 
-use crate::lab::{FAMILIES, Lab, reads, writes};
+use crate::lab::{BAD, FAMILIES, Lab, reads, wires, writes};
 use crate::member::LIMIT;
 use crate::talk::{Talk, talk};
 
@@ -40,8 +40,7 @@ fn the_kernel_shuts_its_direction_and_still_takes_a_long_answer() {
     if !as_root() {
         return;
     }
-    for family in FAMILIES {
-        let lab = Lab::new("");
+    for (lab, family) in wires() {
         for open in [Lab::accepted, Lab::connected] {
             let (mut stream, socket) = open(&lab, family);
             stream.write_all(b"question").unwrap();
@@ -74,8 +73,7 @@ fn we_shut_our_direction_and_still_take_a_long_answer() {
     if !as_root() {
         return;
     }
-    for family in FAMILIES {
-        let lab = Lab::new("");
+    for (lab, family) in wires() {
         for open in [Lab::accepted, Lab::connected] {
             let (mut stream, socket) = open(&lab, family);
             lab.member.call(|stack, now| {
@@ -159,6 +157,43 @@ fn our_resets_are_seen_by_programs_on_the_kernel() {
         }
         assert_eq!(lab.member.call(|stack, _| stack.connection_count()), 0);
     }
+}
+
+/// More than all buffers between a writer and a reader that does not read.
+const LONG_LEN: u64 = 4 << 20;
+
+/// A reset may be lost: what its connection is still sent brings another one (RFC 9293, 3.10.7.1).
+#[test]
+fn resets_arrive_over_a_bad_wire() {
+    if !as_root() {
+        return;
+    }
+    let lab = Lab::new(BAD);
+    for family in FAMILIES {
+        for open in [Lab::accepted, Lab::connected] {
+            for _ in 0..6 {
+                let (mut stream, socket) = open(&lab, family);
+                let queue = |stack: &mut unisockets_stack::Stack, now| {
+                    while stack.send(now, socket, &[7; 32 * 1024]).is_ok() {}
+                    (stack.stream_info(socket).unwrap().send_queue > 0).then_some(())
+                };
+                lab.member.wait("bytes that wait", queue);
+                // With bytes that nobody reads the kernel closes by a reset.
+                stream.read_exact(&mut [0]).unwrap();
+                drop(stream);
+                assert_eq!(reset(&lab, socket), Error::ConnectionReset);
+                lab.member.close(socket);
+                let (stream, socket) = open(&lab, family);
+                let mut writer = stream.try_clone().unwrap();
+                let writer =
+                    std::thread::spawn(move || writer.write_all(&vec![7; LONG_LEN as usize]).unwrap_err().kind());
+                arrived(&lab, socket, 1);
+                lab.member.close(socket);
+                assert_eq!(writer.join().unwrap(), ErrorKind::ConnectionReset);
+            }
+        }
+    }
+    assert_eq!(lab.member.call(|stack, _| stack.connection_count()), 0);
 }
 
 #[test]

@@ -29,6 +29,14 @@ pub fn address(text: &str) -> IpAddr {
 /// Both families.
 pub const FAMILIES: [usize; 2] = [0, 1];
 
+/// A wire that does everything that wires do (`unisockets_wire::Conditions`).
+pub const BAD: &str = "loss=1%,delay=5ms,reorder=1%,duplicate=1%,corrupt=1%";
+
+/// Both families over a good wire and over a bad one.
+pub fn wires() -> impl Iterator<Item = (Lab, usize)> {
+    ["", BAD].into_iter().flat_map(|conditions| FAMILIES.into_iter().map(|family| (Lab::new(conditions), family)))
+}
+
 /// A kernel and a member, joined by a device.
 pub struct Lab {
     pub member: Member,

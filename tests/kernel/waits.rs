@@ -10,35 +10,51 @@ use rustix::net::sockopt;
 use unisockets_stack::{Error, SocketId, SocketOption};
 use unisockets_wire::as_root;
 
-use crate::lab::{FAMILIES, Lab, limited, reads, writes};
+use crate::lab::{BAD, FAMILIES, Lab, limited, reads, writes};
 use crate::member::{Member, State};
 use crate::random::pattern;
 use crate::talk::{Talk, talk};
 
 /// More than all buffers between a writer and a reader that stops.
 const LONG_LEN: u64 = 3 << 20;
+/// What follows it over a bad wire.
+const REST_LEN: u64 = 200_000;
 /// Probes that a silent peer must answer, and the time between them.
 const PROBES: u64 = 3;
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Probes without an answer that end a connection over each wire: of a bad one some are lost.
+const WIRES: [(&str, u8); 2] = [("", 2), (BAD, 4)];
 
-/// Waits until `moved` has stood still while some packets went both ways: what is left are probes and answers.
-fn stands_still(member: &Member, what: &str, mut moved: impl FnMut(&mut State) -> u64) {
+/// Waits until `moved` has stood still while a probe and its answer went, and then two more over another wire.
+fn window_shuts(member: &Member, what: &str, conditions: &str, mut moved: impl FnMut(&mut State) -> u64) {
+    stands_still(member, what, 1, &mut moved);
+    if !conditions.is_empty() {
+        member.set_conditions(conditions.parse().unwrap());
+    }
+    stands_still(member, what, PROBES - 1, &mut moved);
+}
+
+/// Waits until `moved` has stood still while so many packets went both ways: what is left are probes and answers.
+fn stands_still(member: &Member, what: &str, probes: u64, mut moved: impl FnMut(&mut State) -> u64) {
     let mut known = (u64::MAX, 0, 0);
     member.wait_state(what, |state| {
         let now = moved(state);
         if now != known.0 {
             known = (now, state.sent, state.received);
         }
-        (state.sent >= known.1 + PROBES && state.received >= known.2 + PROBES).then_some(())
+        (state.sent >= known.1 + probes && state.received >= known.2 + probes).then_some(())
     });
 }
+
+/// Families, and the wires that come when the window is shut.
+const SHUT: [(usize, &str); 3] = [(0, ""), (1, ""), (0, BAD)];
 
 #[test]
 fn a_reader_on_the_kernel_that_stops_gets_everything_in_the_end() {
     if !as_root() {
         return;
     }
-    for family in FAMILIES {
+    for (family, conditions) in SHUT {
         let lab = Lab::new("");
         let (listener, to) = lab.kernel_listener(family);
         // What is accepted inherits a receive buffer of a fixed size.
@@ -46,10 +62,10 @@ fn a_reader_on_the_kernel_that_stops_gets_everything_in_the_end() {
         let socket = lab.member.connect(to).unwrap();
         let stream = limited(listener.accept().unwrap().0);
         let (mut sent, mut chunk) = (0, vec![0; 32 * 1024]);
-        let mut fill = |state: &mut State| {
+        let mut fill = |state: &mut State, len: u64| {
             let now = state.now();
-            while sent < LONG_LEN {
-                let part = &mut chunk[..(LONG_LEN - sent).min(32 * 1024) as usize];
+            while sent < len {
+                let part = &mut chunk[..(len - sent).min(32 * 1024) as usize];
                 pattern(5, sent, part);
                 match state.stack.send(now, socket, part) {
                     Ok(len) => sent += len as u64,
@@ -60,9 +76,12 @@ fn a_reader_on_the_kernel_that_stops_gets_everything_in_the_end() {
             state.turn();
             sent
         };
-        stands_still(&lab.member, "a window of zero on the kernel", &mut fill);
-        let reader = reads(&stream, 5, LONG_LEN);
-        lab.member.wait_state("the rest of the stream", |state| (fill(state) == LONG_LEN).then_some(()));
+        window_shuts(&lab.member, "a window of zero on the kernel", conditions, |state| fill(state, LONG_LEN));
+        // Without a link below there is no congestion control, and a bad wire is slow (stack/README.md).
+        let before = lab.member.wait_state("what was sent", |state| Some(fill(state, 0)));
+        let len = if conditions.is_empty() { LONG_LEN } else { before + REST_LEN };
+        let reader = reads(&stream, 5, len);
+        lab.member.wait_state("the rest of the stream", |state| (fill(state, len) == len).then_some(()));
         lab.member.call(|stack, now| stack.shutdown(now, socket, unisockets_stack::Shutdown::Write)).unwrap();
         reader.join().unwrap();
     }
@@ -73,13 +92,13 @@ fn a_reader_of_ours_that_stops_gets_everything_in_the_end() {
     if !as_root() {
         return;
     }
-    for family in FAMILIES {
+    for (family, conditions) in SHUT {
         let lab = Lab::new("");
         let (stream, socket) = lab.accepted(family);
         let writer = writes(&stream, 6, LONG_LEN);
         let queue = |state: &mut State| state.stack.stream_info(socket).unwrap().receive_queue as u64;
         lab.member.wait_state("bytes of the kernel", |state| (queue(state) > 512 * 1024).then_some(()));
-        stands_still(&lab.member, "a window of zero of ours", queue);
+        window_shuts(&lab.member, "a window of zero of ours", conditions, queue);
         talk(&lab.member, HashMap::from([(socket, Talk::new(0, 0, 6, LONG_LEN))]));
         writer.join().unwrap();
     }
@@ -121,21 +140,23 @@ fn we_answer_probes_of_the_kernel_and_it_notices_that_we_are_gone() {
     if !as_root() {
         return;
     }
-    let lab = Lab::new("");
-    let mut connections: Vec<(TcpStream, SocketId)> = FAMILIES.map(|family| lab.accepted(family)).into();
-    for (stream, _) in &connections {
-        sockopt::set_socket_keepalive(stream, true).unwrap();
-        sockopt::set_tcp_keepidle(stream, INTERVAL).unwrap();
-        sockopt::set_tcp_keepintvl(stream, INTERVAL).unwrap();
-        sockopt::set_tcp_keepcnt(stream, 2).unwrap();
-    }
-    for (stream, socket) in &mut connections {
-        probed(&lab.member, "probes of the kernel and our answers");
-        lives(&lab, stream, *socket);
-    }
-    lab.member.cut();
-    for (stream, _) in &mut connections {
-        assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::TimedOut);
+    for (conditions, count) in WIRES {
+        let lab = Lab::new(conditions);
+        let mut connections: Vec<(TcpStream, SocketId)> = FAMILIES.map(|family| lab.accepted(family)).into();
+        for (stream, _) in &connections {
+            sockopt::set_socket_keepalive(stream, true).unwrap();
+            sockopt::set_tcp_keepidle(stream, INTERVAL).unwrap();
+            sockopt::set_tcp_keepintvl(stream, INTERVAL).unwrap();
+            sockopt::set_tcp_keepcnt(stream, u32::from(count)).unwrap();
+        }
+        for (stream, socket) in &mut connections {
+            probed(&lab.member, "probes of the kernel and our answers");
+            lives(&lab, stream, *socket);
+        }
+        lab.member.cut();
+        for (stream, _) in &mut connections {
+            assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::TimedOut);
+        }
     }
 }
 
@@ -144,23 +165,25 @@ fn the_kernel_answers_our_probes_and_we_notice_that_it_is_gone() {
     if !as_root() {
         return;
     }
-    let lab = Lab::new("");
-    let mut connections: Vec<(TcpStream, SocketId)> = FAMILIES.map(|family| lab.connected(family)).into();
-    for (_, socket) in &connections {
-        lab.member.call(|stack, _| {
-            stack.set_option(*socket, SocketOption::KeepIdle(INTERVAL)).unwrap();
-            stack.set_option(*socket, SocketOption::KeepInterval(INTERVAL)).unwrap();
-            stack.set_option(*socket, SocketOption::KeepCount(2)).unwrap();
-            stack.set_option(*socket, SocketOption::KeepAlive(true)).unwrap();
-        });
-    }
-    for (stream, socket) in &mut connections {
-        probed(&lab.member, "our probes and the kernel's answers");
-        lives(&lab, stream, *socket);
-    }
-    lab.member.cut();
-    for (_, socket) in &connections {
-        assert_eq!(failure(&lab, *socket), Error::TimedOut);
+    for (conditions, count) in WIRES {
+        let lab = Lab::new(conditions);
+        let mut connections: Vec<(TcpStream, SocketId)> = FAMILIES.map(|family| lab.connected(family)).into();
+        for (_, socket) in &connections {
+            lab.member.call(|stack, _| {
+                stack.set_option(*socket, SocketOption::KeepIdle(INTERVAL)).unwrap();
+                stack.set_option(*socket, SocketOption::KeepInterval(INTERVAL)).unwrap();
+                stack.set_option(*socket, SocketOption::KeepCount(count)).unwrap();
+                stack.set_option(*socket, SocketOption::KeepAlive(true)).unwrap();
+            });
+        }
+        for (stream, socket) in &mut connections {
+            probed(&lab.member, "our probes and the kernel's answers");
+            lives(&lab, stream, *socket);
+        }
+        lab.member.cut();
+        for (_, socket) in &connections {
+            assert_eq!(failure(&lab, *socket), Error::TimedOut);
+        }
     }
 }
 
