@@ -393,6 +393,25 @@ fn what_interrupts_a_call_finds_it_as_on_linux() {
     }
 }
 
+/// A panic of ours is EIO in C, in the thread whose call it was; the program and its network go on.
+#[test]
+fn a_panic_reaches_c_as_eio() {
+    let mut place = Place::new();
+    let [alpha, _] = place.network();
+    let mut program = command(&place.compile_with(&["-rdynamic"], "capi/tests/c", "panics", true), Some(&alpha), &[]);
+    program.env("UNISOCKETS_LOOPBACK", "inside");
+    let said = String::from_utf8(filter(&mut program, Vec::new())).unwrap();
+    let round = "a limit: 0
+connect where the clock fails: -1 EIO
+a bug in unisockets ended the call; please report it
+connect where it works again: 1
+send: 3
+recv: 3
+yes
+";
+    assert_eq!(said, format!("bind: 0\nlisten: 0\ngetsockname: 0\n{}", round.repeat(3)));
+}
+
 const SANITIZED: [&str; 5] =
     ["-O1", "-gdwarf-4", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
 
