@@ -174,12 +174,17 @@ fn first_byte() -> Result<Vec<Row>, Failure> {
 fn idle() -> Result<Vec<Row>, Failure> {
     const WATCH: Duration = Duration::from_secs(30);
     let (_signal, url) = signal()?;
-    let mut server = Process::tool(&["bench", "serve", "--signal", &url, "--name", "idle", "--key", &key()])?;
-    // Before it has joined nobody has its name.
-    server.line()?;
-    // One echo makes the link; the next comes when nobody looks any more.
-    let mut client = Process::tool(&["ping", "idle", "--signal", &url, "--interval", "3600", "--json"])?;
-    client.line()?;
+    let server = Process::tool(&["bench", "serve", "--signal", &url, "--name", "idle", "--key", &key()])?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // One echo makes the link; the next comes when nobody looks any more. Before it has joined nobody has the name.
+    let _client = loop {
+        let mut client = Process::tool(&["ping", "idle", "--signal", &url, "--interval", "3600", "--json"])?;
+        match client.line() {
+            Ok(_) => break client,
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => {}
+        }
+    };
     std::thread::sleep(Duration::from_secs(2));
     let before = server.cpu()?;
     std::thread::sleep(WATCH);
