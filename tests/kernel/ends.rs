@@ -193,7 +193,8 @@ fn resets_arrive_over_a_bad_wire() {
             }
         }
     }
-    assert_eq!(lab.member.call(|stack, _| stack.connection_count()), 0);
+    let gone = |count: usize| (count == 0).then_some(());
+    lab.member.wait("the end of all connections", |stack, _| gone(stack.connection_count()));
 }
 
 #[test]

@@ -23,7 +23,7 @@ const REST_LEN: u64 = 200_000;
 const PROBES: u64 = 3;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Probes without an answer that end a connection over each wire: of a bad one some are lost.
-const WIRES: [(&str, u8); 2] = [("", 2), (BAD, 4)];
+const WIRES: [(&str, u8); 2] = [("", 3), (BAD, 5)];
 
 /// Waits until `moved` has stood still while a probe and its answer went, and then two more over another wire.
 fn window_shuts(member: &Member, what: &str, conditions: &str, mut moved: impl FnMut(&mut State) -> u64) {
