@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use unisockets_link::{Lost, Role};
 use unisockets_signaling::identity::PublicKey;
-use unisockets_stack::Instant;
+use unisockets_stack::{Instant, PathEnd};
 
 use crate::node::NodeCore;
-use crate::peers::Peer;
+use crate::peers::{self, Attempt, Peer};
 
 /// Links that may be in the making at one time for each of both roles: each costs a certificate and sockets. Offers of
 /// others take nothing from this node's own.
@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a dial waits whose signals found no room at signaling, and how often.
 const CONGESTED_PAUSE: Duration = Duration::from_secs(1);
 const CONGESTED_MAX: u32 = 20;
+/// No WebRTC stack gives up looking for a path before so long: what ends sooner has broken. libdatachannel, for one,
+/// refuses the certificate of a peer that is quicker than its own thread in taking that peer's answer.
+const SEARCH_MIN: Duration = Duration::from_secs(4);
 
 impl NodeCore {
     /// Links that are being made in a role.
@@ -63,6 +66,35 @@ impl NodeCore {
         peer.redial_at = Some(now + CONGESTED_PAUSE);
         self.peers_changed = true;
         self.drop_link(link);
+    }
+
+    /// An attempt failed: what never was connected fails, what was goes on trying.
+    pub(crate) fn attempt_failed(&mut self, now: Instant, key: PublicKey, attempt: &Attempt, lost: Lost) {
+        let in_use = self.peers.get(&key).is_some_and(|peer| self.is_used(now, peer.path));
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        if peer.link.is_some() {
+            return;
+        }
+        // Two that have found each other may still fail to agree over a bad wire; the other end does not know of it yet.
+        // What only the other end wanted is left to it.
+        let is_wanted = attempt.role == Role::Offer || in_use;
+        let broke = lost == Lost::Transport || (lost == Lost::NoPath && is_wanted && attempt.age(now) < SEARCH_MIN);
+        let tries_again = broke && peer.failures <= peers::FIRST_TRIES && peer.gone.is_none();
+        if peer.lost_at.is_none() && tries_again {
+            peer.redial_at = Some(now + peer.redial_pause());
+            return;
+        }
+        if peer.lost_at.is_none() {
+            let text = format!("{} cannot be linked to: {lost}", peer.label());
+            self.incident(now, "no_link", text);
+            return self.forget_peer(now, key, PathEnd::Unreachable);
+        }
+        if !in_use {
+            return self.forget_peer(now, key, PathEnd::Idle);
+        }
+        peer.redial_at = Some(now + peer.redial_pause());
     }
 }
 
@@ -130,5 +162,43 @@ mod tests {
             }
         }
         assert!(!core.peers.contains_key(&friend));
+    }
+
+    /// The stack below may break before it has looked anywhere; that once was "no route to that member" within 0.1 s.
+    #[test]
+    fn what_breaks_at_once_is_tried_again() {
+        let network = Arc::new(Network::new("home", None).unwrap());
+        let (pins, host) = (Pins::default(), String::new());
+        let config = Config { network, pair: pair(1), seed: [0; 32], origin_unix_ms: 0, pins, host };
+        let (mut core, mut now) = (NodeCore::new(config), Instant::from_micros(1_000_000));
+        let lose = |core: &mut NodeCore, now: Instant, key: &PublicKey| {
+            let link = core.peers[key].attempt.as_ref().unwrap().link;
+            core.link_lost(now, link, Lost::NoPath);
+        };
+        let peer = pair(2).public();
+        let stack =
+            core.stack.open_path(PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false }).unwrap();
+        let address = address_v6(core.network.id(), &peer);
+        core.peers.insert(peer, Peer::new(now, peer, address, stack, 0));
+        core.dial(now, peer);
+        for _ in 0..peers::FIRST_TRIES {
+            now = now + Duration::from_millis(100);
+            lose(&mut core, now, &peer);
+            now = core.peers[&peer].redial_at.unwrap();
+            core.peer_timeout(now, peer);
+        }
+        lose(&mut core, now, &peer);
+        assert!(!core.peers.contains_key(&peer), "not for ever");
+        // Who has looked for long enough has looked in vain.
+        let stack =
+            core.stack.open_path(PathConfig { mtu: unisockets_stack::MTU_MIN, verify_checksums: false }).unwrap();
+        core.peers.insert(peer, Peer::new(now, peer, address, stack, 0));
+        core.dial(now, peer);
+        lose(&mut core, now + SEARCH_MIN, &peer);
+        assert!(!core.peers.contains_key(&peer));
+        // And an offer that came to nothing is its author's to repeat.
+        assert!(offer(&mut core, &pair(3), 1));
+        lose(&mut core, now, &pair(3).public());
+        assert!(!core.peers.contains_key(&pair(3).public()));
     }
 }

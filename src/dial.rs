@@ -484,37 +484,10 @@ impl NodeCore {
             peer.redial_at = (peer.attempt.is_none() && !planted!(RedialForgotten)).then_some(now + pause);
             let path = peer.path;
             self.stack.path_lost(path);
-        } else if peer.attempt.as_ref().is_some_and(|attempt| attempt.link == id) {
-            peer.attempt = None;
+        } else if let Some(attempt) = peer.attempt.take_if(|attempt| attempt.link == id) {
             peer.failures += 1;
-            self.attempt_failed(now, key, lost);
+            self.attempt_failed(now, key, &attempt, lost);
         }
-    }
-
-    /// An attempt failed: what never was connected fails, what was goes on trying.
-    fn attempt_failed(&mut self, now: Instant, key: PublicKey, lost: Lost) {
-        let in_use = self.peers.get(&key).is_some_and(|peer| self.is_used(now, peer.path));
-        let Some(peer) = self.peers.get_mut(&key) else {
-            return;
-        };
-        if peer.link.is_some() {
-            return;
-        }
-        // Two that have found each other may still fail to agree over a bad wire; the other end does not know of it yet.
-        let tries_again = lost == Lost::Transport && peer.failures <= peers::FIRST_TRIES && peer.gone.is_none();
-        if peer.lost_at.is_none() && tries_again {
-            peer.redial_at = Some(now + peer.redial_pause());
-            return;
-        }
-        if peer.lost_at.is_none() {
-            let text = format!("{} cannot be linked to: {lost}", peer.label());
-            self.incident(now, "no_link", text);
-            return self.forget_peer(now, key, PathEnd::Unreachable);
-        }
-        if !in_use {
-            return self.forget_peer(now, key, PathEnd::Idle);
-        }
-        peer.redial_at = Some(now + peer.redial_pause());
     }
 
     /// Takes signaling's word that a payload found no recipient.
@@ -571,7 +544,7 @@ impl NodeCore {
     }
 
     /// Whether connections go over a path, of the node's own stack or of a kernel.
-    fn is_used(&self, now: Instant, path: unisockets_stack::PathId) -> bool {
+    pub(crate) fn is_used(&self, now: Instant, path: unisockets_stack::PathId) -> bool {
         self.stack.flow_count(path) > 0 || self.device_uses(now, path)
     }
 
