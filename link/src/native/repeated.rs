@@ -6,6 +6,10 @@
 //! ends the transport after seven repetitions, and this end waits until it has no path. SCTP doubles a pause of a second
 //! instead. So the last datagrams are repeated here, as they are: DTLS takes in each once only (RFC 6347, section
 //! 4.1.2.6), and a copy of what has come stops no timer.
+//!
+//! Not everybody's DTLS is so, and werift's is not: at a copy of what it has answered it begins with new keys, or with
+//! SCTP anew. So each datagram is repeated only until there is a sign that it has arrived, and a server's flight, which a
+//! busy client takes long to answer, when the client asks for it.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -26,6 +30,11 @@ use crate::sockets::Activity;
 const KEPT_MAX: usize = 4;
 /// How long after it was sent a datagram is repeated first, in microseconds; each pause after that is twice as long.
 const REPEAT_US: u64 = 100_000;
+/// The same for a server's flight, which a client may take long to answer, and some begin with new keys at a copy of it:
+/// one that lacks it asks by repeating its hello. This is what RFC 6347, section 4.2.4.1 recommends.
+const REPEAT_SERVERS_US: u64 = 1_000_000;
+/// A hello that comes sooner after the answer to it is a copy that the wire has made.
+const ASKED_US: u64 = REPEAT_US / 2;
 /// How often a datagram is repeated: the last time after 6.3 s.
 const REPEATS_MAX: u32 = 6;
 
@@ -54,14 +63,26 @@ fn is_client_hello(datagram: &[u8]) -> bool {
     handshake(datagram) == Some(1)
 }
 
-/// Whether a datagram begins with a ServerHello in clear.
-fn is_server_hello(datagram: &[u8]) -> bool {
-    handshake(datagram) == Some(2)
+/// Whether a datagram begins with a ServerHello or a HelloVerifyRequest in clear.
+fn answers_hello(datagram: &[u8]) -> bool {
+    matches!(handshake(datagram), Some(2 | 3))
 }
 
-/// Whether a datagram begins with a ChangeCipherSpec.
+/// Whether one of a datagram's records is a ChangeCipherSpec.
 fn changes_cipher(datagram: &[u8]) -> bool {
-    matches!(carried(datagram), [20, 0xfe, ..])
+    let mut rest = carried(datagram);
+    while let [kind, 0xfe, _, _, _, _, _, _, _, _, _, high, low, records @ ..] = rest {
+        if *kind == 20 {
+            return true;
+        }
+        rest = records.get(usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or_default();
+    }
+    false
+}
+
+/// Whether a datagram begins with application data: SCTP.
+fn is_data(datagram: &[u8]) -> bool {
+    matches!(carried(datagram), [23, 0xfe, ..])
 }
 
 #[derive(Debug)]
@@ -69,7 +90,12 @@ struct Datagram {
     destination: SocketAddr,
     contents: Vec<u8>,
     repeats: u32,
+    /// The first pause; those after it are twice as long each.
+    pause_us: u64,
+    sent_us: u64,
     due_us: u64,
+    /// Whether it is what SCTP begins with.
+    is_first: bool,
 }
 
 /// The last datagrams, and when they are repeated.
@@ -78,6 +104,8 @@ struct Kept {
     datagrams: VecDeque<Datagram>,
     /// Whether this end is the server of DTLS.
     serves: bool,
+    /// Whether this end has begun with SCTP.
+    speaks: bool,
 }
 
 impl Kept {
@@ -85,17 +113,46 @@ impl Kept {
         // Whatever a client sends next shows that its hello has arrived. A later copy of it could be taken for the wish
         // to begin anew (RFC 6347, section 4.2.8), and the peer would drop the keys that were agreed on.
         self.datagrams.retain(|earlier| !is_client_hello(&earlier.contents));
+        // A hello with the cookie shows that the request for it has arrived.
+        if handshake(datagram) == Some(2) {
+            self.datagrams.retain(|earlier| handshake(&earlier.contents) != Some(3));
+        }
         // A server's end of the handshake answers the client's: what it has said before has arrived. There are clients that
         // would begin with new keys at a copy of it.
-        self.serves |= is_server_hello(datagram);
+        self.serves |= answers_hello(datagram);
         if self.serves && changes_cipher(datagram) {
             self.datagrams.retain(|earlier| handshake(&earlier.contents).is_none());
+        }
+        // SCTP begins with questions and answers, an INIT or the INIT ACK to it (RFC 9260, section 5.1): what follows shows
+        // that it has arrived. There are ends that would forget what they have received at a copy of it, for they let
+        // copies of DTLS pass.
+        let is_first = is_data(datagram) && !std::mem::replace(&mut self.speaks, true);
+        if is_data(datagram) && !is_first {
+            self.datagrams.retain(|earlier| !earlier.is_first);
         }
         if self.datagrams.len() >= KEPT_MAX {
             self.datagrams.pop_front();
         }
-        let due_us = now_us + REPEAT_US;
-        self.datagrams.push_back(Datagram { destination, contents: datagram.to_vec(), repeats: 0, due_us });
+        let is_servers = self.serves && handshake(datagram).is_some();
+        let pause_us = if is_servers { REPEAT_SERVERS_US } else { REPEAT_US };
+        let (contents, sent_us, due_us) = (datagram.to_vec(), now_us, now_us + pause_us);
+        self.datagrams.push_back(Datagram { destination, contents, repeats: 0, pause_us, sent_us, due_us, is_first });
+    }
+
+    /// Takes note of what has come: a hello that is repeated asks for the answer to it, and a server's end of the handshake
+    /// shows that the client's has arrived. There are servers that would begin with SCTP anew at a copy of that.
+    fn received(&mut self, now_us: u64, datagram: &[u8]) {
+        if !self.serves && changes_cipher(datagram) {
+            return self.datagrams.retain(|earlier| is_data(&earlier.contents));
+        }
+        if !self.serves || !is_client_hello(datagram) {
+            return;
+        }
+        for answer in &mut self.datagrams {
+            if handshake(&answer.contents).is_some() && now_us >= answer.sent_us + ASKED_US {
+                answer.due_us = now_us;
+            }
+        }
     }
 
     /// Returns the next datagram to repeat.
@@ -106,7 +163,8 @@ impl Kept {
         if datagram.repeats >= REPEATS_MAX {
             return self.datagrams.remove(place).map(|datagram| (datagram.destination, datagram.contents));
         }
-        datagram.due_us = now_us + (REPEAT_US << datagram.repeats);
+        datagram.sent_us = now_us;
+        datagram.due_us = now_us + (datagram.pause_us << datagram.repeats);
         Some((datagram.destination, datagram.contents.clone()))
     }
 
@@ -202,7 +260,20 @@ impl AsyncUdpSocket for Repeated {
         if !self.over.load(Ordering::Relaxed) {
             self.repeat(cx);
         }
-        self.inner.poll_recv(cx, bufs, meta)
+        let received = self.inner.poll_recv(cx, bufs, meta);
+        if let Poll::Ready(Ok(count)) = received
+            && !self.over.load(Ordering::Relaxed)
+        {
+            let mut state = self.state();
+            let now_us = self.now_us();
+            for (buffer, meta) in bufs.iter().zip(meta.iter()).take(count) {
+                // Whoever has received something comes back for more, and repeats then.
+                for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                    state.kept.received(now_us, datagram);
+                }
+            }
+        }
+        received
     }
 
     fn max_gso_segments(&self) -> usize {
@@ -253,7 +324,7 @@ mod tests {
     #[test]
     fn a_servers_flight_is_repeated_only_until_its_last() {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let record = |kind: u8, message: u8| [&[kind, 0xfe, 0xfd][..], &[0; 10], &[message]].concat();
+        let record = |kind: u8, message: u8| [&[kind, 0xfe, 0xfd][..], &[0; 9], &[1, message]].concat();
         let left = |datagrams: &[(u8, u8)]| {
             let mut kept = Kept::default();
             for (kind, message) in datagrams {
@@ -264,6 +335,49 @@ mod tests {
         assert_eq!(left(&[(22, 2), (22, 12)]), [(22, 2), (22, 12)], "no answer yet");
         assert_eq!(left(&[(22, 2), (22, 12), (20, 1), (23, 0)]), [(20, 1), (23, 0)]);
         assert_eq!(left(&[(22, 11), (20, 1)]), [(22, 11), (20, 1)], "a client's flight has both");
+    }
+
+    #[test]
+    fn a_servers_flight_is_repeated_for_one_that_asks() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let record = |message: u8| [&[22, 0xfe, 0xfd][..], &[0; 10], &[message]].concat();
+        let (hello, mut kept) = (record(1), Kept::default());
+        kept.received(0, &hello);
+        kept.sent(1, peer, &record(3));
+        assert_eq!(kept.due_us(), Some(1 + REPEAT_SERVERS_US), "who takes long to answer is not pressed");
+        kept.received(2, &hello);
+        kept.sent(3, peer, &record(2));
+        kept.sent(3, peer, &record(12));
+        kept.received(4, &hello);
+        assert_eq!((kept.datagrams.len(), kept.due_us()), (2, Some(3 + REPEAT_SERVERS_US)), "a copy of the wire's");
+        let asked_us = 3 + ASKED_US;
+        kept.received(asked_us, &hello);
+        let repeated: Vec<_> = std::iter::from_fn(|| kept.poll(asked_us)).map(|(_, contents)| contents[13]).collect();
+        assert_eq!(repeated, [2, 12]);
+        assert_eq!(kept.due_us(), Some(asked_us + 2 * REPEAT_SERVERS_US));
+    }
+
+    #[test]
+    fn a_clients_flight_is_repeated_only_until_the_servers_end() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let record = |kind: u8, epoch: u8, body: &[u8]| {
+            [&[kind, 0xfe, 0xfd, 0, epoch][..], &[0; 6], &[0, body.len() as u8], body].concat()
+        };
+        let mut kept = Kept::default();
+        kept.sent(0, peer, &record(22, 0, &[11, 0]));
+        kept.sent(0, peer, &[record(20, 0, &[1]), record(22, 1, &[0; 40])].concat());
+        kept.sent(1, peer, &record(23, 1, b"SCTP"));
+        kept.received(2, &record(22, 0, &[14]));
+        kept.received(2, &record(20, 0, &[])[..12]);
+        assert_eq!(kept.datagrams.len(), 3, "that is no end");
+        kept.received(3, &[record(22, 0, &[4, 0]), record(20, 0, &[1]), record(22, 1, &[0; 40])].concat());
+        assert_eq!(kept.datagrams.len(), 1);
+        assert!(is_data(&kept.datagrams[0].contents));
+        for said in [b"COOKIE ECHO", b"hello world"] {
+            kept.sent(4, peer, &record(23, 1, said));
+        }
+        let left: Vec<_> = kept.datagrams.iter().map(|datagram| &datagram.contents[13..]).collect();
+        assert_eq!(left, [b"COOKIE ECHO", b"hello world"], "what came first has arrived");
     }
 
     #[test]

@@ -390,7 +390,8 @@ test("who changes their mind while a frame opens gets what they wanted last", { 
 test("a member's script that never ends stops its own frame only", { timeout: LIMIT }, async () => {
   const evil = await lab.tab("busy", { options: { network: "home" } });
   await evil.evaluate(async () => {
-    const page = "<p>about to begin</p><script>setTimeout(() => { for (;;); }, 300)</script>";
+    // Longer than anybody waits below; a browser may wait to the end of it before it closes the frame.
+    const page = "<p>about to begin</p><script>setTimeout(() => { for (const end = Date.now() + 25_000; Date.now() < end; ); }, 300)</script>";
     await node.serve({ port: 80 }, () => new Response(page, { headers: { "content-type": "text/html" } }));
   });
   const victim = await joined("patient");

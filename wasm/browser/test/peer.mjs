@@ -66,6 +66,7 @@ async function ask(url) {
 
 console.log("ready");
 for await (const url of createInterface({ input: process.stdin })) {
-  console.log(`${url} ${await ask(url).catch((error) => `failed: ${error.code} ${error.message}`)}`);
+  const failed = async ({ code, message }) => `failed: ${code} ${message} ${JSON.stringify((await node.status()).incidents)}`;
+  console.log(`${url} ${await ask(url).catch(failed)}`);
 }
 process.exit(0);
