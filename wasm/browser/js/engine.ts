@@ -35,14 +35,19 @@ function failed(code: string, text: string): string {
   return JSON.stringify({ error: { code, text } } satisfies Answer);
 }
 
-let loaded: Promise<unknown> | undefined;
+let loaded: Promise<void> | undefined;
+/** That of the instance. */
+let memory: WebAssembly.Memory;
 
 /** Makes an instance of the module in this thread, once. */
-export function load(module: WebAssembly.Module): Promise<unknown> {
-  loaded ??= init({ module_or_path: module }).catch((error: unknown) => {
-    loaded = undefined;
-    throw error;
-  });
+export function load(module: WebAssembly.Module): Promise<void> {
+  loaded ??= init({ module_or_path: module }).then(
+    (instance) => void (memory = instance.memory),
+    (error: unknown) => {
+      loaded = undefined;
+      throw error;
+    },
+  );
   return loaded;
 }
 
@@ -87,6 +92,14 @@ export class Engine implements Reports {
     } finally {
       this.#arm();
     }
+  }
+
+  /** Receives from a connection as much as there is room for; returns how many bytes, 0 at the end of the stream, or -1 where
+   * there is nothing. */
+  receive(socket: number, into: Uint8Array): number {
+    const length = this.call((core, now) => core.recv(now, socket, into.length));
+    if (length > 0) into.set(new Uint8Array(memory.buffer, this.#core.receivedAt(), length));
+    return length;
   }
 
   #tick(): void {

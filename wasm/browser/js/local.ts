@@ -1,5 +1,6 @@
 import type { Capture } from "../core/core.js";
 import type { Address, Answer, Bound, Calls, Captured, Connected, Message } from "./calls.js";
+import type { Carriers } from "./carriers.js";
 import type { Engine } from "./engine.js";
 import { failure } from "./errors.js";
 
@@ -12,11 +13,13 @@ function split(text: string): Address {
 /** The calls on a node of this thread. */
 export class LocalCalls implements Calls {
   readonly #engine: Engine;
+  readonly #carriers: Carriers;
   readonly #captures = new Map<number, Capture>();
   #lastCapture = 0;
 
-  constructor(engine: Engine) {
+  constructor(engine: Engine, carriers: Carriers) {
     this.#engine = engine;
+    this.#carriers = carriers;
   }
 
   #bound(socket: number): Bound {
@@ -58,7 +61,7 @@ export class LocalCalls implements Calls {
 
   async tcpRead(socket: number, most: number): Promise<Uint8Array> {
     for (;;) {
-      const data = this.#engine.call((core, now) => core.recv(now, socket, most));
+      const data = this.#carriers.fill(most, (into) => this.#engine.receive(socket, into));
       if (data) return data;
       await this.#engine.readiness(socket, "read");
     }

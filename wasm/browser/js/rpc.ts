@@ -1,6 +1,7 @@
 // What a page and the worker with its node's stack say to each other.
 
 import type { Calls, Connections, MembershipEvent, Reports, Settings } from "./calls.js";
+import { Carriers } from "./carriers.js";
 import { failure } from "./errors.js";
 
 /** What a worker needs to begin. */
@@ -14,13 +15,13 @@ export interface Beginning {
 /** From the page to its worker. */
 export type ToWorker =
   | { kind: "begin"; id: number; beginning: Beginning }
-  | { kind: "call"; id: number; method: keyof Calls; args: unknown[] }
+  | { kind: "call"; id: number; method: keyof Calls; args: unknown[]; spent: ArrayBuffer[] }
   | { kind: "report"; method: keyof Reports; args: unknown[] };
 
 /** From the worker to its page. */
 export type ToPage =
   | { kind: "ready" }
-  | { kind: "answer"; id: number; value: unknown }
+  | { kind: "answer"; id: number; value: unknown; spent: ArrayBuffer[] }
   | { kind: "failure"; id: number; code: string; message: string }
   | { kind: "connection"; method: keyof Connections; args: unknown[] }
   | { kind: "event"; event: MembershipEvent };
@@ -38,6 +39,7 @@ export class Caller {
   readonly #pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
   #last = 0;
   #ended = false;
+  readonly #carriers = new Carriers();
   /** The calls, as `Calls` has them. */
   readonly calls: Calls;
 
@@ -55,9 +57,10 @@ export class Caller {
 
   #call(method: keyof Calls, args: unknown[]): Promise<unknown> {
     // The caller keeps its bytes; the worker gets a copy of its own.
-    const own = args.map((arg) => (arg instanceof Uint8Array ? new Uint8Array(arg) : arg));
+    const own = args.map((arg) => (arg instanceof Uint8Array ? this.#carriers.load(arg) : arg));
+    const spent = this.#carriers.takeSpent();
     return this.#ask((id) =>
-      this.#worker.postMessage({ kind: "call", id, method, args: own } satisfies ToWorker, own.flatMap(handedOver)),
+      this.#worker.postMessage({ kind: "call", id, method, args: own, spent } satisfies ToWorker, [...own.flatMap(handedOver), ...spent]),
     );
   }
 
@@ -71,11 +74,20 @@ export class Caller {
   }
 
   /** Takes an answer. */
-  answered(id: number, answer: { value: unknown } | { error: Error }): void {
+  answered(id: number, value: unknown, back: ArrayBuffer[]): void {
+    this.#carriers.give(back);
+    this.#over(id)?.resolve(value instanceof Uint8Array ? this.#carriers.unload(value) : value);
+  }
+
+  /** Takes a failure. */
+  failed(id: number, error: Error): void {
+    this.#over(id)?.reject(error);
+  }
+
+  #over(id: number) {
     const pending = this.#pending.get(id);
     this.#pending.delete(id);
-    if ("error" in answer) pending?.reject(answer.error);
-    else pending?.resolve(answer.value);
+    return pending;
   }
 
   /** Ends the worker, and all that waits for it. */

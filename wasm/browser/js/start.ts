@@ -1,5 +1,6 @@
 import type { Calls, Connections, MembershipEvent, Reports, Settings } from "./calls.js";
 import { type ConnectionClass, PageConnections } from "./connections.js";
+import { Carriers } from "./carriers.js";
 import { Engine, load } from "./engine.js";
 import { failure } from "./errors.js";
 import { LocalCalls } from "./local.js";
@@ -71,7 +72,7 @@ function onPage(begin: Start): Running {
     engine.end();
     connections.end();
   };
-  return { calls: new LocalCalls(engine), runs: "page", end };
+  return { calls: new LocalCalls(engine, new Carriers(Infinity)), runs: "page", end };
 }
 
 /** Makes a worker; returns nothing if the page's policy or its place forbids it. */
@@ -110,9 +111,9 @@ async function inWorker(begin: Start, worker: Worker): Promise<Running> {
   worker.onmessage = ({ data }: MessageEvent<ToPage>) => {
     switch (data.kind) {
       case "answer":
-        return caller.answered(data.id, { value: data.value });
+        return caller.answered(data.id, data.value, data.spent);
       case "failure":
-        return caller.answered(data.id, { error: failure(data.code, data.message) });
+        return caller.failed(data.id, failure(data.code, data.message));
       case "connection":
         return (connections[data.method satisfies keyof Connections] as (...args: unknown[]) => void)(...data.args);
       case "event":

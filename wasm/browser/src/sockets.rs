@@ -20,7 +20,7 @@ pub(crate) struct Sockets {
     ids: HashMap<u32, SocketId>,
     numbers: HashMap<SocketId, u32>,
     last: u32,
-    scratch: Vec<u8>,
+    received: Vec<u8>,
 }
 
 impl Sockets {
@@ -180,20 +180,24 @@ impl Core {
         Ok(sent)
     }
 
-    /// Receives from a connection: nothing where it would have to wait, an empty array at the end of the stream.
-    pub fn recv(&mut self, now_us: f64, socket: u32, most: usize) -> Result<Option<js_sys::Uint8Array>, JsValue> {
+    /// Receives from a connection; returns how many bytes stand at `receivedAt`, 0 at the end of the stream, or -1 where it
+    /// would have to wait.
+    pub fn recv(&mut self, now_us: f64, socket: u32, most: usize) -> Result<i32, JsValue> {
         let id = self.sockets.get(socket)?;
-        let mut scratch = std::mem::take(&mut self.sockets.scratch);
-        scratch.resize(RECEIVE_MAX, 0);
-        let most = most.clamp(1, RECEIVE_MAX);
-        let received = match self.node.stack.recv(id, &mut scratch[..most]) {
-            Ok(len) => Ok(Some(js_sys::Uint8Array::from(&scratch[..len]))),
-            Err(Error::Again) => Ok(None),
+        self.sockets.received.resize(RECEIVE_MAX, 0);
+        let received = match self.node.stack.recv(id, &mut self.sockets.received[..most.min(RECEIVE_MAX)]) {
+            Ok(len) => Ok(len as i32),
+            Err(Error::Again) => Ok(AGAIN),
             Err(error) => Err(thrown(error)),
         };
-        self.sockets.scratch = scratch;
         self.settle(at(now_us));
         received
+    }
+
+    /// Returns where in the module's memory the bytes stand that were received last.
+    #[wasm_bindgen(js_name = receivedAt)]
+    pub fn received_at(&self) -> *const u8 {
+        self.sockets.received.as_ptr()
     }
 
     /// Shuts one direction, or both: 0 reading, 1 writing, 2 both.

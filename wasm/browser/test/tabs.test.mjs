@@ -344,6 +344,56 @@ test("fifty connections at once, and one reader that takes nothing, leave each o
   for (const each of [page, neighbour]) await each.context().close();
 });
 
+test("what was read is the reader's, and what was written is the writer's again", { timeout: LIMIT }, async () => {
+  const page = await tab("keeper");
+  const neighbour = await tab("giver");
+  const sizes = [1, 8_191, 8_192, 100_000, 262_143, 262_144, 262_145, 1_000_000];
+  await page.evaluate(async () => {
+    globalThis.kept = [];
+    globalThis.ended = [];
+    const listener = await node.listen(12);
+    void (async () => {
+      for await (const socket of listener) {
+        const parts = [];
+        kept.push(parts);
+        ended.push((async () => {
+          for (let part; (part = await socket.read()); ) parts.push(part);
+          socket.close();
+        })());
+      }
+    })();
+  });
+  await neighbour.evaluate(async (sizes) => {
+    const one = async (turn) => {
+      const socket = await node.connect("keeper", 12);
+      const memory = new Uint8Array(1_000_000);
+      for (const [at, size] of sizes.entries()) {
+        // All from the same memory.
+        await socket.write(memory.subarray(0, size).fill(16 * turn + at));
+      }
+      await socket.shutdown();
+      await socket.over();
+      socket.close();
+    };
+    await Promise.all([1, 2, 3].map(one));
+  }, sizes);
+  const said = await page.evaluate(async (sizes) => {
+    await Promise.all(ended);
+    const parts = kept.flat();
+    const own = parts.every(({ length, byteOffset, buffer }) => byteOffset === 0 && buffer.byteLength === length);
+    const apart = new Set(parts.map(({ buffer }) => buffer)).size === parts.length;
+    const right = kept.map((parts) => {
+      const all = parts.flatMap((part) => [...part]);
+      const turn = all[0] >> 4;
+      let at = 0;
+      return sizes.every((size, number) => all.slice(at, (at += size)).every((byte) => byte === 16 * turn + number)) && at === all.length;
+    });
+    return { own, apart, right };
+  }, sizes);
+  assert.deepEqual(said, { own: true, apart: true, right: [true, true, true] });
+  for (const each of [page, neighbour]) await each.context().close();
+});
+
 test("more connections than the backlog holds wait, and none is lost", { timeout: LIMIT }, async () => {
   const page = await tab("narrow");
   const neighbour = await tab("queue");
