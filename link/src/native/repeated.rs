@@ -33,17 +33,29 @@ const REPEAT_US: u64 = 100_000;
 /// The same for a server's flight, which a client may take long to answer, and some begin with new keys at a copy of it:
 /// one that lacks it asks by repeating its hello. This is what RFC 6347, section 4.2.4.1 recommends.
 const REPEAT_SERVERS_US: u64 = 1_000_000;
-/// A hello that comes sooner after the answer to it is a copy that the wire has made.
+/// A pause that does not end.
+const NEVER_US: u64 = u64::MAX;
+/// A hello that comes sooner after the answer to it is a copy that the wire has made; after each answer it is twice as long.
 const ASKED_US: u64 = REPEAT_US / 2;
 /// How often a datagram is repeated: the last time after 6.3 s.
 const REPEATS_MAX: u32 = 6;
 
-/// Returns what a datagram carries to a relay, as channel data or, with the data first as the library writes it, in a
-/// Send indication (RFC 8656, sections 12.4 and 10.1); any other one as it is.
+/// Returns what a datagram carries to or from a relay, as channel data or in a Send or Data indication (RFC 8656, sections
+/// 12.4, 10.1 and 10.4); any other one as it is.
 fn carried(datagram: &[u8]) -> &[u8] {
     match datagram {
         [0x40..=0x4f, _, _, _, carried @ ..] => carried,
-        [0x00, 0x16, ..] if datagram.get(20..22) == Some(&[0x00, 0x13]) => datagram.get(24..).unwrap_or_default(),
+        [0x00, 0x16 | 0x17, ..] => {
+            let mut attributes = datagram.get(20..).unwrap_or_default();
+            while let [kind_high, kind, high, low, rest @ ..] = attributes {
+                let len = usize::from(u16::from_be_bytes([*high, *low]));
+                if (*kind_high, *kind) == (0x00, 0x13) {
+                    return rest.get(..len).unwrap_or_default();
+                }
+                attributes = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+            }
+            datagram
+        }
         _ => datagram,
     }
 }
@@ -63,9 +75,14 @@ fn is_client_hello(datagram: &[u8]) -> bool {
     handshake(datagram) == Some(1)
 }
 
-/// Whether a datagram begins with a ServerHello or a HelloVerifyRequest in clear.
-fn answers_hello(datagram: &[u8]) -> bool {
-    matches!(handshake(datagram), Some(2 | 3))
+/// Whether a datagram begins with a HelloVerifyRequest in clear.
+fn verifies(datagram: &[u8]) -> bool {
+    handshake(datagram) == Some(3)
+}
+
+/// Whether a ClientHello is the client's first, without a cookie: it is the first of its messages.
+fn is_first_hello(datagram: &[u8]) -> bool {
+    is_client_hello(datagram) && carried(datagram).get(17..19) == Some(&[0, 0])
 }
 
 /// Whether one of a datagram's records is a ChangeCipherSpec.
@@ -94,8 +111,21 @@ struct Datagram {
     pause_us: u64,
     sent_us: u64,
     due_us: u64,
+    /// How often the peer has asked for it, and whether it does so now.
+    asked: u32,
+    wanted: bool,
     /// Whether it is what SCTP begins with.
     is_first: bool,
+}
+
+impl Datagram {
+    /// Takes the peer's asking, each time a longer while after the copy before.
+    fn ask(&mut self, now_us: u64) {
+        if !self.wanted && now_us >= self.sent_us + (ASKED_US << self.asked.min(REPEATS_MAX)) {
+            self.asked += 1;
+            self.wanted = true;
+        }
+    }
 }
 
 /// The last datagrams, and when they are repeated.
@@ -104,8 +134,9 @@ struct Kept {
     datagrams: VecDeque<Datagram>,
     /// Whether this end is the server of DTLS.
     serves: bool,
-    /// Whether this end has begun with SCTP.
+    /// Whether this end has begun with SCTP, and the peer has.
     speaks: bool,
+    heard: bool,
 }
 
 impl Kept {
@@ -113,63 +144,76 @@ impl Kept {
         // Whatever a client sends next shows that its hello has arrived. A later copy of it could be taken for the wish
         // to begin anew (RFC 6347, section 4.2.8), and the peer would drop the keys that were agreed on.
         self.datagrams.retain(|earlier| !is_client_hello(&earlier.contents));
-        // A hello with the cookie shows that the request for it has arrived.
-        if handshake(datagram) == Some(2) {
-            self.datagrams.retain(|earlier| handshake(&earlier.contents) != Some(3));
-        }
         // A server's end of the handshake answers the client's: what it has said before has arrived. There are clients that
         // would begin with new keys at a copy of it.
-        self.serves |= answers_hello(datagram);
+        self.serves |= matches!(handshake(datagram), Some(2 | 3));
         if self.serves && changes_cipher(datagram) {
             self.datagrams.retain(|earlier| handshake(&earlier.contents).is_none());
         }
         // SCTP begins with questions and answers, an INIT or the INIT ACK to it (RFC 9260, section 5.1): what follows shows
         // that it has arrived. There are ends that would forget what they have received at a copy of it, for they let
         // copies of DTLS pass.
-        let is_first = is_data(datagram) && !std::mem::replace(&mut self.speaks, true);
-        if is_data(datagram) && !is_first {
-            self.datagrams.retain(|earlier| !earlier.is_first);
+        let is_first = is_data(datagram) && (!self.heard || !self.speaks);
+        if is_data(datagram) {
+            self.datagrams.retain(|earlier| !earlier.is_first || is_first);
+            self.speaks = true;
         }
         if self.datagrams.len() >= KEPT_MAX {
             self.datagrams.pop_front();
         }
-        let is_servers = self.serves && handshake(datagram).is_some();
-        let pause_us = if is_servers { REPEAT_SERVERS_US } else { REPEAT_US };
-        let (contents, sent_us, due_us) = (datagram.to_vec(), now_us, now_us + pause_us);
-        self.datagrams.push_back(Datagram { destination, contents, repeats: 0, pause_us, sent_us, due_us, is_first });
+        // A request for a cookie is repeated for one that asks, no other way (RFC 6347, section 4.2.1).
+        let pause_us = match (self.serves, handshake(datagram)) {
+            (true, Some(3)) => NEVER_US,
+            (true, Some(_)) => REPEAT_SERVERS_US,
+            _ => REPEAT_US,
+        };
+        let (contents, sent_us, due_us) = (datagram.to_vec(), now_us, now_us.saturating_add(pause_us));
+        let (repeats, asked, wanted) = (0, 0, false);
+        let kept = Datagram { destination, contents, repeats, pause_us, sent_us, due_us, asked, wanted, is_first };
+        self.datagrams.push_back(kept);
     }
 
-    /// Takes note of what has come: a hello that is repeated asks for the answer to it, and a server's end of the handshake
-    /// shows that the client's has arrived. There are servers that would begin with SCTP anew at a copy of that.
-    fn received(&mut self, now_us: u64, datagram: &[u8]) {
-        if !self.serves && changes_cipher(datagram) {
-            return self.datagrams.retain(|earlier| is_data(&earlier.contents));
-        }
-        if !self.serves || !is_client_hello(datagram) {
+    /// Takes note of what has come from whom something was sent to: a hello that is repeated asks for the answer to it, and all
+    /// else shows that something has arrived. There are servers that would begin with SCTP anew at a copy of a client's
+    /// flight, and clients at one of a server's end.
+    fn received(&mut self, now_us: u64, source: SocketAddr, datagram: &[u8]) {
+        let end = |address: SocketAddr| (address.ip(), address.port());
+        if !self.datagrams.iter().any(|kept| end(kept.destination) == end(source)) {
             return;
         }
-        for answer in &mut self.datagrams {
-            if handshake(&answer.contents).is_some() && now_us >= answer.sent_us + ASKED_US {
-                answer.due_us = now_us;
-            }
+        if is_data(datagram) {
+            self.heard = true;
+            let serves = self.serves;
+            self.datagrams.retain(|kept| if serves { is_data(&kept.contents) } else { !kept.is_first });
+        } else if !self.serves && changes_cipher(datagram) {
+            self.datagrams.retain(|kept| is_data(&kept.contents));
+        } else if self.serves && is_client_hello(datagram) {
+            let is_first = is_first_hello(datagram);
+            self.datagrams.retain(|kept| is_first || !verifies(&kept.contents));
+            let answers = self.datagrams.iter_mut().filter(|kept| handshake(&kept.contents).is_some());
+            answers.filter(|kept| verifies(&kept.contents) == is_first).for_each(|kept| kept.ask(now_us));
         }
     }
 
     /// Returns the next datagram to repeat.
     fn poll(&mut self, now_us: u64) -> Option<(SocketAddr, Vec<u8>)> {
-        let place = self.datagrams.iter().position(|datagram| datagram.due_us <= now_us)?;
+        let place = self.datagrams.iter().position(|datagram| datagram.wanted || datagram.due_us <= now_us)?;
         let datagram = &mut self.datagrams[place];
+        datagram.sent_us = now_us;
+        if std::mem::take(&mut datagram.wanted) {
+            return Some((datagram.destination, datagram.contents.clone()));
+        }
         datagram.repeats += 1;
         if datagram.repeats >= REPEATS_MAX {
             return self.datagrams.remove(place).map(|datagram| (datagram.destination, datagram.contents));
         }
-        datagram.sent_us = now_us;
         datagram.due_us = now_us + (datagram.pause_us << datagram.repeats);
         Some((datagram.destination, datagram.contents.clone()))
     }
 
     fn due_us(&self) -> Option<u64> {
-        self.datagrams.iter().map(|datagram| datagram.due_us).min()
+        let due = |datagram: &Datagram| if datagram.wanted { 0 } else { datagram.due_us };
+        self.datagrams.iter().map(due).filter(|due_us| *due_us != NEVER_US).min()
     }
 }
 
@@ -269,7 +313,7 @@ impl AsyncUdpSocket for Repeated {
             for (buffer, meta) in bufs.iter().zip(meta.iter()).take(count) {
                 // Whoever has received something comes back for more, and repeats then.
                 for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
-                    state.kept.received(now_us, datagram);
+                    state.kept.received(now_us, meta.addr, datagram);
                 }
             }
         }
@@ -337,24 +381,49 @@ mod tests {
         assert_eq!(left(&[(22, 11), (20, 1)]), [(22, 11), (20, 1)], "a client's flight has both");
     }
 
+    /// A record of DTLS that holds a message of the handshake with a number.
+    fn message(kind: u8, number: u8) -> Vec<u8> {
+        [&[22, 0xfe, 0xfd][..], &[0; 9], &[12, kind, 0, 0, 0, 0, number], &[0; 6]].concat()
+    }
+
+    fn copies(kept: &mut Kept, now_us: u64) -> Vec<u8> {
+        std::iter::from_fn(|| kept.poll(now_us)).map(|(_, contents)| contents[13]).collect()
+    }
+
     #[test]
     fn a_servers_flight_is_repeated_for_one_that_asks() {
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let record = |message: u8| [&[22, 0xfe, 0xfd][..], &[0; 10], &[message]].concat();
-        let (hello, mut kept) = (record(1), Kept::default());
-        kept.received(0, &hello);
-        kept.sent(1, peer, &record(3));
-        assert_eq!(kept.due_us(), Some(1 + REPEAT_SERVERS_US), "who takes long to answer is not pressed");
-        kept.received(2, &hello);
-        kept.sent(3, peer, &record(2));
-        kept.sent(3, peer, &record(12));
-        kept.received(4, &hello);
-        assert_eq!((kept.datagrams.len(), kept.due_us()), (2, Some(3 + REPEAT_SERVERS_US)), "a copy of the wire's");
-        let asked_us = 3 + ASKED_US;
-        kept.received(asked_us, &hello);
-        let repeated: Vec<_> = std::iter::from_fn(|| kept.poll(asked_us)).map(|(_, contents)| contents[13]).collect();
-        assert_eq!(repeated, [2, 12]);
-        assert_eq!(kept.due_us(), Some(asked_us + 2 * REPEAT_SERVERS_US));
+        let (peer, mut kept) = (SocketAddr::from(([127, 0, 0, 1], 1)), Kept::default());
+        kept.received(0, peer, &message(1, 0));
+        kept.sent(1, peer, &message(3, 0));
+        assert_eq!(kept.due_us(), None, "a request for a cookie waits for the client");
+        kept.received(2, peer, &message(1, 0));
+        assert_eq!(copies(&mut kept, 2), b"", "a copy of the wire's");
+        kept.received(1 + ASKED_US, peer, &message(1, 0));
+        assert_eq!(copies(&mut kept, 1 + ASKED_US), [3]);
+        // It has the cookie now, however long that took.
+        let now_us = 10 * ASKED_US;
+        kept.received(now_us, peer, &message(1, 1));
+        assert_eq!(copies(&mut kept, now_us), b"");
+        kept.sent(now_us, peer, &message(2, 1));
+        kept.sent(now_us, peer, &message(12, 3));
+        assert_eq!((kept.datagrams.len(), kept.due_us()), (2, Some(now_us + REPEAT_SERVERS_US)));
+        kept.received(now_us + ASKED_US, peer, &message(1, 0));
+        assert_eq!(copies(&mut kept, now_us + ASKED_US), b"", "an old hello");
+        for (turn, after_us) in [ASKED_US, 3 * ASKED_US].into_iter().enumerate() {
+            kept.received(now_us + after_us, SocketAddr::from(([127, 0, 0, 2], 1)), &message(1, 1));
+            assert_eq!(copies(&mut kept, now_us + after_us), b"", "{turn}: somebody else's");
+            for hello in [1, 1] {
+                kept.received(now_us + after_us, peer, &message(1, hello));
+            }
+            assert_eq!(copies(&mut kept, now_us + after_us), [2, 12], "{turn}");
+        }
+        kept.received(now_us + 4 * ASKED_US, peer, &message(1, 1));
+        assert_eq!(copies(&mut kept, now_us + 4 * ASKED_US), b"", "each time a longer while");
+        assert_eq!(kept.due_us(), Some(now_us + REPEAT_SERVERS_US), "asking takes nothing from what comes unasked");
+        // What the client says in SCTP shows that it has the end of the handshake.
+        kept.sent(now_us, peer, &[20, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        kept.received(now_us, peer, &[23, 0xfe, 0xfd, 0, 1]);
+        assert_eq!(kept.due_us(), None);
     }
 
     #[test]
@@ -363,28 +432,37 @@ mod tests {
         let record = |kind: u8, epoch: u8, body: &[u8]| {
             [&[kind, 0xfe, 0xfd, 0, epoch][..], &[0; 6], &[0, body.len() as u8], body].concat()
         };
+        let said =
+            |kept: &Kept| kept.datagrams.iter().map(|datagram| datagram.contents[13..].to_vec()).collect::<Vec<_>>();
         let mut kept = Kept::default();
         kept.sent(0, peer, &record(22, 0, &[11, 0]));
         kept.sent(0, peer, &[record(20, 0, &[1]), record(22, 1, &[0; 40])].concat());
-        kept.sent(1, peer, &record(23, 1, b"SCTP"));
-        kept.received(2, &record(22, 0, &[14]));
-        kept.received(2, &record(20, 0, &[])[..12]);
+        kept.sent(1, peer, &record(23, 1, b"INIT"));
+        kept.received(2, peer, &record(22, 0, &[14]));
+        kept.received(2, peer, &record(20, 0, &[])[..12]);
         assert_eq!(kept.datagrams.len(), 3, "that is no end");
-        kept.received(3, &[record(22, 0, &[4, 0]), record(20, 0, &[1]), record(22, 1, &[0; 40])].concat());
-        assert_eq!(kept.datagrams.len(), 1);
-        assert!(is_data(&kept.datagrams[0].contents));
-        for said in [b"COOKIE ECHO", b"hello world"] {
-            kept.sent(4, peer, &record(23, 1, said));
+        kept.received(3, peer, &[record(22, 0, &[4, 0]), record(20, 0, &[1]), record(22, 1, &[0; 40])].concat());
+        assert_eq!(said(&kept), [b"INIT"]);
+        // SCTP repeats it by itself, too.
+        kept.sent(4, peer, &record(23, 1, b"INIT"));
+        kept.received(5, peer, &record(23, 1, b"INIT ACK"));
+        assert_eq!(kept.datagrams.len(), 0);
+        for text in [b"COOKIE ECHO", b"hello world"] {
+            kept.sent(6, peer, &record(23, 1, text));
         }
-        let left: Vec<_> = kept.datagrams.iter().map(|datagram| &datagram.contents[13..]).collect();
-        assert_eq!(left, [b"COOKIE ECHO", b"hello world"], "what came first has arrived");
+        kept.received(7, peer, &record(23, 1, b"COOKIE ACK"));
+        assert_eq!(said(&kept), [b"COOKIE ECHO", b"hello world"]);
     }
 
     #[test]
     fn only_what_is_of_dtls_is_repeated() {
         let record = [22, 0xfe, 0xfd, 0, 0];
         let check = [0x00, 0x01, 0, 0];
-        let indication = |carried: &[u8]| [&[0x00, 0x16], &[0; 18][..], &[0x00, 0x13, 0, 5], carried].concat();
+        let indication =
+            |carried: &[u8]| [&[0x00, 0x16], &[0; 18][..], &[0x00, 0x13, 0, carried.len() as u8], carried].concat();
+        let peer = [0x00, 0x12, 0, 8, 0, 1, 0, 0, 0, 0, 0, 0];
+        let from_relay = [&[0x00, 0x17], &[0; 18][..], &peer, &[0x00, 0x13, 0, 5], &record, &[0; 3]].concat();
+        assert_eq!(carried(&from_relay), record);
         assert!(is_dtls(&record));
         assert!(is_dtls(&[&[0x40, 0, 0, 5], &record[..]].concat()));
         assert!(is_dtls(&indication(&record)));

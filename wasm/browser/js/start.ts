@@ -1,6 +1,6 @@
 import type { Calls, Connections, MembershipEvent, Reports, Settings } from "./calls.js";
-import { type ConnectionClass, PageConnections } from "./connections.js";
 import { Carriers } from "./carriers.js";
+import { type ConnectionClass, PageConnections } from "./connections.js";
 import { Engine, load } from "./engine.js";
 import { failure } from "./errors.js";
 import { LocalCalls } from "./local.js";

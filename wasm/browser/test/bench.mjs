@@ -195,11 +195,12 @@ async function longestTask(page) {
     };
     port2.postMessage(0);
     globalThis.observed = 0;
-    new PerformanceObserver((list) => list.getEntries().forEach(({ duration }) => (observed = Math.max(observed, duration)))).observe({ type: "longtask" });
+    globalThis.observer = new PerformanceObserver((list) => list.getEntries().forEach(({ duration }) => (observed = Math.max(observed, duration))));
+    observer.observe({ type: "longtask" });
   });
   await toTab(page);
   await fromTab(page);
-  return page.evaluate(() => ((ticking = false), Math.max(longest, observed)));
+  return page.evaluate(() => ((ticking = false), observer.disconnect(), Math.max(longest, observed)));
 }
 
 const lab = await Lab.open();

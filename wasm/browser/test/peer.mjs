@@ -66,7 +66,10 @@ async function ask(url) {
 
 console.log("ready");
 for await (const url of createInterface({ input: process.stdin })) {
-  const failed = async ({ code, message }) => `failed: ${code} ${message} ${JSON.stringify((await node.status()).incidents)}`;
+  const failed = async ({ code, message }) => {
+    const status = await node.status().catch(() => undefined);
+    return `failed: ${code} ${message} ${JSON.stringify(status?.incidents)}`;
+  };
   console.log(`${url} ${await ask(url).catch(failed)}`);
 }
 process.exit(0);
