@@ -345,8 +345,8 @@ test("fifty connections at once, and one reader that takes nothing, leave each o
 });
 
 test("what was read is the reader's, and what was written is the writer's again", { timeout: LIMIT }, async () => {
-  const page = await tab("keeper");
-  const neighbour = await tab("giver");
+  const page = await tab("holder");
+  const neighbour = await tab("lender");
   const sizes = [1, 8_191, 8_192, 100_000, 262_143, 262_144, 262_145, 1_000_000];
   await page.evaluate(async () => {
     globalThis.kept = [];
@@ -365,7 +365,7 @@ test("what was read is the reader's, and what was written is the writer's again"
   });
   await neighbour.evaluate(async (sizes) => {
     const one = async (turn) => {
-      const socket = await node.connect("keeper", 12);
+      const socket = await node.connect("holder", 12);
       const memory = new Uint8Array(1_000_000);
       for (const [at, size] of sizes.entries()) {
         // All from the same memory.
