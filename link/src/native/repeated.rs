@@ -167,10 +167,17 @@ impl Kept {
             (true, Some(_)) => REPEAT_SERVERS_US,
             _ => REPEAT_US,
         };
-        let (contents, sent_us, due_us) = (datagram.to_vec(), now_us, now_us.saturating_add(pause_us));
-        let (repeats, asked, wanted) = (0, 0, false);
-        let kept = Datagram { destination, contents, repeats, pause_us, sent_us, due_us, asked, wanted, is_first };
-        self.datagrams.push_back(kept);
+        self.datagrams.push_back(Datagram {
+            destination,
+            contents: datagram.to_vec(),
+            repeats: 0,
+            pause_us,
+            sent_us: now_us,
+            due_us: now_us.saturating_add(pause_us),
+            asked: 0,
+            wanted: false,
+            is_first,
+        });
     }
 
     /// Takes note of what has come from whom something was sent to: a hello that is repeated asks for the answer to it, and all
