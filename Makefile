@@ -32,7 +32,7 @@ setup:
 
 demo: setup-demo
 	cargo build --release --locked --bin unisockets
-	$${CARGO_TARGET_DIR:-target}/release/unisockets demo
+	@$${CARGO_TARGET_DIR:-target}/release/unisockets demo
 
 page: setup-page
 	@wasm/browser/build
