@@ -172,6 +172,12 @@ impl Driver {
         self.client.get()
     }
 
+    /// Returns where the node's tasks run.
+    #[cfg(all(feature = "tun", target_os = "linux"))]
+    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.handle
+    }
+
     pub(crate) fn now(&self) -> Instant {
         Instant::from_micros(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
     }

@@ -387,17 +387,22 @@ fn an_ordinary_user_needs_no_right_but_an_open_device() {
     assert_eq!(rights.out, "65534\n1\n", "{rights:?}");
 }
 
+#[test]
+fn a_device_that_is_taken_away_ends_the_command() {
+    let (_machine, net) = machine();
+    let up = net.place.start(&["up", "--foreground", "--name", "desk"]);
+    up.out.wait("the network", |text| text.starts_with("up as desk: "));
+    let taken = net.place.start_other(&["ip", "link", "del", "unisockets0"]).end();
+    assert_eq!(taken.code, Some(0), "{taken:?}");
+    let ended = up.end();
+    assert!(ended.code == Some(1) && ended.err.contains("somebody took it away"), "{ended:?}");
+}
+
 /// The whole machine, which here is a network namespace: only what is published can be reached.
 #[test]
 fn a_machine_joins_and_only_what_it_publishes_is_reachable() {
-    let holder = Machine(Command::new("unshare").args(["-n", "sleep", "120"]).spawn().expect("unshare starts"));
-    let mut place = Place::new();
-    std::thread::park_timeout(Duration::from_millis(300));
-    place.prefix = ["nsenter", "-t", &holder.0.id().to_string(), "-n"].map(str::to_owned).to_vec();
-    assert_eq!(place.start_other(&["ip", "link", "set", "lo", "up"]).end().code, Some(0));
-    let signal = place.signal(&["--listen", "127.0.0.1:0"]);
-    std::fs::write(place.path("page"), "from the machine").unwrap();
-    let net = Net { place, _signal: signal };
+    let (_machine, net) = machine();
+    std::fs::write(net.place.path("page"), "from the machine").unwrap();
     let down = net.place.start(&["down"]).end();
     assert!(down.code == Some(1) && down.err.contains("unisockets up"), "{down:?}");
     let up = net.place.start(&["up", "--name", "desk", "--publish", "8000", "--publish", "8000/udp"]).end();
@@ -440,6 +445,17 @@ fn a_machine_joins_and_only_what_it_publishes_is_reachable() {
     let left = net.place.start_other(&["ip", "-br", "link"]).end();
     assert!(!left.out.contains("unisockets0"), "{left:?}");
     drop(servers);
+}
+
+/// Makes one, with a signaling server in it.
+fn machine() -> (Machine, Net) {
+    let machine = Machine(Command::new("unshare").args(["-n", "sleep", "120"]).spawn().expect("unshare starts"));
+    let mut place = Place::new();
+    std::thread::park_timeout(Duration::from_millis(300));
+    place.prefix = ["nsenter", "-t", &machine.0.id().to_string(), "-n"].map(str::to_owned).to_vec();
+    assert_eq!(place.start_other(&["ip", "link", "set", "lo", "up"]).end().code, Some(0));
+    let signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    (machine, Net { place, _signal: signal })
 }
 
 /// A network namespace in the place of a machine; its node ends with it, however the test ends.

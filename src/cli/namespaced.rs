@@ -89,9 +89,12 @@ pub(super) async fn run(options: &args::Node) -> Result<(), Failure> {
 /// Waits until what the namespace sent last is on its way.
 async fn drained(node: &Node) {
     const LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+    /// What the device holds when the program ends is read meanwhile.
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
     let _ = tokio::time::timeout(LIMIT, async {
+        tokio::time::sleep(PAUSE).await;
         while node.device_waits() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(PAUSE).await;
         }
     })
     .await;

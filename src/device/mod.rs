@@ -15,7 +15,8 @@ mod tun;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use unisockets_link::Lane;
@@ -50,7 +51,6 @@ struct Queues {
 #[derive(Default)]
 pub(crate) struct Inbound {
     waiting: Mutex<Waiting>,
-    arrived: Condvar,
 }
 
 #[derive(Default)]
@@ -58,6 +58,8 @@ struct Waiting {
     packets: Vec<u8>,
     closed: bool,
     dropped: u64,
+    /// Whoever takes them.
+    taker: Option<Waker>,
 }
 
 impl Inbound {
@@ -73,25 +75,31 @@ impl Inbound {
             return false;
         }
         waiting.packets.extend_from_slice(packet);
-        if waiting.packets.len() == packet.len() {
-            self.arrived.notify_one();
+        if let Some(taker) = waiting.taker.take() {
+            taker.wake();
         }
         true
     }
 
-    /// Waits for packets and puts them in the place of `before`; false when the device is gone.
-    pub(crate) fn take(&self, before: &mut Vec<u8>) -> bool {
+    /// Puts packets in the place of `before` once there are some; false when the device is gone.
+    #[cfg(all(feature = "tun", target_os = "linux"))]
+    fn poll_take(&self, cx: &Context<'_>, before: &mut Vec<u8>) -> Poll<bool> {
         before.clear();
-        let waiting = self.lock();
-        let waiting = self.arrived.wait_while(waiting, |waiting| waiting.packets.is_empty() && !waiting.closed);
-        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
+        if waiting.packets.is_empty() && !waiting.closed {
+            waiting.taker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         std::mem::swap(&mut waiting.packets, before);
-        !before.is_empty()
+        Poll::Ready(!before.is_empty())
     }
 
-    pub(crate) fn close(&self) {
-        self.lock().closed = true;
-        self.arrived.notify_all();
+    fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        if let Some(taker) = waiting.taker.take() {
+            taker.wake();
+        }
     }
 }
 

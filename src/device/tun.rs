@@ -1,15 +1,17 @@
-//! A TUN device: a kernel's side of the network, read and written by two threads.
+//! A TUN device: a kernel's side of the network, read and written by two tasks.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, Updater, ioctl};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio::task::{JoinHandle, yield_now};
 use unisockets_link::frame;
 
 use super::segments::{VNET_LEN, cut, join};
@@ -29,6 +31,10 @@ const FLAGS: u16 = 0x0001 | 0x1000 | 0x4000;
 const OFFLOADS: usize = 0x01 | 0x02 | 0x04;
 /// The longest read: a super-segment of 64 KiB behind its header.
 const READ_LEN: usize = 65_536 + VNET_LEN;
+/// What is waited for: packets, or that the device is taken away.
+const NEWS: Interest = Interest::READABLE.add(Interest::ERROR);
+/// Bytes that are read before those that were read go on their way.
+const BURST: usize = 64 * 1024;
 /// Parts of one write.
 const PARTS_MAX: usize = 64;
 
@@ -75,13 +81,11 @@ impl Tun {
     }
 }
 
-/// A device in use by a node; dropping it takes the device away.
+/// A device in use by a node; dropping it takes the device away, as soon as the runtime's tasks get to run.
 #[derive(Debug)]
 pub struct Attached {
     driver: Weak<Driver>,
-    /// Closed to end the reading thread.
-    stop: Option<OwnedFd>,
-    threads: Vec<JoinHandle<()>>,
+    tasks: [JoinHandle<()>; 2],
     ended: Arc<Notify>,
 }
 
@@ -92,7 +96,7 @@ impl Attached {
     }
 }
 
-/// Tells, however its thread ends.
+/// Tells, however its task ends.
 struct Farewell(Arc<Notify>);
 
 impl Drop for Farewell {
@@ -106,10 +110,7 @@ impl Drop for Attached {
         if let Some(driver) = self.driver.upgrade() {
             driver.with(|state, _, _| state.core.detach_device());
         }
-        drop(self.stop.take());
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -120,29 +121,28 @@ impl Node {
     /// The device needs the node's addresses and an MTU of [`Node::TUN_MTU`].
     ///
     /// # Errors
-    /// Those of starting a thread.
+    /// Those of watching a descriptor (`epoll_ctl(2)`).
     pub fn attach(&self, tun: Tun, open: Option<Vec<Open>>) -> io::Result<Attached> {
         let inbound = Arc::new(Inbound::default());
         let driver = self.driver();
-        let (stop, stopped) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let _entered = driver.runtime().enter();
+        // SAFETY: an owned descriptor keeps its number, and its description stays open, as long as the `AsyncFd` has it.
+        let device = unsafe { AsyncFd::register_with_interest(tun.descriptor, NEWS) }?;
+        let device = Arc::new(device);
         driver.with(|state, now, _| state.core.attach_device(now, Arc::clone(&inbound), open));
-        let device = Arc::new(tun.descriptor);
         let ended = Arc::new(Notify::new());
         let farewell = || Farewell(Arc::clone(&ended));
         let (reads, writes) = (farewell(), farewell());
-        let mut attached = Attached { driver: Arc::downgrade(driver), stop: Some(stopped), threads: Vec::new(), ended };
         let (weak, reading) = (Arc::downgrade(driver), Arc::clone(&device));
-        let reader = std::thread::Builder::new().name("tun-read".to_owned());
-        attached.threads.push(reader.spawn(move || {
+        let reader = tokio::spawn(async move {
             let _reads = reads;
-            read(&weak, &reading, &stop);
-        })?);
-        let writer = std::thread::Builder::new().name("tun-write".to_owned());
-        attached.threads.push(writer.spawn(move || {
+            read(weak, &reading).await;
+        });
+        let writer = tokio::spawn(async move {
             let _writes = writes;
-            write(&device, &inbound);
-        })?);
-        Ok(attached)
+            write(&device, &inbound).await;
+        });
+        Ok(Attached { driver: Arc::downgrade(driver), tasks: [reader, writer], ended })
     }
 
     /// Whether packets of a device still wait for their link.
@@ -155,25 +155,26 @@ impl Node {
 }
 
 /// Takes what the kernel sends, until the node or the device is gone.
-fn read(driver: &Weak<Driver>, device: &OwnedFd, stop: &OwnedFd) {
+async fn read(driver: Weak<Driver>, device: &AsyncFd<OwnedFd>) {
     let mut buffer = vec![0; READ_LEN];
     let mut packets = Vec::new();
     loop {
-        let mut wanted = [PollFd::new(device, PollFlags::IN), PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)];
-        match poll(&mut wanted, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return,
-        }
-        if !wanted[1].revents().is_empty() {
+        let Ok(mut ready) = device.ready(NEWS).await else {
             return;
-        }
-        let len = match rustix::io::read(device, &mut buffer) {
-            Ok(len) => len,
-            Err(Errno::AGAIN | Errno::INTR) => continue,
-            Err(_) => return,
         };
-        if !cut(&buffer[..len], |packet| packets.push(packet)) {
-            tracing::debug!(len, "the device gave what is no packet");
+        let mut bytes = 0;
+        while bytes < BURST {
+            let len = match ready.try_io(|device| Ok(rustix::io::read(device, &mut buffer)?)) {
+                Ok(Ok(len @ 1..)) => len,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(_) => return,
+                // There is no more.
+                Err(_) => break,
+            };
+            bytes += len;
+            if !cut(&buffer[..len], |packet| packets.push(packet)) {
+                tracing::debug!(len, "the device gave what is no packet");
+            }
         }
         let Some(driver) = driver.upgrade() else {
             return;
@@ -183,13 +184,16 @@ fn read(driver: &Weak<Driver>, device: &OwnedFd, stop: &OwnedFd) {
                 state.core.send_from_device(now, packet);
             }
         });
+        if bytes >= BURST {
+            yield_now().await;
+        }
     }
 }
 
 /// Hands the kernel what peers send.
-fn write(device: &OwnedFd, inbound: &Inbound) {
+async fn write(device: &AsyncFd<OwnedFd>, inbound: &Inbound) {
     let mut bytes = Vec::new();
-    while inbound.take(&mut bytes) {
+    while poll_fn(|cx| inbound.poll_take(cx, &mut bytes)).await {
         let packets: Vec<&[u8]> = frame::packets(&bytes).map_while(Result::ok).collect();
         let mut rest = packets.as_slice();
         while let Some((joined, count)) = join(&rest[..rest.len().min(PARTS_MAX)]) {
