@@ -399,12 +399,85 @@ fn a_node_ends_after_its_program() {
     let mut place = Place::new();
     let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
     let ended = place.start(&run("short", &["sh", "-c", "echo $UNISOCKETS_NODE"])).end();
-    let name = ended.out.trim().split('#').next().unwrap().to_owned();
-    assert!(name.starts_with("@unisockets/node/"), "{ended:?}");
+    gone(ended.out.trim());
+}
+
+/// Waits until the node of an invitation has ended.
+fn gone(invitation: &str) {
+    let name = invitation.split('#').next().unwrap();
+    assert!(name.starts_with("@unisockets/node/"), "{invitation}");
     let started = Instant::now();
-    while std::fs::read_to_string("/proc/net/unix").unwrap().contains(&name) {
+    while std::fs::read_to_string("/proc/net/unix").unwrap().contains(name) {
         assert!(started.elapsed() < LIMIT, "its node is still there");
         std::thread::park_timeout(Duration::from_millis(100));
+    }
+}
+
+/// A program that writes while its connection is reset, again and again: each of these connections ends for the node, too.
+#[test]
+fn writes_that_meet_a_reset_leave_nothing_behind() {
+    with::preload();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let text = "
+import os, socket, struct, threading, time
+listener = socket.create_server(('resets', 0), backlog=100)
+def write_on(client):
+    try:
+        while True: client.send(b'q')
+    except OSError: pass
+    client.close()
+end, turn = time.monotonic() + 2, 0
+while time.monotonic() < end:
+    client = socket.create_connection(listener.getsockname())
+    served, _ = listener.accept()
+    writer = threading.Thread(target=write_on, args=(client,))
+    writer.start()
+    served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    time.sleep(0.0005 * (turn % 4))
+    served.close()
+    writer.join()
+    turn += 1
+print(os.environ['UNISOCKETS_NODE'])";
+    let ended = place.start(&run("resets", &[python(), "-c", text])).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    gone(ended.out.trim());
+}
+
+/// A copy of a descriptor that was bound before is no connection once the other has made one, and says so.
+#[test]
+fn a_copy_of_a_bound_socket_takes_nothing_after_connect() {
+    with::preload();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let text = "
+import socket
+listener = socket.create_server(('copies', 0))
+bound = socket.socket()
+bound.bind(('copies', 0))
+copy = bound.dup()
+bound.connect(listener.getsockname())
+served, _ = listener.accept()
+try: print('taken', copy.send(b'x' * 1000))
+except OSError as error: print(error.errno)
+bound.send(b'hello')
+print(served.recv(9))";
+    let ended = place.start(&run("copies", &[python(), "-c", text])).end();
+    assert_eq!(ended.out, "32\nb'hello'\n", "EPIPE: {ended:?}");
+}
+
+#[test]
+fn what_cannot_be_run_has_the_status_that_shells_give() {
+    with::preload();
+    let mut place = Place::new();
+    let _signal = place.signal(&["--listen", "127.0.0.1:0"]);
+    let script = script(&place, "script", "echo \"said $1\"; exit 3");
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let ended = place.start(&run("plain", &[script.to_str().unwrap(), "it"])).end();
+    assert_eq!((ended.code, ended.out.as_str()), (Some(3), "said it\n"), "{ended:?}");
+    for (program, code) in [("/tmp", 126), ("/nobody/has/this", 127)] {
+        let ended = place.start(&run("none", &[program])).end();
+        assert_eq!(ended.code, Some(code), "{ended:?}");
     }
 }
 

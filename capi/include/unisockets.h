@@ -54,7 +54,8 @@ extern "C" {
 // the end of this process until its last descriptor has drained. A null pointer means the environment alone. Without
 // this call the first call that needs a network does the same, if the environment names one.
 //
-// Errors: -1 and ENETDOWN, or EISCONN, the program is on a network with other settings; unisockets_errmsg() says why.
+// Errors: -1 and ENETDOWN; EISCONN, the program is on a network with other settings; EINVAL, a string is not UTF-8, or longer
+// than 4,096 bytes. unisockets_errmsg() says why.
 int unisockets_up(const struct unisockets_config *config);
 
 // Leaves the network: a node that this program has started ends once every socket has drained, any other goes on for the

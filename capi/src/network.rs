@@ -21,31 +21,50 @@ pub struct unisockets_config {
     pub node: *const c_char,
 }
 
-/// Reads a string of the settings.
-fn text(pointer: *const c_char) -> Option<String> {
+/// Longest of the settings, in bytes.
+const LEN_MAX: usize = 4_096;
+
+/// Reads a string of the settings; what is wrong with it is a sentence.
+fn text(what: &str, pointer: *const c_char) -> Result<Option<String>, String> {
+    if pointer.is_null() {
+        return Ok(None);
+    }
     // SAFETY: the program has promised that each is null or a C string.
-    (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+    let given = unsafe { CStr::from_ptr(pointer) };
+    match given.to_str() {
+        Ok(_) if given.count_bytes() > LEN_MAX => Err(format!("the {what} is longer than {LEN_MAX} bytes")),
+        Ok(text) => Ok(Some(text.to_owned())),
+        Err(_) => Err(format!("the {what} is not UTF-8; give it as that")),
+    }
+}
+
+/// Reads the settings.
+fn settings(config: &unisockets_config) -> Result<calls::Config, String> {
+    Ok(calls::Config {
+        signal: text("signaling URL", config.signal)?,
+        network: text("network's name", config.network)?,
+        secret: text("secret", config.secret)?,
+        name: text("member's name", config.name)?,
+        node: text("node's control socket", config.node)?,
+    })
 }
 
 /// Joins a network: finds the node of the settings, or starts one in a process of its own, which outlives fork, exec and
 /// the end of this process until its last descriptor has drained. A null pointer means the environment alone. Without
 /// this call the first call that needs a network does the same, if the environment names one.
 ///
-/// Errors: -1 and ENETDOWN, or EISCONN, the program is on a network with other settings; unisockets_errmsg() says why.
+/// Errors: -1 and ENETDOWN; EISCONN, the program is on a network with other settings; EINVAL, a string is not UTF-8, or longer
+/// than 4,096 bytes. unisockets_errmsg() says why.
 ///
 /// # Safety
 /// `config` must be null or valid, and its strings null or C strings.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unisockets_up(config: *const unisockets_config) -> c_int {
     // SAFETY: the program has promised it.
-    let settings = unsafe { config.as_ref() }.map(|config| calls::Config {
-        signal: text(config.signal),
-        network: text(config.network),
-        secret: text(config.secret),
-        name: text(config.name),
-        node: text(config.node),
-    });
-    calls::up(&settings.unwrap_or_default())
+    match unsafe { config.as_ref() }.map(settings).transpose() {
+        Ok(settings) => calls::up(&settings.unwrap_or_default()),
+        Err(why) => calls::refuse(&why),
+    }
 }
 
 /// Leaves the network: a node that this program has started ends once every socket has drained, any other goes on for the

@@ -88,7 +88,11 @@ impl Url {
         let rest = rest.strip_suffix("/v1").unwrap_or(rest);
         let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
         let uri: Result<tokio_tungstenite::tungstenite::http::Uri, _> = format!("{scheme}://{host}/").parse();
-        if host.is_empty() || host.contains('@') || uri.is_err() {
+        let uri = uri.map_err(|_| bad())?;
+        // What is no port would be left out in silence, and another server be asked.
+        let has_port = host.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+        let is_port = uri.port_u16().is_some_and(|port| port > 0);
+        if host.is_empty() || host.contains('@') || (has_port && !is_port) {
             return Err(bad());
         }
         let path = if path.is_empty() { "/v1".to_owned() } else { format!("/{path}/v1") };
@@ -382,4 +386,32 @@ fn distrusted_issuer() -> String {
     "nobody known here has signed it; set SSL_CERT_FILE to a PEM file with it or with its authority, \
      or give the server one of a known authority"
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_with_what_is_no_port_is_refused() {
+        for text in [
+            "ws://host:99999",
+            "ws://host:0",
+            "ws://host:",
+            "wss://[::1]:70000/v1",
+            "ws://host:80x",
+            "ws://u@host",
+            "host:80",
+        ] {
+            assert!(Url::parse(text).is_err(), "{text}");
+        }
+        for (text, url) in [
+            ("ws://host:7080", "ws://host:7080/v1"),
+            ("https://host/", "wss://host/v1"),
+            ("wss://[::1]/at/v1", "wss://[::1]/at/v1"),
+            ("ws://[fd75::1]:80", "ws://[fd75::1]:80/v1"),
+        ] {
+            assert_eq!(Url::parse(text).unwrap().as_str(), url);
+        }
+    }
 }

@@ -29,7 +29,13 @@ pub(super) fn run(options: &args::Init) -> Result<(), Failure> {
     isolate::drop_capabilities()?;
     let mut command = Command::new(&options.program[0]);
     command.arg0(&options.name).args(&options.program[1..]);
-    let program = match command.spawn() {
+    let started = command.spawn().or_else(|error| {
+        match super::run::by_shell(&error, options.program[0].as_ref(), &options.program[1..]) {
+            Some(mut shell) => shell.spawn(),
+            None => Err(error),
+        }
+    });
+    let program = match started {
         Ok(program) => program,
         Err(error) => {
             let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };

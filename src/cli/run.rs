@@ -28,8 +28,21 @@ pub(super) async fn run(options: &args::Run) -> Result<(), Failure> {
     }
     let mut command = Command::new(&program);
     command.arg0(&options.program[0]).args(&options.program[1..]);
-    let error = command.env("LD_PRELOAD", preload).env("UNISOCKETS_NODE", node).exec();
+    let error = command.env("LD_PRELOAD", &preload).env("UNISOCKETS_NODE", &node).exec();
+    let error = match by_shell(&error, &program, &options.program[1..]) {
+        Some(mut shell) => shell.env("LD_PRELOAD", &preload).env("UNISOCKETS_NODE", &node).exec(),
+        None => error,
+    };
     Err(Failure::not_runnable(format!("cannot run {}: {error}", program.display())))
+}
+
+/// Returns what runs a script that does not say by whom: the shell, as wherever programs are started (execvp(3)).
+pub(super) fn by_shell(error: &std::io::Error, program: &Path, arguments: &[OsString]) -> Option<Command> {
+    (error.raw_os_error() == Some(libc::ENOEXEC)).then(|| {
+        let mut shell = Command::new("/bin/sh");
+        shell.arg(program).args(arguments);
+        shell
+    })
 }
 
 /// Starts a node that follows this process, which becomes the program; returns what goes into UNISOCKETS_NODE.
@@ -92,8 +105,14 @@ fn library() -> Result<PathBuf, Failure> {
 
 /// Refuses what a preloaded library does nothing for: programs that are linked statically.
 fn check(program: &Path) -> Result<(), Failure> {
-    let bytes = std::fs::read(program)
-        .map_err(|error| Failure::failed(format!("cannot run {}: {error}", program.display())))?;
+    let bytes = std::fs::read(program).map_err(|error| {
+        let text = format!("cannot run {}: {error}", program.display());
+        if error.kind() == std::io::ErrorKind::NotFound {
+            Failure::not_found(text)
+        } else {
+            Failure::not_runnable(text)
+        }
+    })?;
     if is_static(&bytes) == Some(true) {
         return Err(Failure::failed(format!(
             "{} is linked statically, so nothing can be preloaded; 'unisockets run' without --preload runs it",

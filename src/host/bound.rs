@@ -7,12 +7,12 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketType, recv};
+use rustix::net::{RecvFlags, Shutdown, SocketType, recv, shutdown};
 use tokio::io::unix::AsyncFd;
 use unisockets_descriptors::{Family, Kind, Name, State, passing};
 use unisockets_stack::SocketId;
@@ -34,6 +34,8 @@ pub(super) struct Bound {
     /// A connection has taken the socket over.
     taken: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    /// The host's end of the descriptor.
+    host: OnceLock<Arc<AsyncFd<OwnedFd>>>,
 }
 
 impl Bound {
@@ -48,9 +50,13 @@ impl Bound {
         self.backlog.load(Ordering::Acquire) > 0
     }
 
-    /// Leaves the socket to a connection that is made from it.
+    /// Leaves the socket to a connection that is made from it. Copies of the descriptor that are still the bound socket take
+    /// nothing from now on: nobody would read it.
     pub(super) fn take(&self) {
         self.taken.store(true, Ordering::Release);
+        if let Some(host) = self.host.get() {
+            let _ = shutdown(host.get_ref(), Shutdown::Both);
+        }
         self.wake();
     }
 
@@ -75,6 +81,8 @@ pub(super) async fn serve(inner: Arc<Inner>, id: u64, entry: Arc<Entry>, bound: 
     let Ok(host) = watch(host) else {
         return inner.remove(id);
     };
+    let host = Arc::new(host);
+    let _ = bound.host.set(Arc::clone(&host));
     let mut acceptor = Acceptor { bound: &bound, host, underway: 0, next: None };
     loop {
         match poll_fn(|cx| acceptor.poll(cx, &entry)).await {
@@ -119,7 +127,7 @@ enum Turn {
 
 struct Acceptor<'a> {
     bound: &'a Bound,
-    host: AsyncFd<OwnedFd>,
+    host: Arc<AsyncFd<OwnedFd>>,
     /// Connections sent and not yet accepted.
     underway: u32,
     /// A connection that is to be sent.

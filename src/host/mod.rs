@@ -203,11 +203,28 @@ impl Inner {
         entry
     }
 
+    /// Returns what forgets a socket however the task that serves it ends: one that has a bug leaves nothing behind.
+    fn place(self: &Arc<Self>, id: u64) -> Place {
+        Place { inner: Arc::clone(self), id }
+    }
+
     /// Forgets a socket, which closes it unless its connection has it now.
     fn remove(&self, id: u64) {
         let removed = self.entries().remove(&id);
         drop(removed);
         self.changed.notify_waiters();
+    }
+}
+
+/// A socket's place among those that are known.
+struct Place {
+    inner: Arc<Inner>,
+    id: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.inner.remove(self.id);
     }
 }
 

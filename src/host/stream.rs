@@ -134,13 +134,13 @@ enum End {
 
 /// Carries a connection from its start to its end.
 pub(super) async fn carry(inner: Arc<Inner>, label: Label, socket: Arc<Socket>, end: HostEnd) {
+    let _place = inner.place(label.id);
     let result = run(&label, &socket, end).await;
     match result.unwrap_or(End::Failed(libc::EIO)) {
         End::Closed => {}
         End::Discarded => drop(socket.set_option(SocketOption::Linger(Some(Duration::ZERO)))),
         End::Failed(errno) => inner.ended().insert(label.id, errno),
     }
-    inner.remove(label.id);
 }
 
 async fn run(label: &Label, socket: &Arc<Socket>, end: HostEnd) -> io::Result<End> {
@@ -290,7 +290,7 @@ impl Pump {
     fn read_program(&mut self, cx: &mut Context<'_>, readable: u64) -> Step {
         let id = self.socket.id;
         let len = usize::try_from(readable).unwrap_or(CHUNK_LEN).min(CHUNK_LEN);
-        SCRATCH.with_borrow_mut(|scratch| {
+        let taken = SCRATCH.with_borrow_mut(|scratch| {
             let host = self.host.get_ref();
             let read = recv(host, &mut scratch[..len], RecvFlags::DONTWAIT);
             let read = read.and_then(|(read, _)| {
@@ -299,16 +299,17 @@ impl Pump {
             // The first byte is the stale one, the last is the new stale one.
             let bytes = match read {
                 Ok(read) => &scratch[1..=read],
-                Err(Errno::CONNRESET) => return Step::Ended(End::Discarded),
-                Err(error) => return Step::Ended(End::Failed(error.raw_os_error())),
+                Err(Errno::CONNRESET) => return Ok(Step::Ended(End::Discarded)),
+                Err(error) => return Ok(Step::Ended(End::Failed(error.raw_os_error()))),
             };
             match self.socket.poll(cx, Interest::Write, |stack, now| stack.send(now, id, bytes)) {
-                Poll::Ready(Ok(sent)) => self.up.extend_from_slice(&bytes[sent..]),
+                Poll::Ready(sent) => self.up.extend_from_slice(&bytes[sent?..]),
                 Poll::Pending => self.up.extend_from_slice(bytes),
-                Poll::Ready(Err(error)) => return self.write_failed(&error),
             }
-            Step::Moved
-        })
+            Ok(Step::Moved)
+        });
+        // The scratch is free again: what follows uses it, too.
+        taken.unwrap_or_else(|error: io::Error| self.write_failed(&error))
     }
 
     /// The program has written its last: it has shut this direction, or closed the descriptor.

@@ -16,12 +16,15 @@ use crate::{address, epoll, names, node, options, sockets, transfer};
 /// leaves `errno` as it was, whatever the kernel was asked meanwhile.
 fn guard<R: PartialEq + Copy>(failed: R, f: impl FnOnce() -> R) -> R {
     let before = errno();
+    node::begin();
     let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
         node::remember("a bug in unisockets ended the call; please report it");
         set_errno(libc::EIO);
         failed
     });
-    if result != failed {
+    if result == failed {
+        node::failed_with(errno());
+    } else {
         set_errno(before);
     }
     result
@@ -317,6 +320,12 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, option: c_int, value: *const c
     // SAFETY: the caller has promised it.
     let system = || unsafe { call(libc::SYS_setsockopt, arguments) };
     guard(-1, || {
+        if value.is_null()
+            && len > 0
+            && let Some(errno) = options::from_nowhere(fd, level)
+        {
+            return fail(errno);
+        }
         if value.is_null() || len as usize > unisockets_descriptors::Option::VALUE_LEN_MAX {
             return system() as c_int;
         }
@@ -383,13 +392,19 @@ pub unsafe fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
 /// # Safety
 /// The arguments must be what the call wants.
 pub unsafe fn getaddrinfo(
-    node: *const c_char,
+    host: *const c_char,
     service: *const c_char,
     hints: *const addrinfo,
     result: *mut *mut addrinfo,
 ) -> c_int {
-    // SAFETY: the caller has promised it.
-    guard(libc::EAI_SYSTEM, || unsafe { names::getaddrinfo(node, service, hints, result) })
+    guard(libc::EAI_SYSTEM, || {
+        // SAFETY: the caller has promised it.
+        let code = unsafe { names::getaddrinfo(host, service, hints, result) };
+        if code != 0 && code != libc::EAI_SYSTEM && !node::has_said() {
+            node::remember(&names::reason(code));
+        }
+        code
+    })
 }
 
 /// `freeaddrinfo(3)`.
@@ -437,6 +452,14 @@ pub fn up(config: &Config) -> c_int {
     guard(-1, || match node::up(config) {
         Ok(_) => 0,
         Err(errno) => fail(errno),
+    })
+}
+
+/// Refuses settings, and remembers why.
+pub fn refuse(text: &str) -> c_int {
+    guard(-1, || {
+        node::remember(text);
+        fail(libc::EINVAL)
     })
 }
 

@@ -22,7 +22,7 @@ mod transfer;
 mod waiting;
 
 pub use boundary::{accept, bind, close, connect, getpeername, getsockname, listen, shutdown, socket};
-pub use boundary::{capture, down, errmsg, status, up, version};
+pub use boundary::{capture, down, errmsg, refuse, status, up, version};
 pub use boundary::{epoll_ctl, fcntl, getsockopt, ioctl, poll, select, setsockopt};
 pub use boundary::{freeaddrinfo, getaddrinfo, gethostbyname, getnameinfo};
 pub use boundary::{recv, recvfrom, recvmmsg, recvmsg, send, sendmmsg, sendmsg, sendto};

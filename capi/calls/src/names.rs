@@ -146,8 +146,10 @@ pub(crate) unsafe fn getaddrinfo(
     // SAFETY: the hints are null or valid.
     let wanted = unsafe { hints.as_ref() };
     let numeric = wanted.is_some_and(|hints| hints.ai_flags & libc::AI_NUMERICHOST != 0);
+    let family = wanted.map_or(libc::AF_UNSPEC, |hints| hints.ai_family);
+    let is_known = [libc::AF_UNSPEC, libc::AF_INET, libc::AF_INET6].contains(&family);
     let asked = match name.and_then(|name| name.to_str().ok()) {
-        Some(name) if !numeric => ask(name),
+        Some(name) if !numeric && is_known => ask(name),
         _ => Asked::Nobody,
     };
     let (addresses, may_come) = match asked {
@@ -200,6 +202,14 @@ pub(crate) unsafe fn getaddrinfo(
     // SAFETY: the program has given a place for the list.
     unsafe { *result = head };
     0
+}
+
+/// Returns what a result of `getaddrinfo` means, as `gai_strerror(3)` has it.
+pub(crate) fn reason(code: c_int) -> String {
+    // SAFETY: any number has a text.
+    let text = unsafe { libc::gai_strerror(code) };
+    // SAFETY: it is a C string that is always there.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
 /// `freeaddrinfo`.

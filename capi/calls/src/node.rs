@@ -3,7 +3,7 @@
 //! Each request has a connection of its own. One that was kept would not survive `fork`, a program that closes every
 //! descriptor it does not know, or another thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, OsString};
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -153,6 +153,27 @@ static REPORTED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static LAST: RefCell<CString> = RefCell::new(CString::default());
+    /// Whether the call that runs has said why it fails.
+    static SAID: Cell<bool> = const { Cell::new(false) };
+    /// The number of the last failure, if nothing more was said of it.
+    static NUMBER: Cell<Errno> = const { Cell::new(0) };
+}
+
+/// Begins a call, which has said nothing yet.
+pub(crate) fn begin() {
+    let _ = SAID.try_with(|said| said.set(false));
+}
+
+/// Whether the call that runs has said why it fails.
+pub(crate) fn has_said() -> bool {
+    SAID.try_with(Cell::get).unwrap_or(true)
+}
+
+/// Ends a call that has failed: what it has not said is what its number means.
+pub(crate) fn failed_with(errno: Errno) {
+    if !has_said() {
+        let _ = NUMBER.try_with(|number| number.set(errno));
+    }
 }
 
 /// Remembers what to say about the last failure of this thread.
@@ -160,10 +181,16 @@ pub(crate) fn remember(text: &str) {
     let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
     // A thread that is ending has no place for it: destructors and handlers at exit make calls, too.
     let _ = LAST.try_with(|last| last.replace(text));
+    let _ = SAID.try_with(|said| said.set(true));
+    let _ = NUMBER.try_with(|number| number.set(0));
 }
 
 /// Calls `f` with what is to be said about the last failure of this thread.
 pub(crate) fn last<R>(f: impl Fn(&CStr) -> R) -> R {
+    let number = NUMBER.try_with(Cell::take).unwrap_or(0);
+    if number != 0 {
+        remember(&std::io::Error::from_raw_os_error(number).to_string());
+    }
     LAST.try_with(|last| f(&last.borrow())).unwrap_or_else(|_| f(c""))
 }
 

@@ -73,6 +73,13 @@ fn interface(level: c_int, option: c_int, value: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::from((octets, 0))).filter(|own| !own.ip().is_unspecified())
 }
 
+/// Returns what `setsockopt` without a value says of a virtual descriptor, where the kernel would say what it says of its own
+/// kind of socket.
+pub(crate) fn from_nowhere(fd: RawFd, level: c_int) -> Option<Errno> {
+    let name = identify(fd).filter(|_| level != libc::SOL_SOCKET)?;
+    Some(if level == libc::IPPROTO_TCP && kind(&name) == Kind::Udp { libc::ENOPROTOOPT } else { libc::EFAULT })
+}
+
 /// `setsockopt`.
 pub(crate) fn set(fd: RawFd, level: c_int, option: c_int, value: &[u8]) -> Result<Handled<()>, Errno> {
     let name = match identify(fd) {

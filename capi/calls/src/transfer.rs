@@ -455,10 +455,16 @@ pub(crate) unsafe fn recvmmsg(
 ) -> Result<usize, Errno> {
     let count = (count as usize).min(PARTS_MAX);
     // SAFETY: the caller has promised it.
-    let limit = unsafe { timeout.as_ref() }.map(|time| {
-        let time = std::time::Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.clamp(0, 999_999_999) as u32);
-        std::time::Instant::now() + time
-    });
+    let limit = match unsafe { timeout.as_ref() } {
+        None => None,
+        Some(time) => match (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec)) {
+            (Ok(seconds), Ok(nanoseconds @ 0..1_000_000_000)) => {
+                // One that the clock cannot tell does not come.
+                std::time::Instant::now().checked_add(std::time::Duration::new(seconds, nanoseconds))
+            }
+            _ => return Err(libc::EINVAL),
+        },
+    };
     let mut flags = flags;
     for index in 0..count {
         // SAFETY: there are so many.

@@ -278,6 +278,8 @@ static void options(int fd) {
     say("set with no length", setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &value, 0));
     say("set with a short length", setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &value, 2));
     say("set from nowhere", setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, NULL, 4));
+    say("TCP_NODELAY from nowhere", setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, NULL, 4));
+    say("IP_TTL from nowhere", setsockopt(fd, IPPROTO_IP, IP_TTL, NULL, 4));
     say("get with no length", getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &len));
     len = sizeof wide;
     /* The kernel's own sockets answer as well, but tools that watch memory see what they are given. */
@@ -625,6 +627,9 @@ static void datagrams(void) {
     struct mmsghdr got[2] = {{.msg_hdr = {.msg_iov = &into[0], .msg_iovlen = 1}},
                              {.msg_hdr = {.msg_iov = &into[1], .msg_iovlen = 1}}};
     say("recvmmsg", recvmmsg(server, got, 2, MSG_DONTWAIT, NULL));
+    struct timespec times[] = {{0, -1}, {-1, 0}, {0, 1000000000}};
+    for (int each = 0; each < 3; each++)
+        say("recvmmsg until no time", recvmmsg(server, got, 2, 0, &times[each]));
     close(server);
     say("send to what is closed", send(client, "x", 1, 0));
     polled("a refusal", client, POLLIN, 5000);

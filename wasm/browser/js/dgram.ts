@@ -1,19 +1,21 @@
 // Sockets in the shape of Node.js's 'node:dgram', on a node instead of the machine's own network.
 
-import { failure, hostOf, optionsOf, portOf } from "./errors.js";
+import { bytesOf, failure, hostOf, nodePortOf, optionsOf } from "./errors.js";
 import type { AddressInfo } from "./net.js";
 import type { Node } from "./node.js";
-import { EventEmitter } from "./streams.js";
+import { EventEmitter, bufferOf } from "./streams.js";
 import type { UdpSocket } from "./udp.js";
 
 export type SocketType = "udp4" | "udp6";
 
 export interface SocketOptions {
   type: SocketType;
+  /** Closes the socket when it is aborted. */
+  signal?: AbortSignal;
 }
 
 export interface BindOptions {
-  port?: number;
+  port?: number | string;
   address?: string;
 }
 
@@ -32,6 +34,7 @@ export class Socket extends EventEmitter {
   /** Kept when the socket is bound; what is sent before waits for it. */
   #bound: Promise<UdpSocket> | undefined;
   #remote: { address: string; port: number } | undefined;
+  #connecting = false;
   #closed = false;
 
   /** For `Dgram`. */
@@ -48,26 +51,31 @@ export class Socket extends EventEmitter {
     const listener = all.find((each) => typeof each === "function") as (() => void) | undefined;
     const address = rest.find((each) => typeof each === "string") as string | undefined;
     const settings: BindOptions = typeof options === "object" ? optionsOf(options) : { port: typeof options === "number" ? options : 0, ...(address ? { address } : {}) };
+    this.#checkRunning();
     if (this.#bound) throw failure("ERR_SOCKET_ALREADY_BOUND", "the socket is bound");
-    portOf(settings.port ?? 0);
+    const port = nodePortOf(settings.port ?? 0);
     if (listener) this.once("listening", listener);
-    this.#open(settings).catch((error: unknown) => {
+    this.#open({ ...settings, port }).catch((error: unknown) => {
       this.#bound = undefined;
       this.#fail(error);
     });
     return this;
   }
 
-  #open({ port = 0, address }: BindOptions): Promise<UdpSocket> {
+  #checkRunning(): void {
+    if (this.#closed) throw failure("ERR_SOCKET_DGRAM_NOT_RUNNING", "the socket is closed");
+  }
+
+  #open({ port = 0, address }: { port?: number; address?: string }): Promise<UdpSocket> {
     if (this.#closed) return Promise.reject(failure("ERR_SOCKET_DGRAM_NOT_RUNNING", "the socket is closed"));
-    const host = address ?? (this.#type === "udp6" ? "::" : "0.0.0.0");
+    const host = address === undefined ? (this.#type === "udp6" ? "::" : "0.0.0.0") : this.#here(address);
     this.#bound ??= this.#node.bind(port, { host }).then((socket) => {
       if (this.#closed) {
         socket.close();
         throw failure("ERR_SOCKET_DGRAM_NOT_RUNNING", "the socket is closed");
       }
       this.#socket = socket;
-      this.emit("listening");
+      this.#emit("listening");
       void this.#receive(socket);
       return socket;
     });
@@ -81,24 +89,33 @@ export class Socket extends EventEmitter {
         if (!message || this.#closed) break;
         const { data, remote } = message;
         const family = remote.address.includes(":") ? "IPv6" : "IPv4";
-        // What a listener throws is its own affair.
-        queueMicrotask(() => {
-          if (!this.#closed) this.emit("message", data, { ...remote, family, size: data.length } satisfies RemoteInfo);
-        });
+        this.#emit("message", bufferOf(data), { ...remote, family, size: data.length } satisfies RemoteInfo);
       } catch (error) {
         // A connected socket hears of an answer that was an error, and goes on.
         this.#fail(error);
       }
     }
-    this.close();
+    if (!this.#closed) this.close();
+  }
+
+  /** What a listener throws is its own affair. */
+  #emit(event: string, ...values: unknown[]): void {
+    queueMicrotask(() => {
+      if (!this.#closed) this.emit(event, ...values);
+    });
   }
 
   #fail(error: unknown): void {
-    if (!this.#closed) queueMicrotask(() => this.emit("error", error));
+    this.#emit("error", error);
+  }
+
+  #here(host: string): string {
+    if (host !== "localhost") return host;
+    return this.#type === "udp6" ? "::1" : "127.0.0.1";
   }
 
   async #target(address: string | undefined, port: number): Promise<string> {
-    const host = hostOf(address ?? (this.#type === "udp6" ? "::1" : "127.0.0.1")).replace(/^\[|\]$/g, "");
+    const host = this.#here(hostOf(address ?? "localhost").replace(/^\[|\]$/g, ""));
     if (host.includes(":")) return `[${host}]:${port}`;
     if (/^[\d.]+$/.test(host)) return `${host}:${port}`;
     const member = await this.#node.resolve(host);
@@ -106,8 +123,12 @@ export class Socket extends EventEmitter {
   }
 
   /** Sends: `send(data, port, address?, done?)`, `send(data, offset, length, port, address?, done?)`, or to whom it is connected. */
-  send(data: Uint8Array | string | (Uint8Array | string)[], ...rest: (number | string | Done | undefined)[]): void {
+  send(data: Part | Part[], ...rest: (number | string | Done | undefined)[]): void {
+    this.#checkRunning();
     const done = rest.find((each) => typeof each === "function") as Done | undefined;
+    // A port may be a text, and stands before the address.
+    const at = rest.findIndex((each) => typeof each === "string");
+    if (typeof rest[at] === "string" && (at === 0 || at === 2) && /^\d+$/.test(rest[at])) rest[at] = Number(rest[at]);
     const numbers = rest.filter((each) => typeof each === "number");
     const address = rest.find((each) => typeof each === "string") as string | undefined;
     let bytes = joined(data);
@@ -121,7 +142,7 @@ export class Socket extends EventEmitter {
     const port = numbers.length === 1 || numbers.length === 3 ? numbers.at(-1) : undefined;
     if (port === undefined && !this.#remote) throw failure("EDESTADDRREQ", "the datagram has no destination: give a port");
     if (port !== undefined && this.#remote) throw failure("ERR_SOCKET_DGRAM_IS_CONNECTED", "the socket is connected");
-    if (port !== undefined) portOf(port, "port", 1);
+    if (port !== undefined) nodePortOf(port, "port", 1);
     this.#send(bytes, port, address).then(
       () => done?.(null, bytes.length),
       (error: Error) => (done ? done(error) : this.#fail(error)),
@@ -134,10 +155,13 @@ export class Socket extends EventEmitter {
   }
 
   /** Connects: it sends to this address, and takes from nobody else. */
-  connect(port: number, ...rest: (string | (() => void) | undefined)[]): void {
+  connect(wanted: number | string, ...rest: (string | (() => void) | undefined)[]): void {
+    this.#checkRunning();
     const listener = rest.find((each) => typeof each === "function") as (() => void) | undefined;
     const address = rest.find((each) => typeof each === "string") as string | undefined;
-    portOf(port, "port", 1);
+    const port = nodePortOf(wanted, "port", 1);
+    if (this.#remote || this.#connecting) throw failure("ERR_SOCKET_DGRAM_IS_CONNECTED", "the socket is connected");
+    this.#connecting = true;
     if (listener) this.once("connect", listener);
     void (async () => {
       try {
@@ -146,14 +170,17 @@ export class Socket extends EventEmitter {
         await socket.connect(target);
         const at = target.lastIndexOf(":");
         this.#remote = { address: target.slice(0, at).replace(/^\[|\]$/g, ""), port };
-        this.emit("connect");
+        this.#emit("connect");
       } catch (error) {
         this.#fail(error);
+      } finally {
+        this.#connecting = false;
       }
     })();
   }
 
   address(): AddressInfo {
+    this.#checkRunning();
     if (!this.#socket) throw failure("EBADF", "the socket is not bound");
     return { ...this.#socket.local, family: this.#type === "udp6" ? "IPv6" : "IPv4" };
   }
@@ -168,8 +195,8 @@ export class Socket extends EventEmitter {
   }
 
   close(listener?: () => void): this {
+    this.#checkRunning();
     if (listener) this.once("close", listener);
-    if (this.#closed) return this;
     this.#closed = true;
     this.#socket?.close();
     queueMicrotask(() => this.emit("close"));
@@ -185,9 +212,14 @@ export class Socket extends EventEmitter {
   }
 }
 
-function joined(data: Uint8Array | string | (Uint8Array | string)[]): Uint8Array {
-  const parts = (Array.isArray(data) ? data : [data]).map((part) => (typeof part === "string" ? new TextEncoder().encode(part) : part));
-  if (!parts.every((part) => part instanceof Uint8Array)) throw failure("ERR_INVALID_ARG_TYPE", "a datagram is bytes or a text");
+/** A datagram, or a part of one. */
+type Part = ArrayBufferView | string;
+
+function joined(data: Part | Part[]): Uint8Array {
+  const parts = (Array.isArray(data) ? data : [data]).map((part) => {
+    if (typeof part === "string" || ArrayBuffer.isView(part)) return bytesOf(part);
+    throw failure("ERR_INVALID_ARG_TYPE", "a datagram is bytes or a text");
+  });
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -195,6 +227,13 @@ function joined(data: Uint8Array | string | (Uint8Array | string)[]): Uint8Array
     at += part.length;
   }
   return bytes;
+}
+
+function heed(socket: Socket, signal: AbortSignal): void {
+  const stop = (): void => void socket.close();
+  if (signal.aborted) return stop();
+  signal.addEventListener("abort", stop);
+  socket.once("close", () => signal.removeEventListener("abort", stop));
 }
 
 /** What `node:dgram` offers, for one node. */
@@ -206,8 +245,10 @@ export interface Dgram {
 export function dgram(node: Node): Dgram {
   return {
     createSocket(options, listener) {
-      const socket = new Socket(node, typeof options === "string" ? options : optionsOf<SocketOptions>(options).type);
+      const { type, signal } = typeof options === "string" ? { type: options, signal: undefined } : optionsOf<SocketOptions>(options);
+      const socket = new Socket(node, type);
       if (listener) socket.on("message", listener);
+      if (signal) heed(socket, signal);
       return socket;
     },
   };

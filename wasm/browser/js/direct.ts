@@ -121,6 +121,24 @@ function incoming<T>(ends: Ends, next: () => Promise<T | undefined>, cancel: () 
   );
 }
 
+/** The same of bytes, which a reader may want in memory of its own. */
+function incomingBytes(ends: Ends, next: () => Promise<Uint8Array | undefined>, cancel: () => Promise<void>): ReadableStream<Uint8Array> {
+  return new ReadableStream({
+    type: "bytes",
+    async pull(controller) {
+      const value = await ends.try(next);
+      if (value !== undefined) return controller.enqueue(value as Uint8Array<ArrayBuffer>);
+      controller.close();
+      controller.byobRequest?.respond(0);
+      ends.done();
+    },
+    async cancel() {
+      await ends.try(cancel);
+      ends.done();
+    },
+  });
+}
+
 /** A socket that is being opened, is open, or is closed. */
 abstract class Base<Info> implements SocketLike<Info> {
   readonly opened: Promise<Info>;
@@ -167,7 +185,7 @@ abstract class Base<Info> implements SocketLike<Info> {
 function infoOf(socket: TcpSocket, ended: (error?: unknown) => void): TCPSocketOpenInfo {
   const ends = new Ends(2, ended);
   return {
-    readable: incoming(ends, () => socket.read(), () => socket.shutdownReading()),
+    readable: incomingBytes(ends, () => socket.read(), () => socket.shutdownReading()),
     writable: new WritableStream<Uint8Array>({
       write: (data) => ends.try(() => socket.write(data)),
       close: async () => {
@@ -219,7 +237,7 @@ function datagrams(socket: UdpSocket, connected: boolean, ends: Ends): ReadableS
 /** Makes the classes of the Direct Sockets API for a node. */
 export function directSockets(node: Node): DirectSockets {
   const resolved = async (host: string): Promise<string> =>
-    /^[\d.]+$|:/.test(host) ? host.replace(/^\[|\]$/g, "") : (await node.resolve(host)).ipv4;
+    host === "localhost" ? "127.0.0.1" : /^[\d.]+$|:/.test(host) ? host.replace(/^\[|\]$/g, "") : (await node.resolve(host)).ipv4;
 
   class TCPSocket extends Base<TCPSocketOpenInfo> {
     constructor(remoteAddress: string, remotePort: number, given?: TCPSocketOptions) {

@@ -38,6 +38,23 @@ export function portOf(value: unknown, what = "port", least = 0): number {
   return value;
 }
 
+/** Checks a port as Node.js does, which takes it as a text, too. */
+export function nodePortOf(value: unknown, what = "port", least = 0): number {
+  return portOf(typeof value === "string" && /^\d+$/.test(value) ? Number(value) : value, what, least);
+}
+
+/** Leaves what a listener has thrown to whoever looks after such errors: it is no error of the network. */
+export function leave(error: unknown): void {
+  queueMicrotask(() => {
+    throw error;
+  });
+}
+
+/** What waits is told with this that it has been aborted, as in Node.js. */
+export function aborted(signal: AbortSignal): NetworkError {
+  return Object.assign(new Error("The operation was aborted", { cause: signal.reason }), { name: "AbortError", code: "ABORT_ERR" });
+}
+
 /** Checks a number. */
 export function numberOf(value: unknown, what: string, least: number, most: number): number {
   if (typeof value !== "number" || !Number.isInteger(value) || value < least || value > most) {

@@ -194,13 +194,20 @@ class Content {
   #waits = false;
   #over: () => void = () => undefined;
   #withheld = false;
+  /** Why it could not be read: its sender's mistake. */
+  broken: Error | undefined;
 
   constructor(reader: Reader, how: Framing) {
     this.#parts = this.#read(reader, how);
   }
 
   async *#read(reader: Reader, how: Framing): AsyncGenerator<Uint8Array, void> {
-    yield* content(reader, how);
+    try {
+      yield* content(reader, how);
+    } catch (error) {
+      this.broken = error as Error;
+      throw error;
+    }
     this.#complete = true;
   }
 
@@ -519,6 +526,10 @@ export class HttpServer {
       response = usable(await this.#handled(request, { remote: socket.remote, headers }, gone));
     } catch (error) {
       gone.throwIfAborted();
+      if (incoming.broken) {
+        await refuse(socket, 400, `${incoming.broken.message}\n`);
+        return false;
+      }
       console.error(error);
       response = new Response("the page's handler failed; its console says why\n", { status: 500 });
     }
@@ -658,8 +669,10 @@ export async function fetchOver(
   // A field that none can be is found before anybody is asked.
   made(() => new Headers({ host: init?.host ?? "" }));
   const fields = made(() => new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined)));
+  speakable(request);
   // Not all browsers say whether a request has content.
-  let body = ["GET", "HEAD"].includes(request.method) ? undefined : new Uint8Array(await request.arrayBuffer());
+  let body = ["GET", "HEAD"].includes(request.method) ? undefined : new Uint8Array(await unlessAborted(request.arrayBuffer(), request.signal));
+  HOP_BY_HOP.forEach((name) => fields.delete(name));
   // The type that the request has found for its content is that of every repetition.
   const type = request.headers.get("content-type");
   if (body && type && !fields.has("content-type")) fields.set("content-type", type);
@@ -692,6 +705,40 @@ export async function fetchOver(
 
 type RequestInfo_ = Request;
 
+/** Fields that are of one connection, or of one framing, and not of who passes them on (RFC 9110, section 7.6.1). */
+const HOP_BY_HOP = ["keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/** Checks that a request can be made here at all. */
+function speakable(request: Request): void {
+  const { protocol } = new URL(request.url);
+  if (protocol !== "http:") throw failure("EINVAL", `'${protocol}' is not spoken here; use http:, the links of the network are sealed`);
+}
+
+/** Waits for something, but no longer than somebody wants it. */
+function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const stop = (): void => reject(signal.reason as Error);
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop);
+    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+  });
+}
+
+/** Returns what content is packed with, if it is unpacked here. */
+function packing(headers: Headers): "gzip" | "deflate" | undefined {
+  const coding = headers.get("content-encoding")?.trim().toLowerCase();
+  if (coding === "gzip" || coding === "x-gzip") return "gzip";
+  return coding === "deflate" ? coding : undefined;
+}
+
+/** Unpacks content; what it says of itself then is of what it was. */
+function unpacked(body: ReadableStream<Uint8Array>, headers: Headers): ReadableStream<Uint8Array> {
+  const packed = packing(headers);
+  if (!packed) return body;
+  ["content-encoding", "content-length"].forEach((name) => headers.delete(name));
+  return body.pipeThrough(new DecompressionStream(packed) as TransformStream<Uint8Array, Uint8Array>);
+}
+
 /** What comes, until it is aborted: with the reason that was given for that. */
 async function* heeding(parts: AsyncGenerator<Uint8Array, void>, signal: AbortSignal): AsyncGenerator<Uint8Array, void> {
   try {
@@ -707,10 +754,8 @@ async function exchange(
   request: Request,
   { fields, body, host }: { fields: Headers; body: Uint8Array | undefined; host: string | undefined },
 ): Promise<Response> {
+  speakable(request);
   const url = new URL(request.url);
-  if (url.protocol !== "http:") {
-    throw failure("EINVAL", `'${url.protocol}' is not spoken here; use http:, the links of the network are sealed`);
-  }
   const { signal } = request;
   const socket = await connect(url.hostname, Number(url.port || 80), signal);
   const abort = (): void => socket.reset();
@@ -724,6 +769,8 @@ async function exchange(
     headers.set("host", host ?? url.host);
     headers.set("connection", "close");
     if (!headers.has("accept")) headers.set("accept", "*/*");
+    // A range is one of what is sent, packed or not.
+    if (!headers.has("accept-encoding")) headers.set("accept-encoding", headers.has("range") ? "identity" : "gzip, deflate");
     if (body) headers.set("content-length", String(body.length));
     await socket.write(lines(`${request.method} ${url.pathname}${url.search} HTTP/1.1`, headers));
     // Whoever answers before all has come, or as it comes, is heard.
@@ -743,7 +790,7 @@ async function exchange(
       const empty = NULL_BODY.includes(status) || request.method === "HEAD";
       const how = empty ? ({ kind: "none" } as const) : framing(received, "close");
       if (how.kind === "none") done();
-      const unread = how.kind === "none" ? null : stream(heeding(content(reader, how), signal), done);
+      const unread = how.kind === "none" ? null : unpacked(stream(heeding(content(reader, how), signal), done), received);
       const response = new Response(empty ? null : unread, { status, statusText, headers: received });
       Object.defineProperty(response, "url", { value: request.url });
       return response;

@@ -1,6 +1,6 @@
 // Sockets in the shape of Node.js's 'node:net', on a node instead of the machine's own network.
 
-import { failure, optionsOf, portOf } from "./errors.js";
+import { aborted, failure, leave, nodePortOf, optionsOf } from "./errors.js";
 import type { Node } from "./node.js";
 import { Duplex, EventEmitter } from "./streams.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
@@ -13,7 +13,7 @@ export interface AddressInfo {
 }
 
 export interface ConnectOptions {
-  port: number;
+  port: number | string;
   host?: string;
   noDelay?: boolean;
   keepAlive?: boolean;
@@ -23,12 +23,16 @@ export interface ConnectOptions {
   allowHalfOpen?: boolean;
   /** In milliseconds; after being idle for so long the socket emits `timeout`. */
   timeout?: number;
+  /** Destroys the socket when it is aborted. */
+  signal?: AbortSignal;
 }
 
 export interface ListenOptions {
-  port?: number;
+  port?: number | string;
   host?: string;
   backlog?: number;
+  /** Closes the server when it is aborted. */
+  signal?: AbortSignal;
 }
 
 export interface ServerOptions {
@@ -66,11 +70,11 @@ export class Socket extends Duplex {
   }
 
   /** Connects: `connect(port, host?, listener?)` or `connect({ port, host }, listener?)`. */
-  connect(options: ConnectOptions | number, ...rest: (string | (() => void) | undefined)[]): this {
+  connect(options: ConnectOptions | number | string, ...rest: (string | (() => void) | undefined)[]): this {
     const host = rest.find((each) => typeof each === "string") as string | undefined;
     const listener = rest.find((each) => typeof each === "function") as (() => void) | undefined;
     const settings: ConnectOptions = typeof options === "object" ? optionsOf(options) : { port: options, ...(host ? { host } : {}) };
-    portOf(settings.port, "port", 1);
+    const port = nodePortOf(settings.port, "port", 1);
     if (this.#closing) throw failure("EALREADY", "the socket is being closed: connect it again once it has emitted 'close'");
     if (this.destroyed) this.#beginAgain();
     if (this.connecting || this.#socket) throw failure("EISCONN", "the socket is connected, or being connected");
@@ -78,8 +82,16 @@ export class Socket extends Duplex {
     if (settings.timeout) this.setTimeout(settings.timeout);
     this.connecting = true;
     this.#cancel = new AbortController();
-    void this.#connect(settings, this.#cancel.signal);
+    if (settings.signal) this.#heed(settings.signal);
+    if (!this.destroyed) void this.#connect({ ...settings, port }, this.#cancel.signal);
     return this;
+  }
+
+  #heed(signal: AbortSignal): void {
+    const stop = (): void => void this.destroy(aborted(signal));
+    if (signal.aborted) return stop();
+    signal.addEventListener("abort", stop);
+    this.once("close", () => signal.removeEventListener("abort", stop));
   }
 
   /** A socket that was destroyed is as good as a new one. */
@@ -90,7 +102,7 @@ export class Socket extends Duplex {
     this.bytesRead = this.bytesWritten = 0;
   }
 
-  async #connect(settings: ConnectOptions, signal: AbortSignal): Promise<void> {
+  async #connect(settings: ConnectOptions & { port: number }, signal: AbortSignal): Promise<void> {
     try {
       const socket = await this.#node.connect(settings.host ?? "localhost", settings.port, { signal });
       try {
@@ -144,23 +156,41 @@ export class Socket extends Duplex {
 
   async #pull(): Promise<void> {
     const socket = this.#socket as TcpSocket;
-    try {
-      for (;;) {
-        const data = await socket.read();
-        if (this.destroyed || this.#socket !== socket) return;
-        this.#active();
-        this.bytesRead += data?.length ?? 0;
-        // The next '_read' may come within 'push'.
-        this.#reading = false;
-        const more = this.push(data ?? null);
-        if (!data || !more || this.#reading) {
-          if (this.#reading) continue;
-          return;
-        }
-        this.#reading = true;
+    for (;;) {
+      let data: Uint8Array | undefined;
+      try {
+        data = await socket.read();
+      } catch (error) {
+        if (!this.destroyed && this.#socket === socket) this.destroy(error as Error);
+        return;
       }
-    } catch (error) {
-      if (!this.destroyed && this.#socket === socket) this.destroy(error as Error);
+      if (this.destroyed || this.#socket !== socket) return;
+      this.#active();
+      this.bytesRead += data?.length ?? 0;
+      // The next '_read' may come within 'push'.
+      this.#reading = false;
+      let more = true;
+      try {
+        more = this.push(data ?? null);
+      } catch (error) {
+        leave(error);
+      }
+      // The end is for those as well who never read.
+      if (!data) return void this.read(0);
+      if (!more && !this.#reading) return;
+      this.#reading = true;
+    }
+  }
+
+  /** What arrives; as in Node.js the socket is destroyed when whoever iterates stops before the end. */
+  override async *[Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
+    let ended = false;
+    try {
+      // Its own end would take a socket for broken off that is still saying its last word.
+      yield* this.iterator({ destroyOnReturn: false });
+      ended = true;
+    } finally {
+      if (!ended) this.destroy();
     }
   }
 
@@ -189,8 +219,7 @@ export class Socket extends Duplex {
     clearTimeout(this.#timer);
     this.#cancel?.abort();
     this.connecting = false;
-    if (error) this.#socket?.reset();
-    else this.#socket?.close();
+    this.#socket?.close();
     this.#closing = true;
     done(error);
     queueMicrotask(() => {
@@ -308,17 +337,25 @@ export class Server extends EventEmitter {
   }
 
   /** Listens: `listen(port, host?, backlog?, listener?)` or `listen({ port, host, backlog }, listener?)`. */
-  listen(options: ListenOptions | number = 0, ...rest: (string | number | (() => void) | undefined)[]): this {
+  listen(options: ListenOptions | number | string = 0, ...rest: (string | number | (() => void) | undefined)[]): this {
     const host = rest.find((each) => typeof each === "string") as string | undefined;
     const backlog = rest.find((each) => typeof each === "number") as number | undefined;
     const listener = rest.find((each) => typeof each === "function") as (() => void) | undefined;
-    const { port = 0, ...more } = typeof options === "object" ? optionsOf<ListenOptions>(options) : { port: options, ...(host ? { host } : {}), ...(backlog ? { backlog } : {}) };
-    portOf(port);
+    const { port: wanted = 0, signal, ...more } = typeof options === "object" ? optionsOf<ListenOptions>(options) : { port: options, ...(host ? { host } : {}), ...(backlog ? { backlog } : {}) };
+    const port = nodePortOf(wanted);
     if (this.#state === "opening" || this.#state === "open") throw failure("EALREADY", "the server listens already");
     if (listener) this.once("listening", listener);
     this.#state = "opening";
     void this.#open(port, more);
+    if (signal) this.#heed(signal);
     return this;
+  }
+
+  #heed(signal: AbortSignal): void {
+    const stop = (): void => void this.close();
+    if (signal.aborted) return stop();
+    signal.addEventListener("abort", stop);
+    this.once("close", () => signal.removeEventListener("abort", stop));
   }
 
   async #open(port: number, options: { host?: string; backlog?: number }): Promise<void> {
@@ -434,8 +471,17 @@ export function net(node: Node): Net {
       constructor(options?: { allowHalfOpen?: boolean }) {
         super(node, options);
       }
+
+      // Those of 'connect' and of servers are sockets as well.
+      static override [Symbol.hasInstance](value: unknown): boolean {
+        return Function.prototype[Symbol.hasInstance].call(Socket, value);
+      }
     },
     Server: class extends Server {
+      static override [Symbol.hasInstance](value: unknown): boolean {
+        return Function.prototype[Symbol.hasInstance].call(Server, value);
+      }
+
       constructor(options: ServerOptions = {}, listener?: (socket: Socket) => void) {
         super(node, options, listener);
       }

@@ -471,7 +471,8 @@ export class Node extends EventTarget {
   }
 
   #local(host: string | undefined, port: number): string {
-    const bare = host === undefined ? "::" : hostOf(host).replace(/^\[|\]$/g, "");
+    const named = host === undefined ? "::" : hostOf(host).replace(/^\[|\]$/g, "");
+    const bare = named === "localhost" ? "127.0.0.1" : named;
     return bare.includes(":") ? `[${bare}]:${port}` : `${bare}:${port}`;
   }
 

@@ -1,8 +1,14 @@
 // Node.js's events and streams, as far as they are used, from the packages that bring them to browsers. The types are this
 // file's own: whoever has those of Node.js keeps them.
 
+import { Buffer } from "buffer";
 import { EventEmitter as Emitter } from "events";
 import { Duplex as Stream } from "readable-stream";
+
+/** Returns bytes as Node.js hands them out, without copying them: with `toString` and the like. */
+export function bufferOf(bytes: Uint8Array): Uint8Array {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
 
 /** What emits events: `EventEmitter` of `node:events`, as far as it is used here. */
 export interface EventEmitter {
@@ -39,6 +45,7 @@ export interface Duplex extends EventEmitter, AsyncIterable<Uint8Array> {
   resume(): this;
   setEncoding(encoding: string): this;
   pipe<Target>(target: Target, options?: { end?: boolean }): Target;
+  iterator(options?: { destroyOnReturn?: boolean }): AsyncIterableIterator<Uint8Array>;
   [Symbol.asyncIterator](): AsyncIterator<Uint8Array>;
   _read(size: number): void;
   _write(chunk: Uint8Array, encoding: string, done: (error?: Error | null) => void): void;

@@ -70,6 +70,24 @@ async function perform(button, work) {
   }
 }
 
+/** What this tab remembers over a reload, where its browser lets it. */
+const memory = {
+  get(what) {
+    try {
+      return sessionStorage.getItem(`unisockets-${what}`);
+    } catch {
+      return null;
+    }
+  },
+  set(what, text) {
+    try {
+      sessionStorage.setItem(`unisockets-${what}`, text);
+    } catch {
+      // It is asked for again.
+    }
+  },
+};
+
 /** Makes an element; texts are never taken for HTML. */
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -119,7 +137,7 @@ async function enter({ network, name, secret }) {
   });
   node.addEventListener("left", () => returned || location.replace(location.pathname));
   // The page begins anew when the node has left; what was wrong is said then.
-  node.addEventListener("rejected", ({ detail }) => sessionStorage.setItem("unisockets-problem", `${detail.message ?? detail}`));
+  node.addEventListener("rejected", ({ detail }) => memory.set("problem", `${detail.message ?? detail}`));
   // A reload joins again. The secret stays with this entry of the tab's history, and out of the address bar.
   const again = new URLSearchParams({ network, name: node.name });
   history.replaceState(secret ? { secret } : null, "", `${location.pathname}?${again}`);
@@ -564,8 +582,8 @@ $("capture").onclick = () =>
 $("join").onsubmit = (event) => {
   event.preventDefault();
   const [network, name, secret] = [$("network").value.trim(), $("name").value.trim(), $("secret").value];
-  sessionStorage.setItem("unisockets-name", name);
-  sessionStorage.setItem("unisockets-network", network);
+  memory.set("name", name);
+  memory.set("network", network);
   void perform(event.submitter ?? $("enter"), () => enter({ network, name, secret }));
 };
 
@@ -574,16 +592,16 @@ const secret = decoded(location.hash.slice(1)) || history.state?.secret || "";
 if (secret) history.replaceState({ secret }, "", location.pathname + location.search);
 // Another invitation for this page: only its secret is new.
 addEventListener("hashchange", () => location.reload());
-const problem = sessionStorage.getItem("unisockets-problem");
+const problem = memory.get("problem");
 if (problem) complain(problem);
-sessionStorage.removeItem("unisockets-problem");
+memory.set("problem", "");
 // A page that the browser had put aside has said goodbye before.
 addEventListener("pageshow", ({ persisted }) => {
   if (!persisted) return;
   returned = true;
   location.reload();
 });
-$("network").value = asked.get("network") || sessionStorage.getItem("unisockets-network") || "default";
+$("network").value = asked.get("network") || memory.get("network") || "default";
 $("secret").value = secret;
-$("name").value = asked.get("name") || sessionStorage.getItem("unisockets-name") || `tab-${Math.floor(Math.random() * 9000 + 1000)}`;
+$("name").value = asked.get("name") || memory.get("name") || `tab-${Math.floor(Math.random() * 9000 + 1000)}`;
 if (asked.get("name")) $("join").requestSubmit();

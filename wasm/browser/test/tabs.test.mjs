@@ -899,6 +899,118 @@ test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, asyn
   for (const page of [a, b]) await page.context().close();
 });
 
+test("sockets in the shape of Node.js's end as Node.js's do", { timeout: LIMIT }, async () => {
+  const a = await tab("ends-server");
+  const b = await tab("ends-client");
+  for (const page of [a, b]) {
+    await page.evaluate(async () => {
+      globalThis.net = (await import("/dist/net.js")).net(node);
+      globalThis.dgram = (await import("/dist/dgram.js")).dgram(node);
+      globalThis.happens = (emitter, event) => new Promise((resolve) => emitter.once(event, (...values) => resolve(values)));
+      globalThis.said = [];
+      globalThis.story = (socket) => {
+        const events = [];
+        for (const event of ["end", "error", "close"]) socket.on(event, (value) => events.push(event === "error" ? `error ${value.code ?? value.message}` : event));
+        return happens(socket, "close").then(() => events.join(" "));
+      };
+      globalThis.uncaught = [];
+      addEventListener("error", (event) => (uncaught.push(event.error.message), event.preventDefault()));
+    });
+  }
+  await a.evaluate(async () => {
+    globalThis.servers = [];
+    const serve = async (port, listener, options = {}) => {
+      const server = net.createServer(options, (socket) => (said.push(story(socket)), listener(socket)));
+      servers.push(server);
+      await happens(server.listen(String(port)), "listening");
+    };
+    // Nobody here reads.
+    await serve(13, (socket) => socket.end("noon"));
+    await serve(14, async (socket) => {
+      let text = "";
+      for await (const part of socket) text += part;
+      said.push(text);
+    });
+    await serve(15, async (socket) => {
+      for await (const part of socket) break;
+    });
+    await serve(16, (socket) => socket.on("data", () => { throw new Error("my mistake"); }));
+    await serve(17, async (socket) => {
+      let len = 0;
+      for await (const part of socket) len += part.length;
+      said.push(`${len}`);
+    });
+  });
+  const ends = await b.evaluate(async () => {
+    const ends = [];
+    // Those who read, and those who only say something.
+    for (let turn = 0; turn < 20; turn += 1) await happens(net.connect(13, "ends-server").resume(), "close");
+    const asks = net.connect(14, "ends-server");
+    ends.push(story(asks));
+    asks.end("hello");
+    await ends[0];
+    const broken = net.connect(15, "ends-server").resume();
+    ends.push(story(broken));
+    broken.write("some");
+    await ends[1];
+    const thrown = net.connect(16, "ends-server").resume();
+    ends.push(story(thrown));
+    thrown.write("first", () => setTimeout(() => thrown.end("second"), 300));
+    await ends[2];
+    // What was written arrives, however the socket is destroyed.
+    const failing = net.connect("17", "ends-server");
+    ends.push(story(failing));
+    failing.write(new Uint8Array(300_000), () => failing.destroy(new Error("mine")));
+    await ends[3];
+    const gone = new AbortController();
+    const waits = net.connect({ port: 13, host: "10.80.99.99", signal: gone.signal });
+    ends.push(story(waits));
+    gone.abort();
+    await ends[4];
+    return { ends: await Promise.all(ends), same: [asks instanceof net.Socket, new net.Server() instanceof net.Server, {} instanceof net.Socket] };
+  });
+  assert.deepEqual(ends, { ends: ["end close", "end close", "end close", "error mine close", "error ABORT_ERR close"], same: [true, true, false] });
+  const found = await a.evaluate(async () => {
+    // Which it is once the last of its sockets has ended.
+    await Promise.all(servers.map((server) => happens(server.close(), "close")));
+    return { said: (await Promise.all(said)).sort(), uncaught };
+  });
+  assert.deepEqual(found, {
+    said: [...["300000", "hello"], "close", ...Array(23).fill("end close")].sort(),
+    uncaught: ["my mistake", "my mistake"],
+  });
+  const datagrams = await b.evaluate(async () => {
+    const socket = dgram.createSocket("udp4");
+    await happens(socket.bind("0", "localhost"), "listening");
+    const { port } = socket.address();
+    socket.send(new DataView(new ArrayBuffer(3)), String(port), "localhost");
+    const [data, from] = await happens(socket, "message");
+    socket.send("abc", port, "localhost");
+    const [text] = await happens(socket, "message");
+    socket.connect(port);
+    const codes = [];
+    const attempt = (work) => {
+      try {
+        work();
+      } catch (error) {
+        codes.push(error.code);
+      }
+    };
+    attempt(() => socket.connect(port));
+    socket.close();
+    ["close", "address", () => socket.send("x", port), () => socket.bind(0)].forEach((each) => attempt(typeof each === "string" ? () => socket[each]() : each));
+    const off = new AbortController();
+    const heeds = dgram.createSocket({ type: "udp6", signal: off.signal });
+    const closed = happens(heeds, "close");
+    off.abort();
+    await closed;
+    return [data.length, from.address, text.toString(), codes];
+  });
+  const stopped = "ERR_SOCKET_DGRAM_NOT_RUNNING";
+  assert.deepEqual(datagrams, [3, "127.0.0.1", "abc", ["ERR_SOCKET_DGRAM_IS_CONNECTED", stopped, stopped, stopped, stopped]]);
+  for (const page of [a, b]) await page.context().close();
+});
+
 test("what was written before close and leave is delivered, and an end is the program's own", { timeout: LIMIT }, async () => {
   const page = await tab("keeper");
   const client = await tab("goer");

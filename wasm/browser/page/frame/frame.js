@@ -48,11 +48,14 @@ async function begin() {
   // Links to the member by its name are links within this origin.
   const clicked = (event) => {
     const link = event.target.closest?.("a[href]");
-    if (!link || event.defaultPrevented || !/^https?:$/.test(link.protocol)) return;
+    if (!link || event.defaultPrevented || event.button > 1) return;
+    // In a window of its own a page would be in no sandbox.
+    const opens = event.button === 1 || event.ctrlKey || event.metaKey || event.shiftKey;
+    if (!/^https?:$/.test(link.protocol)) return opens && event.preventDefault();
     if (link.origin !== globalThis.location.origin) {
       event.preventDefault();
       port.postMessage({ kind: "link", url: link.href });
-    } else if (link.target && link.target !== "_self" && !view.contentWindow.frames[link.target]) {
+    } else if (opens || (link.target && link.target !== "_self" && !view.contentWindow.frames[link.target])) {
       // There are no other windows here.
       event.preventDefault();
       view.src = link.href;
@@ -62,6 +65,7 @@ async function begin() {
     try {
       // Of the window: what the page does itself comes first. Added twice it is there once, and a page may take it away.
       view.contentWindow.addEventListener("click", clicked);
+      view.contentWindow.addEventListener("auxclick", clicked);
     } catch {
       // It shows something of another origin, which is an error page.
     }

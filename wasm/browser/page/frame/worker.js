@@ -11,7 +11,9 @@ self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim(
 self.addEventListener("fetch", (event) => {
   const url = new URL(event.request.url);
   if (url.origin === location.origin && url.pathname.startsWith(OWN_FILES)) return;
-  if (url.origin !== location.origin) event.respondWith(refusal(403, "members' pages reach only their own member"));
+  // On its own a page is in no sandbox, and could go wherever this machine can.
+  if (event.request.destination === "document") event.respondWith(refusal(403, "A member's pages are shown only within the page that has joined its network."));
+  else if (url.origin !== location.origin) event.respondWith(refusal(403, "members' pages reach only their own member"));
   else event.respondWith(ask(event.request, url));
 });
 
