@@ -19,7 +19,7 @@ async function compile(source: ModuleSource): Promise<WebAssembly.Module> {
   try {
     return await loaded(source);
   } catch (error) {
-    const where = typeof source === "string" || source instanceof URL ? ` from ${shown(source)}` : "";
+    const where = typeof source === "string" || source instanceof URL ? ` from ${shown(String(source))}` : "";
     throw failure("ENOENT", `the WebAssembly module cannot be loaded${where}: ${(error as Error).message}`);
   }
 }

@@ -379,8 +379,12 @@ export class Server extends EventEmitter {
 
   #accept(accepted: TcpSocket): void {
     if (this.maxConnections !== undefined && this.#connections.size >= this.maxConnections) {
-      accepted.reset();
-      this.emit("drop", { remoteAddress: accepted.remote.address, remotePort: accepted.remote.port });
+      accepted.close();
+      const { local, remote } = accepted;
+      this.emit("drop", {
+        ...{ localAddress: local.address, localPort: local.port, localFamily: family(local.address) },
+        ...{ remoteAddress: remote.address, remotePort: remote.port, remoteFamily: family(remote.address) },
+      });
       return;
     }
     const socket = new Socket(this.#node, this.#options, accepted);

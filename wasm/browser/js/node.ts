@@ -185,6 +185,7 @@ function signalingUrl(given: string | URL | undefined): URL {
   const schemes: Record<string, string> = { "http:": "ws:", "https:": "wss:", "ws:": "ws:", "wss:": "wss:" };
   const scheme = schemes[url.protocol];
   if (!scheme) throw failure("EINVAL", `'${shown(url.href)}' is no signaling URL; it looks like ws://HOST:PORT or wss://HOST`);
+  if (url.username || url.password || url.search) throw failure("EINVAL", `a signaling URL has no user and no query: '${shown(url.href)}'`);
   // A URL's scheme can be changed between these two kinds only as a text.
   const path = given === undefined ? "" : url.pathname.replace(/\/+$/, "").replace(/\/v1$/, "");
   return new URL(`${scheme}//${url.host}${path}/v1`);
@@ -196,6 +197,7 @@ function checked(options: JoinOptions): void {
     if (value !== undefined && (typeof value !== "string" || value === "")) {
       throw failure("EINVAL", `the ${name} is a text of at least one character`);
     }
+    if (typeof value === "string" && /\p{Surrogate}/u.test(value)) throw failure("EINVAL", `the ${name} has half of a character in it`);
   };
   (["network", "secret", "name"] as const).forEach(text);
   const { key } = options;

@@ -345,3 +345,68 @@ test("http: pieces, white space and ends are what the standard says", { timeout:
   assert.match(found.upgrade, /^HTTP\/1.1 426 .*\r\n[^]*connection: upgrade\r\n[^]*upgrade: websocket\r\n/);
   for (const each of [page, client]) await each.context().close();
 });
+
+test("http: content that is broken is its sender's mistake, packed content is unpacked, and who gives up need not wait", { timeout: LIMIT }, async () => {
+  const web = await tab("packer");
+  const client = await tab("unpacker");
+  const complaints = [];
+  web.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  await web.evaluate(async () => {
+    const packed = async (text, how) => new Response(new Blob([text]).stream().pipeThrough(new CompressionStream(how))).bytes();
+    await node.serve({ port: 80 }, async (request, { headers }) => {
+      const { pathname } = new URL(request.url);
+      if (pathname === "/count") return new Response(String((await request.arrayBuffer()).byteLength));
+      if (pathname === "/fields") return Response.json(Object.fromEntries(headers));
+      if (pathname === "/through") return node.fetch("http://packer/count", { method: "POST", headers, body: await request.arrayBuffer() });
+      const how = pathname.slice(1);
+      if (how === "broken") return new Response("no gzip", { headers: { "content-encoding": "gzip" } });
+      const body = await packed("text ".repeat(10_000), how);
+      return new Response(body, { headers: { "content-encoding": how, "content-length": String(body.length) } });
+    });
+  });
+  const found = await client.evaluate(async () => {
+    const status = async (text) => {
+      const socket = await node.connect("packer", 80);
+      await socket.write(text);
+      await socket.shutdown();
+      return new TextDecoder().decode(await readAll(socket)).split("\r\n", 1)[0];
+    };
+    const post = "POST /count HTTP/1.1\r\nHost: packer\r\n";
+    const broken = [];
+    for (const rest of ["Content-Length: 300\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\nzz\r\n", "Transfer-Encoding: chunked\r\n\r\n5\r\nab"]) {
+      broken.push(await status(post + rest));
+    }
+    const chunked = await node.connect("packer", 80);
+    await chunked.write("POST /through HTTP/1.1\r\nHost: packer\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    const through = new TextDecoder().decode(await readAll(chunked)).split("\r\n", 1)[0];
+    const unpacked = [];
+    for (const how of ["gzip", "deflate"]) {
+      const response = await node.fetch(`http://packer/${how}`);
+      unpacked.push([(await response.text()).length, response.headers.get("content-encoding"), response.headers.get("content-length")]);
+    }
+    const codings = [];
+    for (const headers of [{}, { range: "bytes=0-1" }, { "accept-encoding": "br" }]) {
+      codings.push((await (await node.fetch("http://packer/fields", { headers })).json())["accept-encoding"]);
+    }
+    const wrong = await node.fetch("http://packer/broken").then((response) => response.text()).catch((error) => error.name);
+    const fails = (url, init) => node.fetch(url, init).then(() => "answered", (error) => error.code ?? error.name);
+    const body = () => new ReadableStream({ pull: () => new Promise(() => undefined) });
+    const stuck = { method: "POST", duplex: "half" };
+    const given = [
+      await fails("http://packer/count", { ...stuck, body: body(), signal: AbortSignal.timeout(300) }),
+      await fails("http://packer/count", { ...stuck, body: body(), signal: AbortSignal.abort() }),
+      await fails("https://packer/count", { ...stuck, body: body() }),
+    ];
+    return { broken, through, unpacked, codings, wrong, given };
+  });
+  assert.deepEqual(found, {
+    broken: Array(3).fill("HTTP/1.1 400 "),
+    through: "HTTP/1.1 200 OK",
+    unpacked: Array(2).fill([50_000, null, null]),
+    codings: ["gzip, deflate", "identity", "br"],
+    wrong: "TypeError",
+    given: [23, 20, "EINVAL"],
+  });
+  assert.deepEqual(complaints, [], "a client's mistakes are nobody's to read");
+  for (const page of [web, client]) await page.context().close();
+});

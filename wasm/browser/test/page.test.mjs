@@ -359,6 +359,53 @@ test("links within a member's page work before it has loaded, and where they ask
   for (const each of [page, server]) await each.context().close();
 });
 
+test("a member's page is in no window of its own, whatever is clicked with whatever is held", { timeout: 2 * LIMIT }, async () => {
+  const host = createServer(() => assert.fail("a member's page has reached the machine's own network")).listen(0, "127.0.0.1");
+  await new Promise((resolve) => host.once("listening", resolve));
+  const evil = await lab.tab("lure", { options: { network: "home" } });
+  await evil.evaluate((port) => {
+    const answers = { "/": "<a id='link' href='/top'>open me</a>", "/top": `<p id='top'>here</p><script>if (top === self) location = "http://127.0.0.1:${port}/"</script>` };
+    return node.serve({ port: 80 }, (request) => new Response(answers[new URL(request.url).pathname], { headers: { "content-type": "text/html" } }));
+  }, host.address().port);
+  const page = await joined("lured");
+  const windows = [];
+  page.context().on("page", (each) => windows.push(each.url()));
+  const view = page.frameLocator("#view").frameLocator("iframe");
+  let link;
+  for (const how of [{ modifiers: ["Control"] }, { modifiers: ["Shift"] }, { button: "middle" }]) {
+    await page.locator("#address").fill("http://lure/");
+    await page.locator("#browse button").click();
+    link = await view.locator("#link").evaluate((each) => each.href);
+    await view.locator("#link").click(how);
+    await view.locator("#top").waitFor();
+  }
+  assert.deepEqual(windows, []);
+  // What a browser's own menu does with a link.
+  const alone = await page.context().newPage();
+  await alone.goto(link);
+  assert.match(await alone.locator("body").innerText(), /only within the page that has joined/);
+  await page.context().close();
+  await evil.context().close();
+  host.close();
+});
+
+test("where a browser lets a page keep nothing, the page joins all the same", { timeout: LIMIT }, async () => {
+  const context = await lab.browser.newContext();
+  const page = await context.newPage();
+  page.setDefaultTimeout(LIMIT);
+  page.problems = [];
+  page.on("pageerror", (error) => page.problems.push(error.stack));
+  await page.addInitScript(() => {
+    for (const name of ["sessionStorage", "localStorage", "indexedDB"]) {
+      Object.defineProperty(globalThis, name, { get: () => { throw new DOMException("blocked", "SecurityError"); } });
+    }
+  });
+  await page.goto(`http://unisockets.localhost:${lab.signalPort}/?network=home&name=forgets`);
+  await page.locator("#self-ipv4").filter({ hasText: /^10\.80\./ }).waitFor();
+  assert.deepEqual(page.problems, []);
+  await context.close();
+});
+
 test("who changes their mind while a frame opens gets what they wanted last", { timeout: LIMIT }, async () => {
   const other = await lab.tab("atlas", { options: { network: "home" } });
   await other.evaluate(async () => {
