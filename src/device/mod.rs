@@ -2,6 +2,11 @@
 //!
 //! With a device the node's addresses are the kernel's: what peers send goes there, except what a [`Filter`] keeps back.
 
+#![cfg_attr(
+    not(all(feature = "tun", target_os = "linux")),
+    allow(dead_code, reason = "a node that no device can be given to knows of them by its types only")
+)]
+
 mod fair;
 mod filter;
 mod header;
@@ -16,7 +21,9 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use unisockets_link::Lane;
@@ -116,6 +123,9 @@ pub(crate) struct Device {
     foreign: u64,
     /// What the queues of paths dropped that are no more.
     past: u64,
+    /// Without devices to serve there is none, and a tab's module has nothing of all this.
+    #[cfg(not(all(feature = "tun", target_os = "linux")))]
+    _never: std::convert::Infallible,
 }
 
 impl Device {
@@ -169,6 +179,7 @@ impl Device {
 impl NodeCore {
     /// Gives the node's addresses to a kernel; what it is to get is put into `inbound`. With `open`, only that is
     /// reachable of it.
+    #[cfg(all(feature = "tun", target_os = "linux"))]
     pub(crate) fn attach_device(&mut self, now: Instant, inbound: Arc<Inbound>, open: Option<Vec<Open>>) {
         self.device = Some(Device {
             queues: HashMap::new(),
