@@ -102,6 +102,17 @@ fn status_signals_and_input_pass_through_and_bad_programs_are_named() {
 }
 
 /// A terminal is the program's as if nothing stood before it: its size, its lines, its end, and its keys.
+/// What every shell runs.
+#[test]
+fn a_script_that_does_not_say_by_whom_it_is_run_is_the_shells() {
+    let net = net();
+    let script = net.place.path("script");
+    std::fs::write(&script, "echo \"said $1\"; exit 3").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let ended = net.run(&[script.to_str().unwrap(), "it"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(3), "said it\n"), "{ended:?}");
+}
+
 #[test]
 fn a_terminal_passes_through() {
     let net = net();

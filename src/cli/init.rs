@@ -29,11 +29,10 @@ pub(super) fn run(options: &args::Init) -> Result<(), Failure> {
     isolate::drop_capabilities()?;
     let mut command = Command::new(&options.program[0]);
     command.arg0(&options.name).args(&options.program[1..]);
-    let started = command.spawn().or_else(|error| {
-        match super::run::by_shell(&error, options.program[0].as_ref(), &options.program[1..]) {
-            Some(mut shell) => shell.spawn(),
-            None => Err(error),
-        }
+    let started = command.spawn().or_else(|error| match error.raw_os_error() {
+        // A script that does not say by whom it is run is the shell's, as wherever programs are started (execvp(3)).
+        Some(libc::ENOEXEC) => Command::new("/bin/sh").args(&options.program).spawn(),
+        _ => Err(error),
     });
     let program = match started {
         Ok(program) => program,

@@ -28,21 +28,8 @@ pub(super) async fn run(options: &args::Run) -> Result<(), Failure> {
     }
     let mut command = Command::new(&program);
     command.arg0(&options.program[0]).args(&options.program[1..]);
-    let error = command.env("LD_PRELOAD", &preload).env("UNISOCKETS_NODE", &node).exec();
-    let error = match by_shell(&error, &program, &options.program[1..]) {
-        Some(mut shell) => shell.env("LD_PRELOAD", &preload).env("UNISOCKETS_NODE", &node).exec(),
-        None => error,
-    };
+    let error = command.env("LD_PRELOAD", preload).env("UNISOCKETS_NODE", node).exec();
     Err(Failure::not_runnable(format!("cannot run {}: {error}", program.display())))
-}
-
-/// Returns what runs a script that does not say by whom: the shell, as wherever programs are started (execvp(3)).
-pub(super) fn by_shell(error: &std::io::Error, program: &Path, arguments: &[OsString]) -> Option<Command> {
-    (error.raw_os_error() == Some(libc::ENOEXEC)).then(|| {
-        let mut shell = Command::new("/bin/sh");
-        shell.arg(program).args(arguments);
-        shell
-    })
 }
 
 /// Starts a node that follows this process, which becomes the program; returns what goes into UNISOCKETS_NODE.

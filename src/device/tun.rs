@@ -162,12 +162,17 @@ async fn read(driver: Weak<Driver>, device: &AsyncFd<OwnedFd>) {
         let Ok(mut ready) = device.ready(NEWS).await else {
             return;
         };
+        // This is said once, and perhaps before a read says so, too.
+        let mut over = ready.ready().is_error();
         let mut bytes = 0;
         while bytes < BURST {
             let len = match ready.try_io(|device| Ok(rustix::io::read(device, &mut buffer)?)) {
                 Ok(Ok(len @ 1..)) => len,
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(_) => return,
+                Ok(_) => {
+                    over = true;
+                    break;
+                }
                 // There is no more.
                 Err(_) => break,
             };
@@ -184,6 +189,9 @@ async fn read(driver: Weak<Driver>, device: &AsyncFd<OwnedFd>) {
                 state.core.send_from_device(now, packet);
             }
         });
+        if over {
+            return;
+        }
         if bytes >= BURST {
             yield_now().await;
         }

@@ -322,9 +322,9 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, option: c_int, value: *const c
     guard(-1, || {
         if value.is_null()
             && len > 0
-            && let Some(errno) = options::from_nowhere(fd, level)
+            && let Some(outcome) = options::set_from_nowhere(fd, level, option, len)
         {
-            return fail(errno);
+            return settle(outcome, system, |()| 0);
         }
         if value.is_null() || len as usize > unisockets_descriptors::Option::VALUE_LEN_MAX {
             return system() as c_int;
@@ -397,14 +397,8 @@ pub unsafe fn getaddrinfo(
     hints: *const addrinfo,
     result: *mut *mut addrinfo,
 ) -> c_int {
-    guard(libc::EAI_SYSTEM, || {
-        // SAFETY: the caller has promised it.
-        let code = unsafe { names::getaddrinfo(host, service, hints, result) };
-        if code != 0 && code != libc::EAI_SYSTEM && !node::has_said() {
-            node::remember(&names::reason(code));
-        }
-        code
-    })
+    // SAFETY: the caller has promised it.
+    guard(libc::EAI_SYSTEM, || names::told(unsafe { names::getaddrinfo(host, service, hints, result) }))
 }
 
 /// `freeaddrinfo(3)`.
@@ -433,9 +427,8 @@ pub unsafe fn getnameinfo(
     flags: c_int,
 ) -> c_int {
     // SAFETY: the caller has promised it.
-    guard(libc::EAI_SYSTEM, || unsafe {
-        names::getnameinfo((address, len), (host, host_len), (service, service_len), flags)
-    })
+    let outcome = || unsafe { names::getnameinfo((address, len), (host, host_len), (service, service_len), flags) };
+    guard(libc::EAI_SYSTEM, || names::told(outcome()))
 }
 
 /// `gethostbyname(3)`.

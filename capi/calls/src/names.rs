@@ -204,12 +204,15 @@ pub(crate) unsafe fn getaddrinfo(
     0
 }
 
-/// Returns what a result of `getaddrinfo` means, as `gai_strerror(3)` has it.
-pub(crate) fn reason(code: c_int) -> String {
-    // SAFETY: any number has a text.
-    let text = unsafe { libc::gai_strerror(code) };
-    // SAFETY: it is a C string that is always there.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+/// Remembers what a result of `getaddrinfo` or `getnameinfo` means, as `gai_strerror(3)` has it, and returns it.
+pub(crate) fn told(code: c_int) -> c_int {
+    if code != 0 && code != libc::EAI_SYSTEM && !node::has_said() {
+        // SAFETY: any number has a text.
+        let text = unsafe { libc::gai_strerror(code) };
+        // SAFETY: it is a C string that is always there.
+        node::remember(&unsafe { CStr::from_ptr(text) }.to_string_lossy());
+    }
+    code
 }
 
 /// `freeaddrinfo`.
@@ -294,7 +297,7 @@ pub(crate) unsafe fn gethostbyname(name: *const c_char) -> *mut hostent {
     let code = match name.is_null() {
         true => libc::EAI_NONAME,
         // SAFETY: the name is the program's; the rest is made here.
-        false => unsafe { getaddrinfo(name, std::ptr::null(), &raw const hints, &raw mut list) },
+        false => told(unsafe { getaddrinfo(name, std::ptr::null(), &raw const hints, &raw mut list) }),
     };
     if code != 0 {
         let error = match code {

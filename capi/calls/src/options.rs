@@ -73,11 +73,23 @@ fn interface(level: c_int, option: c_int, value: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::from((octets, 0))).filter(|own| !own.ip().is_unspecified())
 }
 
-/// Returns what `setsockopt` without a value says of a virtual descriptor, where the kernel would say what it says of its own
-/// kind of socket.
-pub(crate) fn from_nowhere(fd: RawFd, level: c_int) -> Option<Errno> {
+/// `setsockopt` without a value, of a virtual descriptor: the kernel would say what it says of its own kind of socket.
+pub(crate) fn set_from_nowhere(
+    fd: RawFd,
+    level: c_int,
+    option: c_int,
+    len: libc::socklen_t,
+) -> Option<Result<Handled<()>, Errno>> {
     let name = identify(fd).filter(|_| level != libc::SOL_SOCKET)?;
-    Some(if level == libc::IPPROTO_TCP && kind(&name) == Kind::Udp { libc::ENOPROTOOPT } else { libc::EFAULT })
+    Some(match (level, kind(&name)) {
+        (libc::IPPROTO_TCP, Kind::Tcp) if (len as usize) < size_of::<c_int>() => Err(libc::EINVAL),
+        (libc::IPPROTO_TCP, Kind::Tcp) | (libc::IPPROTO_IP, _) => Err(libc::EFAULT),
+        // Here Linux takes nothing for zero.
+        (libc::IPPROTO_IPV6, _) if name.family == Family::V6 => {
+            set(fd, level, option, &[0; size_of::<c_int>()][..size_of::<c_int>().min(len as usize)])
+        }
+        _ => Err(libc::ENOPROTOOPT),
+    })
 }
 
 /// `setsockopt`.

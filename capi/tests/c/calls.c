@@ -280,6 +280,9 @@ static void options(int fd) {
     say("set from nowhere", setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, NULL, 4));
     say("TCP_NODELAY from nowhere", setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, NULL, 4));
     say("IP_TTL from nowhere", setsockopt(fd, IPPROTO_IP, IP_TTL, NULL, 4));
+    say("IPV6_V6ONLY from nowhere", setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, NULL, 4));
+    say("two bytes of TCP_NODELAY from nowhere", setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, NULL, 2));
+    say("an option of no level from nowhere", setsockopt(fd, 12345, 1, NULL, 4));
     say("get with no length", getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &len));
     len = sizeof wide;
     /* The kernel's own sockets answer as well, but tools that watch memory see what they are given. */

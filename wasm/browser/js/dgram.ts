@@ -203,6 +203,11 @@ export class Socket extends EventEmitter {
     return this;
   }
 
+  /** Whether it was closed. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
   ref(): this {
     return this;
   }
@@ -230,7 +235,9 @@ function joined(data: Part | Part[]): Uint8Array {
 }
 
 function heed(socket: Socket, signal: AbortSignal): void {
-  const stop = (): void => void socket.close();
+  const stop = (): void => {
+    if (!socket.closed) socket.close();
+  };
   if (signal.aborted) return stop();
   signal.addEventListener("abort", stop);
   socket.once("close", () => signal.removeEventListener("abort", stop));

@@ -731,12 +731,42 @@ function packing(headers: Headers): "gzip" | "deflate" | undefined {
   return coding === "deflate" ? coding : undefined;
 }
 
-/** Unpacks content; what it says of itself then is of what it was. */
-function unpacked(body: ReadableStream<Uint8Array>, headers: Headers): ReadableStream<Uint8Array> {
+/** Unpacks content if it is packed; what was said of it then is of what it was. */
+function unpacked(parts: AsyncGenerator<Uint8Array, void>, headers: Headers): AsyncGenerator<Uint8Array, void> {
   const packed = packing(headers);
-  if (!packed) return body;
+  if (!packed) return parts;
   ["content-encoding", "content-length"].forEach((name) => headers.delete(name));
-  return body.pipeThrough(new DecompressionStream(packed) as TransformStream<Uint8Array, Uint8Array>);
+  return unpack(parts, packed);
+}
+
+/** Nothing is read before somebody asks, and no more than what was asked for needs. */
+async function* unpack(parts: AsyncGenerator<Uint8Array, void>, packed: CompressionFormat): AsyncGenerator<Uint8Array, void> {
+  const { readable, writable } = new DecompressionStream(packed);
+  const [reader, writer] = [readable.getReader(), writable.getWriter()];
+  // What fails to be written fails to be read.
+  const settled = <T>(work: Promise<T>): Promise<T> => (work.catch(() => undefined), work);
+  try {
+    let next = settled(reader.read());
+    let empty = true;
+    for await (const part of parts) {
+      empty = false;
+      void settled(writer.write(part as Uint8Array<ArrayBuffer>));
+      // What has come of it so far; a piece may give many, or none yet.
+      for (;;) {
+        const done = await Promise.race([next, writer.ready.then(() => undefined)]);
+        if (!done) break;
+        if (done.value) yield done.value;
+        next = settled(reader.read());
+      }
+    }
+    // Nothing at all is nothing, however it is packed.
+    if (empty) return;
+    void settled(writer.close());
+    for (let last = await next; !last.done; last = await reader.read()) yield last.value;
+  } finally {
+    void settled(writer.abort());
+    await parts.return();
+  }
 }
 
 /** What comes, until it is aborted: with the reason that was given for that. */
@@ -790,7 +820,7 @@ async function exchange(
       const empty = NULL_BODY.includes(status) || request.method === "HEAD";
       const how = empty ? ({ kind: "none" } as const) : framing(received, "close");
       if (how.kind === "none") done();
-      const unread = how.kind === "none" ? null : unpacked(stream(heeding(content(reader, how), signal), done), received);
+      const unread = how.kind === "none" ? null : stream(heeding(unpacked(content(reader, how), received), signal), done);
       const response = new Response(empty ? null : unread, { status, statusText, headers: received });
       Object.defineProperty(response, "url", { value: request.url });
       return response;

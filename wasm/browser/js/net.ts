@@ -466,30 +466,32 @@ export function net(node: Node): Net {
   };
   const isIPv4 = (address: string): boolean => /^(25[0-5]|2[0-4]\d|1?\d?\d)(\.(25[0-5]|2[0-4]\d|1?\d?\d)){3}$/.test(address);
   const isIPv6 = (address: string): boolean => address.includes(":") && URL.canParse(`http://[${address}]/`);
+  // Those of 'connect' and of servers are sockets and servers as well; what is derived from these has its own.
+  const Sockets: Net["Socket"] = class extends Socket {
+    constructor(options?: { allowHalfOpen?: boolean }) {
+      super(node, options);
+    }
+
+    static override [Symbol.hasInstance](value: unknown): boolean {
+      return Function.prototype[Symbol.hasInstance].call(this === Sockets ? Socket : this, value);
+    }
+  };
+  const Servers: Net["Server"] = class extends Server {
+    constructor(options: ServerOptions = {}, listener?: (socket: Socket) => void) {
+      super(node, options, listener);
+    }
+
+    static override [Symbol.hasInstance](value: unknown): boolean {
+      return Function.prototype[Symbol.hasInstance].call(this === Servers ? Server : this, value);
+    }
+  };
   return {
     createServer: (options, listener) =>
       typeof options === "function" ? new Server(node, {}, options) : new Server(node, options ?? {}, listener),
     connect,
     createConnection: connect,
-    Socket: class extends Socket {
-      constructor(options?: { allowHalfOpen?: boolean }) {
-        super(node, options);
-      }
-
-      // Those of 'connect' and of servers are sockets as well.
-      static override [Symbol.hasInstance](value: unknown): boolean {
-        return Function.prototype[Symbol.hasInstance].call(Socket, value);
-      }
-    },
-    Server: class extends Server {
-      static override [Symbol.hasInstance](value: unknown): boolean {
-        return Function.prototype[Symbol.hasInstance].call(Server, value);
-      }
-
-      constructor(options: ServerOptions = {}, listener?: (socket: Socket) => void) {
-        super(node, options, listener);
-      }
-    },
+    Socket: Sockets,
+    Server: Servers,
     isIP: (address) => (isIPv4(address) ? 4 : isIPv6(address) ? 6 : 0),
     isIPv4,
     isIPv6,

@@ -359,6 +359,12 @@ test("http: content that is broken is its sender's mistake, packed content is un
       if (pathname === "/fields") return Response.json(Object.fromEntries(headers));
       if (pathname === "/through") return node.fetch("http://packer/count", { method: "POST", headers, body: await request.arrayBuffer() });
       const how = pathname.slice(1);
+      if (how === "empty") return new Response(new ReadableStream({ start: (stream) => stream.close() }), { headers: { "content-encoding": "gzip" } });
+      if (how === "slow") {
+        const begun = await packed("x".repeat(100_000), "gzip");
+        const source = { start: (stream) => stream.enqueue(begun.subarray(0, begun.length - 9)), pull: () => new Promise(() => undefined) };
+        return new Response(new ReadableStream(source), { headers: { "content-encoding": "gzip" } });
+      }
       if (how === "broken") return new Response("no gzip", { headers: { "content-encoding": "gzip" } });
       const body = await packed("text ".repeat(10_000), how);
       return new Response(body, { headers: { "content-encoding": how, "content-length": String(body.length) } });
@@ -388,6 +394,14 @@ test("http: content that is broken is its sender's mistake, packed content is un
     for (const headers of [{}, { range: "bytes=0-1" }, { "accept-encoding": "br" }]) {
       codings.push((await (await node.fetch("http://packer/fields", { headers })).json())["accept-encoding"]);
     }
+    unpacked.push([(await (await node.fetch("http://packer/empty")).text()).length, null, null]);
+    const stop = new AbortController();
+    const begun = (await node.fetch("http://packer/slow", { signal: stop.signal })).body.getReader();
+    await begun.read();
+    stop.abort();
+    let ended;
+    while (!(ended ??= await begun.read().then(() => undefined, (error) => error.name))) continue;
+    unpacked.push(ended);
     const wrong = await node.fetch("http://packer/broken").then((response) => response.text()).catch((error) => error.name);
     const fails = (url, init) => node.fetch(url, init).then(() => "answered", (error) => error.code ?? error.name);
     const body = () => new ReadableStream({ pull: () => new Promise(() => undefined) });
@@ -402,7 +416,7 @@ test("http: content that is broken is its sender's mistake, packed content is un
   assert.deepEqual(found, {
     broken: Array(3).fill("HTTP/1.1 400 "),
     through: "HTTP/1.1 200 OK",
-    unpacked: Array(2).fill([50_000, null, null]),
+    unpacked: [...Array(2).fill([50_000, null, null]), [0, null, null], "AbortError"],
     codings: ["gzip, deflate", "identity", "br"],
     wrong: "TypeError",
     given: [23, 20, "EINVAL"],

@@ -376,6 +376,7 @@ test("a member's page is in no window of its own, whatever is clicked with whate
     await page.locator("#address").fill("http://lure/");
     await page.locator("#browse button").click();
     link = await view.locator("#link").evaluate((each) => each.href);
+    await page.waitForTimeout(300);
     await view.locator("#link").click(how);
     await view.locator("#top").waitFor();
   }

@@ -934,7 +934,10 @@ test("sockets in the shape of Node.js's end as Node.js's do", { timeout: LIMIT }
     await serve(15, async (socket) => {
       for await (const part of socket) break;
     });
-    await serve(16, (socket) => socket.on("data", () => { throw new Error("my mistake"); }));
+    await serve(16, (socket) => socket.on("data", () => {
+      socket.write("had it");
+      throw new Error("my mistake");
+    }));
     await serve(17, async (socket) => {
       let len = 0;
       for await (const part of socket) len += part.length;
@@ -953,9 +956,10 @@ test("sockets in the shape of Node.js's end as Node.js's do", { timeout: LIMIT }
     ends.push(story(broken));
     broken.write("some");
     await ends[1];
-    const thrown = net.connect(16, "ends-server").resume();
+    const thrown = net.connect(16, "ends-server");
     ends.push(story(thrown));
-    thrown.write("first", () => setTimeout(() => thrown.end("second"), 300));
+    thrown.once("data", () => thrown.end("second"));
+    thrown.write("first");
     await ends[2];
     // What was written arrives, however the socket is destroyed.
     const failing = net.connect("17", "ends-server");
@@ -967,9 +971,11 @@ test("sockets in the shape of Node.js's end as Node.js's do", { timeout: LIMIT }
     ends.push(story(waits));
     gone.abort();
     await ends[4];
-    return { ends: await Promise.all(ends), same: [asks instanceof net.Socket, new net.Server() instanceof net.Server, {} instanceof net.Socket] };
+    class Own extends net.Socket {}
+    const same = [asks instanceof net.Socket, net.createServer() instanceof net.Server, {} instanceof net.Socket, asks instanceof Own, new Own() instanceof Own];
+    return { ends: await Promise.all(ends), same };
   });
-  assert.deepEqual(ends, { ends: ["end close", "end close", "end close", "error mine close", "error ABORT_ERR close"], same: [true, true, false] });
+  assert.deepEqual(ends, { ends: ["end close", "end close", "end close", "error mine close", "error ABORT_ERR close"], same: [true, true, false, false, true] });
   const found = await a.evaluate(async () => {
     // Which it is once the last of its sockets has ended.
     await Promise.all(servers.map((server) => happens(server.close(), "close")));
@@ -1004,6 +1010,11 @@ test("sockets in the shape of Node.js's end as Node.js's do", { timeout: LIMIT }
     const closed = happens(heeds, "close");
     off.abort();
     await closed;
+    // Which is no mistake where it is closed already.
+    const late = new AbortController();
+    dgram.createSocket({ type: "udp4", signal: late.signal }).close();
+    late.abort();
+    if (uncaught.length > 0) throw new Error(uncaught[0]);
     return [data.length, from.address, text.toString(), codes];
   });
   const stopped = "ERR_SOCKET_DGRAM_NOT_RUNNING";
