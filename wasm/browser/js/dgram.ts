@@ -1,5 +1,6 @@
 // Sockets in the shape of Node.js's 'node:dgram', on a node instead of the machine's own network.
 
+import { heed } from "./aborting.js";
 import { bytesOf, failure, hostOf, nodePortOf, optionsOf } from "./errors.js";
 import type { AddressInfo } from "./net.js";
 import type { Node } from "./node.js";
@@ -234,15 +235,6 @@ function joined(data: Part | Part[]): Uint8Array {
   return bytes;
 }
 
-function heed(socket: Socket, signal: AbortSignal): void {
-  const stop = (): void => {
-    if (!socket.closed) socket.close();
-  };
-  if (signal.aborted) return stop();
-  signal.addEventListener("abort", stop);
-  socket.once("close", () => signal.removeEventListener("abort", stop));
-}
-
 /** What `node:dgram` offers, for one node. */
 export interface Dgram {
   createSocket(options: SocketType | SocketOptions, listener?: (data: Uint8Array, from: RemoteInfo) => void): Socket;
@@ -255,7 +247,8 @@ export function dgram(node: Node): Dgram {
       const { type, signal } = typeof options === "string" ? { type: options, signal: undefined } : optionsOf<SocketOptions>(options);
       const socket = new Socket(node, type);
       if (listener) socket.on("message", listener);
-      if (signal) heed(socket, signal);
+      // One that is closed already may be aborted before it says so.
+      if (signal) heed(signal, socket, () => !socket.closed && socket.close());
       return socket;
     },
   };

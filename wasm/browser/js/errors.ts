@@ -50,11 +50,6 @@ export function leave(error: unknown): void {
   });
 }
 
-/** What waits is told with this that it has been aborted, as in Node.js. */
-export function aborted(signal: AbortSignal): NetworkError {
-  return Object.assign(new Error("The operation was aborted", { cause: signal.reason }), { name: "AbortError", code: "ABORT_ERR" });
-}
-
 /** Checks a number. */
 export function numberOf(value: unknown, what: string, least: number, most: number): number {
   if (typeof value !== "number" || !Number.isInteger(value) || value < least || value > most) {

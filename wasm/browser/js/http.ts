@@ -1,4 +1,5 @@
 import { type Head, parseChunkLine, parseRequest, parseResponse } from "../core/core.js";
+import { aborting } from "./aborting.js";
 import { bytesOf, failure, made, shown } from "./errors.js";
 import type { Address } from "./calls.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
@@ -547,20 +548,12 @@ export class HttpServer {
   /** Waits for the handler's answer, but no longer than somebody waits for it. */
   async #handled(request: Request, about: { remote: Address; headers: Headers }, gone: AbortSignal): Promise<Response> {
     const handled = Promise.resolve(this.#handler(request, about));
-    let stop = (): void => undefined;
-    const left = new Promise<never>((_, reject) => {
-      stop = () => reject(gone.reason as Error);
-      if (gone.aborted) stop();
-      gone.addEventListener("abort", stop);
-    });
     try {
-      return await Promise.race([handled, left]);
+      return await aborting(handled, gone);
     } catch (error) {
       // An answer that comes too late is for nobody.
       if (gone.aborted) void handled.then((late) => late.body?.cancel(gone.reason)).catch(() => undefined);
       throw error;
-    } finally {
-      gone.removeEventListener("abort", stop);
     }
   }
 
@@ -671,7 +664,7 @@ export async function fetchOver(
   const fields = made(() => new Headers(init?.headers ?? (input instanceof Request ? input.headers : undefined)));
   speakable(request);
   // Not all browsers say whether a request has content.
-  let body = ["GET", "HEAD"].includes(request.method) ? undefined : new Uint8Array(await unlessAborted(request.arrayBuffer(), request.signal));
+  let body = ["GET", "HEAD"].includes(request.method) ? undefined : new Uint8Array(await aborting(request.arrayBuffer(), request.signal));
   HOP_BY_HOP.forEach((name) => fields.delete(name));
   // The type that the request has found for its content is that of every repetition.
   const type = request.headers.get("content-type");
@@ -712,16 +705,6 @@ const HOP_BY_HOP = ["keep-alive", "proxy-connection", "te", "trailer", "transfer
 function speakable(request: Request): void {
   const { protocol } = new URL(request.url);
   if (protocol !== "http:") throw failure("EINVAL", `'${protocol}' is not spoken here; use http:, the links of the network are sealed`);
-}
-
-/** Waits for something, but no longer than somebody wants it. */
-function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const stop = (): void => reject(signal.reason as Error);
-    if (signal.aborted) stop();
-    signal.addEventListener("abort", stop);
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
-  });
 }
 
 /** Returns what content is packed with, if it is unpacked here. */

@@ -1,6 +1,7 @@
 // Sockets in the shape of Node.js's 'node:net', on a node instead of the machine's own network.
 
-import { aborted, failure, leave, nodePortOf, optionsOf } from "./errors.js";
+import { aborted, heed } from "./aborting.js";
+import { failure, leave, nodePortOf, optionsOf } from "./errors.js";
 import type { Node } from "./node.js";
 import { Duplex, EventEmitter } from "./streams.js";
 import type { TcpListener, TcpSocket } from "./tcp.js";
@@ -82,16 +83,10 @@ export class Socket extends Duplex {
     if (settings.timeout) this.setTimeout(settings.timeout);
     this.connecting = true;
     this.#cancel = new AbortController();
-    if (settings.signal) this.#heed(settings.signal);
+    const { signal } = settings;
+    if (signal) heed(signal, this, () => void this.destroy(aborted(signal)));
     if (!this.destroyed) void this.#connect({ ...settings, port }, this.#cancel.signal);
     return this;
-  }
-
-  #heed(signal: AbortSignal): void {
-    const stop = (): void => void this.destroy(aborted(signal));
-    if (signal.aborted) return stop();
-    signal.addEventListener("abort", stop);
-    this.once("close", () => signal.removeEventListener("abort", stop));
   }
 
   /** A socket that was destroyed is as good as a new one. */
@@ -347,15 +342,8 @@ export class Server extends EventEmitter {
     if (listener) this.once("listening", listener);
     this.#state = "opening";
     void this.#open(port, more);
-    if (signal) this.#heed(signal);
+    if (signal) heed(signal, this, () => void this.close());
     return this;
-  }
-
-  #heed(signal: AbortSignal): void {
-    const stop = (): void => void this.close();
-    if (signal.aborted) return stop();
-    signal.addEventListener("abort", stop);
-    this.once("close", () => signal.removeEventListener("abort", stop));
   }
 
   async #open(port: number, options: { host?: string; backlog?: number }): Promise<void> {
@@ -382,8 +370,12 @@ export class Server extends EventEmitter {
       accepted.close();
       const { local, remote } = accepted;
       this.emit("drop", {
-        ...{ localAddress: local.address, localPort: local.port, localFamily: family(local.address) },
-        ...{ remoteAddress: remote.address, remotePort: remote.port, remoteFamily: family(remote.address) },
+        localAddress: local.address,
+        localPort: local.port,
+        localFamily: family(local.address),
+        remoteAddress: remote.address,
+        remotePort: remote.port,
+        remoteFamily: family(remote.address),
       });
       return;
     }

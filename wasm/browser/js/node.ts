@@ -1,3 +1,4 @@
+import { aborting } from "./aborting.js";
 import type { Calls, Member, MembershipEvent } from "./calls.js";
 import { type ConnectionClass, type IceServer, refusal } from "./connections.js";
 import { failure, hostOf, numberOf, optionsOf, portOf, shown } from "./errors.js";
@@ -221,23 +222,6 @@ function checkServers(connectionClass: ConnectionClass, servers: unknown): void 
   for (const server of servers as IceServer[]) {
     const why = refusal(connectionClass, server);
     if (why !== undefined) throw failure("EINVAL", `the server '${shown(server.url)}' cannot be used here: ${why}`);
-  }
-}
-
-/** Waits for something, but no longer than until it is aborted. */
-async function aborting<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return work;
-  let abort: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    abort = () => reject(signal.reason as Error);
-    if (signal.aborted) abort();
-    else signal.addEventListener("abort", abort);
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    if (abort) signal.removeEventListener("abort", abort);
-    work.catch(() => undefined);
   }
 }
 

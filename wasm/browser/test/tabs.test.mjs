@@ -734,16 +734,19 @@ test("a thousand connections, one after the other, leave no memory behind", { ti
   for (const each of [page, neighbour]) await each.context().close();
 });
 
+/** Gives a page what Node.js's modules offer. */
+function shape(page) {
+  return page.evaluate(async () => {
+    globalThis.net = (await import("/dist/net.js")).net(node);
+    globalThis.dgram = (await import("/dist/dgram.js")).dgram(node);
+    globalThis.happens = (emitter, event) => new Promise((resolve) => emitter.once(event, (...values) => resolve(values)));
+  });
+}
+
 test("sockets in the shape of node:net and node:dgram", { timeout: LIMIT }, async () => {
   const a = await tab("node-server");
   const b = await tab("node-client");
-  for (const page of [a, b]) {
-    await page.evaluate(async () => {
-      globalThis.net = (await import("/dist/net.js")).net(node);
-      globalThis.dgram = (await import("/dist/dgram.js")).dgram(node);
-      globalThis.happens = (emitter, event) => new Promise((resolve) => emitter.once(event, (...values) => resolve(values)));
-    });
-  }
+  for (const page of [a, b]) await shape(page);
   await a.evaluate(async () => {
     globalThis.server = net.createServer((socket) => socket.pipe(socket));
     server.listen(7);
@@ -903,10 +906,8 @@ test("sockets in the shape of Node.js's end as Node.js's do", { timeout: LIMIT }
   const a = await tab("ends-server");
   const b = await tab("ends-client");
   for (const page of [a, b]) {
-    await page.evaluate(async () => {
-      globalThis.net = (await import("/dist/net.js")).net(node);
-      globalThis.dgram = (await import("/dist/dgram.js")).dgram(node);
-      globalThis.happens = (emitter, event) => new Promise((resolve) => emitter.once(event, (...values) => resolve(values)));
+    await shape(page);
+    await page.evaluate(() => {
       globalThis.said = [];
       globalThis.story = (socket) => {
         const events = [];
