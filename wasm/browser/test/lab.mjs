@@ -109,7 +109,13 @@ export class Lab {
     const { sessionId } = await this.#raw.send("Target.attachToTarget", { targetId, flatten: false });
     const front = await open("about:blank");
     await this.#raw.send("Target.activateTarget", front);
-    return new RawTab(this.#raw, sessionId);
+    const tab = new RawTab(this.#raw, sessionId);
+    // A target is there before its page is, and has an empty one until then.
+    const until = Date.now() + LIMIT;
+    while (!(await tab.evaluate((url) => location.href === url && document.readyState === "complete", this.files).catch(() => false))) {
+      if (Date.now() > until) throw new Error(`a hidden tab never came to ${this.files}`);
+    }
+    return tab;
   }
 
   /** Runs the tool. */
